@@ -1,0 +1,47 @@
+"""The numbers of a model that policies, budgets and costs are computed from. Read from config files, never from weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VisionGeometry:
+    """The vision tower: `depth` blocks that are executed, `width`, `heads`, `mlp`; `patches` per image (with `extra`
+    tokens such as CLS beside them) where that is fixed, else None."""
+
+    depth: int
+    width: int
+    heads: int
+    mlp: int
+    image_size: int
+    patch_size: int
+    channels: int = 3
+    has_cls: bool = False
+    executed: int | None = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The whole model. `tokens_per_image` is N per image where the processor always makes the same number, else None.
+
+    `vision_depth` counts the encoder blocks of the configuration, so that `layer: -2` means the same everywhere.
+    """
+
+    family: str
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocabulary: int
+    vision: VisionGeometry
+    tokens_per_image: int | None
+    gated_mlp: bool = True
+    projector_width: int = 0
+    merge_unit: int = 1
+
+    @property
+    def vision_depth(self) -> int:
+        return self.vision.depth

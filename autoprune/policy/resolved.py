@@ -1,0 +1,75 @@
+"""What the engine carries out: a policy bound to one model geometry, with nothing left to look up.
+
+`policy.canonical.resolve` makes it; its JSON form is the canonical form that is hashed, cached, diffed and deduplicated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+KeepKind = Literal["fraction", "of_current", "tokens", "to_budget"]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget to meet)."""
+
+    kind: KeepKind
+    value: Fraction
+
+
+@dataclass(frozen=True)
+class Part:
+    """A use of a registered part, every parameter filled in (JSON values; fractions as 'p/q' strings)."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weighted sum, product or max of normalised criteria. Weights sum to 1."""
+
+    terms: tuple[tuple[Fraction, Part], ...]
+    normalise: Literal["rank", "minmax", "softmax", "none"] = "rank"
+    op: Literal["sum", "product", "max"] = "sum"
+
+
+Score = Part | Mix
+
+
+@dataclass(frozen=True)
+class ResolvedPick:
+    """One selection inside a stage; earlier picks are excluded. `share` of the stage's K (None = the rest)."""
+
+    score: Score | None
+    select: Part
+    share: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedStage:
+    """One reduction, effective before decoder layer `layer` (0 for site 'projector')."""
+
+    site: Literal["projector", "llm"]
+    layer: int
+    keep: Keep
+    picks: tuple[ResolvedPick, ...]
+    merge: Part
+    protect: Literal["newlines"] | tuple[int, ...] | None = None
+    positions: Literal["keep", "compact"] = "keep"
+
+
+@dataclass(frozen=True)
+class ResolvedPolicy:
+    """Stages in the order they happen. An empty tuple is the unpruned model."""
+
+    stages: tuple[ResolvedStage, ...]
+    depth: int
+
+    @property
+    def first_layer(self) -> int | None:
+        return self.stages[0].layer if self.stages else None
