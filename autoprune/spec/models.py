@@ -1,0 +1,138 @@
+"""The spec as typed data (DESIGN: `schema: autoprune/spec/1`). Paths are kept as written; `load` resolves them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from autoprune.spec.durations import seconds
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class ModelSpec(Strict):
+    """The model to prune: a local folder or a hub id, read with safetensors only."""
+
+    path: str = Field(min_length=1, description="a local folder (relative to the spec) or a hub id")
+    revision: str | None = Field(None, description="a commit, tag or branch of a hub model")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:1 or mps")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    trust_remote_code: bool = Field(False, description="run code from the model's repository")
+    batch_size: int = Field(32, ge=1, description="questions per forward pass while measuring")
+
+
+class CalibrationSpec(Strict):
+    """Records and how they are split. Splits never cut through an image."""
+
+    records: str = Field(min_length=1, description="JSONL or parquet relative to the spec, or datasets:NAME[:SPLIT]")
+    images: str | None = Field(None, description="folder the records' image paths are relative to; default: the records' own")
+    search: int = Field(ge=1, description="records the search measures on")
+    holdout: int | Literal["auto"] = Field("auto", description="records that certify; auto = as many as the constraints need")
+    stratify_by: str | None = Field("type", description="record field whose values every split gets its share of")
+    seed: int = 0
+
+    @field_validator("holdout")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class RaySpec(Strict):
+    """Long-lived Ray actors, one model each."""
+
+    workers: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0, ge=0)
+    cpus_per_worker: float = Field(1, gt=0)
+    address: str | None = Field(None, description="an existing cluster; default: start one on this machine")
+
+
+class ExecutorSpec(Strict):
+    """Where trials run."""
+
+    kind: Literal["auto", "inline", "ray"] = "auto"
+    ray: RaySpec = RaySpec()
+
+
+def _executor(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in ("auto", "inline", "ray"):
+            raise ValueError(f"'{value}' is not an executor; allowed: auto, inline, ray, or {{ray: {{workers: …}}}}")
+        return {"kind": value}
+    if isinstance(value, Mapping) and set(value) == {"ray"}:
+        return {"kind": "ray", "ray": value["ray"]}
+    if isinstance(value, ExecutorSpec):
+        return value
+    raise ValueError("an executor is auto, inline, ray, or {ray: {workers: …, gpus_per_worker: …}}")
+
+
+class SearchSpec(Strict):
+    """How long and how to search. None of this is part of the study's identity."""
+
+    strategy: Literal["auto", "bayesian", "random"] = "auto"
+    trials: int = Field(64, ge=1, description="completed distinct evaluations, references included")
+    time: Annotated[float | None, BeforeValidator(lambda v: None if v is None else seconds(v))] = Field(
+        None, description="wall-clock limit such as 3h"
+    )
+    executor: Annotated[ExecutorSpec, BeforeValidator(_executor)] = Field(default_factory=ExecutorSpec)
+    seed: int = 0
+    synchronous: bool = Field(False, description="settle in rounds, so that ray runs repeat bit for bit")
+    evaluation_timeout: Annotated[float | None, BeforeValidator(lambda v: None if v is None else seconds(v))] = Field(
+        None, description="give up on one evaluation after this long (ray only)"
+    )
+
+
+class CertifySpec(Strict):
+    """How sure the holdout must be."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class OutputSpec(Strict):
+    """What leaves the search."""
+
+    register_as: str | None = Field(None, alias="register", description="registered name in MLflow", pattern=r"^[A-Za-z0-9_.\- ]+$")
+    select: str | None = Field(None, description="'minimize COST': which certified policy is published")
+    tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI, else .autoprune/mlflow.db")
+    store: str | None = Field(None, description="database URL of the store; default: .autoprune/autoprune.db")
+
+
+_CRON = re.compile(r"^\S+(\s+\S+){4}$")
+
+
+class RetuneSpec(Strict):
+    """When a published policy is measured again."""
+
+    every: str | None = Field(None, description="a cron line of five fields")
+    when: tuple[Literal["model", "calibration"], ...] = ()
+    margin: str | None = Field(None, pattern=r"^\d+(\.\d+)?\s*(points?|%)$", description="such as '1 point' or '2 %'")
+
+    @field_validator("every")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None and not _CRON.match(value.strip()):
+            raise ValueError(f"'{value}' is not a cron line of five fields such as '0 3 * * *'")
+        return value
+
+
+class Spec(Strict):
+    """One study, declared."""
+
+    schema_: Literal["autoprune/spec/1"] = Field("autoprune/spec/1", alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", description="the study's name")
+    model: ModelSpec
+    calibration: CalibrationSpec
+    search_space: str | dict[str, Any] = Field(description="a name in search_spaces/, a path, or an inline space")
+    objectives: str | list[str | dict[str, Any]] = Field(description="'minimize MEASURE' …, or a name in objectives/")
+    constraints: list[str] = Field(default_factory=list, description="'MEASURE >= 0.97 * baseline' …")
+    search: SearchSpec = Field(default_factory=SearchSpec)
+    certify: CertifySpec = Field(default_factory=CertifySpec)
+    output: OutputSpec = Field(default_factory=OutputSpec)
+    retune: RetuneSpec | None = None
