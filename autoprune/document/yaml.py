@@ -1,7 +1,7 @@
 """YAML with a position for every key and value.
 
-YAML 1.2's idea of scalars: only `true` and `false` are booleans (`on`, `off`, `yes`, `no` are words), `1e-3` is a number,
-a date or `12:30` is text. Anchors work; merge keys (`<<`) do not exist.
+YAML 1.2's idea of scalars: only `true` and `false` are booleans (`on`, `off`, `yes`, `no` are words), `1e-3` is a
+number; a date, `12:30` or `007` is text. Anchors work; merge keys (`<<`) do not exist.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def _plain(tag: str, pattern: str, first: str) -> None:
 
 _plain("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
 _plain("int", r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789")
-_plain("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
+_plain("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
+_plain("float", r"[-+]?[0-9]+[eE][-+]?[0-9]+", "-+0123456789")
 _plain("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
