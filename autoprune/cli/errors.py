@@ -1,0 +1,80 @@
+"""One place that turns errors into messages and exit codes: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autoprune.errors import AutoPruneError, BadInput, Located
+
+
+def located(problem: Located) -> dict[str, Any]:
+    """A problem as `--json` shows it."""
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "path": problem.path,
+        "message": problem.message,
+    }
+
+
+def report(error: AutoPruneError, *, as_json: bool) -> int:
+    """Show a user's error; -> the exit code."""
+    problems = error.problems if isinstance(error, BadInput) else ()
+    if as_json:
+        listed = [located(p) for p in problems] or [
+            {"file": None, "line": None, "column": None, "path": "", "message": str(error)}
+        ]
+        sys.stdout.write(json.dumps({"ok": False, "errors": listed}, indent=2) + "\n")
+    else:
+        sys.stderr.write(f"error: {error}\n" if len(problems) <= 1 else f"{len(problems)} errors:\n{error}\n")
+    return 2 if isinstance(error, BadInput) else 1
+
+
+def log_folder() -> Path:
+    """Where tracebacks go: $XDG_STATE_HOME/autoprune, ~/.local/state/autoprune, or the temporary folder."""
+    base = os.environ.get("XDG_STATE_HOME")
+    for folder in (Path(base) if base else Path.home() / ".local" / "state", Path(tempfile.gettempdir())):
+        try:
+            (folder / "autoprune").mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        return folder / "autoprune"
+    return Path.cwd()
+
+
+def report_unexpected(error: BaseException, *, as_json: bool) -> int:
+    """A bug or a failing machine: keep the whole traceback in a file and name it; -> exit code 1."""
+    path = log_folder() / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    text = "".join(traceback.format_exception(error))
+    try:
+        path.write_text(f"{' '.join(sys.argv)}\n\n{text}")
+        where = f"traceback in {path}"
+    except OSError:
+        where = text
+    message = f"unexpected {type(error).__name__}: {error} ({where})"
+    if as_json:
+        document = {"ok": False, "errors": [{"file": None, "line": None, "column": None, "path": "", "message": message}]}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+def report_usage(error: click.ClickException, *, as_json: bool) -> int:
+    """A wrong command line (unknown option, missing argument); -> exit code 2."""
+    if as_json:
+        problem = {"file": None, "line": None, "column": None, "path": "", "message": error.format_message()}
+        sys.stdout.write(json.dumps({"ok": False, "errors": [problem]}, indent=2) + "\n")
+    else:
+        error.show()
+    return 2

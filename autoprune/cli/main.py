@@ -1,0 +1,61 @@
+"""The `autoprune` command. Commands call `autoprune.api` and show what it returns; no logic lives here."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from autoprune.cli import errors, policies, run_policy, searching, studies, writing
+from autoprune.errors import AutoPruneError
+
+app = typer.Typer(
+    name="autoprune",
+    help="Find, certify and serve visual-token pruning policies for multimodal models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("search")(searching.search)
+app.command("validate")(searching.validate)
+app.command("init")(writing.init)
+app.command("schema")(writing.schema)
+app.command("studies")(studies.studies)
+app.command("front")(studies.front)
+app.command("run")(run_policy.run)
+app.add_typer(policies.app, name="policy", help="Policies: catalog, registry, diff, promote, export.")
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version.", is_eager=True, callback=writing.version),
+) -> None:
+    return None
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """The console script: runs one command and exits with 0, 1, 2 or 130."""
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.exit(main(given))
+
+
+def main(arguments: list[str]) -> int:
+    """-> exit code. User errors become messages; anything unexpected keeps its traceback in a log file."""
+    as_json = "--json" in arguments
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="autoprune")
+        return code if isinstance(code, int) else 0
+    except AutoPruneError as error:
+        return errors.report(error, as_json=as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return errors.report_usage(error, as_json=as_json)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.stderr.write("interrupted; the same command continues where this one stopped\n")
+        return 130
+    except Exception as error:  # noqa: BLE001  (the last line of defence: the traceback goes to a file, the exit code is 1)
+        return errors.report_unexpected(error, as_json=as_json)

@@ -1,0 +1,89 @@
+"""`autoprune policy …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.output import JsonFlag, console, emit, notes, table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+Uri = Annotated[str, typer.Argument(help="models:/NAME@alias, a folder, a YAML file or a catalog name.")]
+Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow's URI.")]
+
+
+@app.command("list")
+def list_(tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+    """Catalog policies, and registered ones where a registry is found."""
+    from autoprune import api
+
+    listing = api.policies(tracking_uri)
+    if json:
+        emit(listing)
+        return
+    out = console()
+    rows = [(p["name"], p["sites"], p["paper"]) for p in listing["catalog"]]
+    out.print(table("catalog", ("name", "sites", "paper"), rows))
+    if listing["registered"]:
+        versions = [(r["name"], r["version"], " ".join(r["aliases"]), r["policy"]) for r in listing["registered"]]
+        out.print(table("registered", ("name", "version", "aliases", "policy"), versions))
+
+
+@app.command()
+def show(policy: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+    """A policy's document and what is known of it."""
+    from autoprune import api
+
+    shown = api.show_policy(policy, tracking_uri)
+    if json:
+        emit(shown)
+        return
+    console().print(shown["yaml"].rstrip(), markup=False)
+    for key, value in shown["metadata"].items():
+        notes().print(f"{key}: {value}", markup=False)
+
+
+@app.command()
+def diff(a: Uri, b: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+    """What differs between two policies."""
+    from autoprune import api
+
+    changes = api.diff_policies(a, b, tracking_uri)
+    if json:
+        emit({"changes": changes})
+        return
+    if not changes:
+        console().print("no difference")
+    for change in changes:
+        console().print(f"{change['path']}: {change['before']} -> {change['after']}", markup=False)
+
+
+@app.command()
+def promote(policy: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+    """Make a registered version the champion; the champion so far becomes previous."""
+    from autoprune import api
+
+    moved = api.promote(policy, tracking_uri)
+    if json:
+        emit(moved)
+    else:
+        console().print(f"{moved['name']}: champion is version {moved['champion']} (previous: {moved['previous'] or 'none'})")
+
+
+@app.command()
+def export(
+    policy: Uri,
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    tracking_uri: Tracking = None,
+    json: JsonFlag = False,
+) -> None:
+    """Write a policy as plain files: policy.yaml and metadata.json."""
+    from autoprune import api
+
+    written = api.export_policy(policy, folder, tracking_uri)
+    if json:
+        emit(written)
+    else:
+        console().print(f"wrote {written['folder']}: {', '.join(written['files'])}")

@@ -1,0 +1,64 @@
+"""`autoprune search` and `autoprune validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli import errors
+from autoprune.cli.output import JsonFlag, console, emit, notes, table
+from autoprune.errors import BadInput
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec's YAML file.")]
+
+
+def search(
+    spec: SpecPath,
+    trials: Annotated[int | None, typer.Option(min=1, help="Instead of the spec's search.trials.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Instead of the spec's: auto, inline or ray.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Search, certify and publish. An interrupted search continues."""
+    from autoprune import api
+    from autoprune.cli.progress import LiveObserver
+
+    with LiveObserver() as observer:
+        result = api.search(spec, observer=observer, trials=trials, executor=executor)
+    if json:
+        emit(result.front)
+    else:
+        from autoprune.cli.studies import show_front
+
+        show_front(result.front)
+        for line in result.notes:
+            notes().print(line)
+    if not result.published_or_certified:
+        raise typer.Exit(1)
+
+
+def validate(spec: SpecPath, json: JsonFlag = False) -> None:
+    """Check a spec against everything that can be known without running it."""
+    from autoprune import check
+
+    try:
+        checked = check.check(spec)
+    except BadInput as error:
+        if not json:
+            raise
+        emit({"ok": False, "errors": [errors.located(p) for p in error.problems] or [_unplaced(spec, error)]})
+        raise typer.Exit(2) from error
+    if json:
+        emit({"ok": True, "errors": [], "warnings": [errors.located(w) for w in checked.warnings]})
+        return
+    for warning in checked.warnings:
+        notes().print(f"warning: {warning}")
+    console().print(table(None, ("", ""), checked.summary()))
+    console().print(f"{spec}: ok")
+
+
+def _unplaced(spec: Path, error: BadInput) -> dict[str, object]:
+    return {"file": str(spec), "line": 1, "column": 1, "path": "", "message": str(error)}
+
+

@@ -1,0 +1,64 @@
+"""`autoprune studies` and `autoprune front`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoprune.cli.output import JsonFlag, console, emit, interval, number, table
+
+Store = Annotated[str | None, typer.Option("--store", help="Database URL; default: the nearest .autoprune/ upward.")]
+
+
+def studies(
+    store: Store = None,
+    json: JsonFlag = False,
+) -> None:
+    """The studies of this folder's store."""
+    from autoprune import api
+
+    found = api.studies(store)
+    if json:
+        emit({"studies": found})
+        return
+    rows = [(s["id"], s["state"], s["complete"], s["failed"], s["created"]) for s in found]
+    console().print(table(None, ("study", "state", "trials", "failed", "created"), rows))
+
+
+def front(
+    study: Annotated[str | None, typer.Argument(help="A study's name, id (or its beginning), or a spec file; default: the latest.")] = None,
+    store: Store = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the front into this file (png, svg, pdf).")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """The policies that nothing beats, as measured on the holdout."""
+    from autoprune import api
+
+    document = api.front(study, store)
+    if figure is not None:
+        api.draw_front(study, figure, store)
+    if json:
+        emit(document)
+    else:
+        show_front(document)
+
+
+def show_front(document: Mapping[str, Any]) -> None:
+    """The front for people: one line a policy, dearest first, then how it came about."""
+    out = console()
+    members = document["members"]
+    labels = list(members[0]["holdout"]) if members else list(document["baseline"]["holdout"])
+    rows = [("", "unpruned", "1", "", *(interval(document["baseline"]["holdout"].get(label)) for label in labels))]
+    for member in members:
+        states = sorted(set(member["constraints"].values())) or ["no constraints"]
+        mark = "*" if member["selected"] else ""
+        shown = (interval(member["holdout"].get(label)) for label in labels)
+        rows.append((mark, member["policy"], number(member["budget"]), "/".join(states), *shown))
+    out.print(table(f"{document['study']}: holdout", ("", "policy", "budget", "state", *labels), rows))
+    trials = document["trials"]
+    out.print(f"{trials['complete']} trials complete, {trials['failed']} failed, {trials['running']} running")
+    for line in document.get("explanation", ()):
+        out.print(line)

@@ -1,0 +1,134 @@
+"""JSON Schemas of the documents, for editors: generated from the registries, so that they know every part and measure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from autoprune.measures import registry as measures
+from autoprune.pruning import parts
+from autoprune.spec.models import Spec
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+Json = dict[str, Any]
+
+
+def schema_of(document: Literal["spec", "policy", "space"]) -> Json:
+    """The JSON Schema (draft 2020-12) of one kind of document."""
+    made = {"spec": _spec, "policy": _policy, "space": _space}[document]()
+    return {"$schema": DRAFT, "title": f"autoprune/{document}/1", **made}
+
+
+# ----------------------------------------------------------------------------------------------------------------- spec
+def _spec() -> Json:
+    schema = Spec.model_json_schema(by_alias=True)
+    search = schema["$defs"]["SearchSpec"]["properties"]
+    ray = {"type": "object", "properties": {"ray": {"$ref": "#/$defs/RaySpec"}}, "required": ["ray"]}
+    search["executor"] = {"anyOf": [{"enum": ["auto", "inline", "ray"]}, {**ray, "additionalProperties": False}]}
+    schema["$defs"].pop("ExecutorSpec", None)
+    for name in ("time", "evaluation_timeout"):
+        search[name] = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$"}]}
+    properties = schema["properties"]
+    known = "|".join(measures.names())
+    properties["constraints"]["items"] = {"type": "string", "pattern": rf"^\s*({known})\s*(<=|>=).+$"}
+    goal = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": {d: _one_key({m: _config(measures.find(m).config) for m in measures.names()}) for d in ("minimize", "maximize")},
+        "additionalProperties": False,
+    }
+    text = {"type": "string", "pattern": rf"^(minimize|maximize)\s+({known})$"}
+    properties["objectives"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [text, goal]}, "minItems": 1}]}
+    properties["search_space"] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+    return schema
+
+
+# --------------------------------------------------------------------------------------------------- policies and spaces
+NUMBER: Json = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\d*\.?\d+(/\d+)?$"}]}
+
+
+def _config(config: Any) -> Json:
+    schema = config.model_json_schema()
+    schema.pop("title", None)
+    return dict(schema)
+
+
+def _one_key(options: dict[str, Json]) -> Json:
+    """A part: a bare name, or a one-key mapping with its parameters."""
+    mapping = {"type": "object", "minProperties": 1, "maxProperties": 1, "properties": options, "additionalProperties": False}
+    return {"anyOf": [{"enum": sorted(options)}, mapping]}
+
+
+def _parts(kind: parts.Kind) -> Json:
+    found = {name: info for name in parts.names(kind) if (info := parts.find(kind, name)) is not None}
+    return _one_key({name: _config(info.config) for name, info in found.items()})
+
+
+def _object(properties: Json, required: tuple[str, ...] = ()) -> Json:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _score() -> Json:
+    normalise = {"enum": ["rank", "minmax", "softmax", "none"]}
+    mix = _object(
+        {"weights": {"type": "object", "additionalProperties": NUMBER}, "normalise": normalise, "op": {"enum": ["sum", "product", "max"]}},
+        ("weights",),
+    )
+    named = {"type": "string", "description": "a name under `criteria`"}
+    return {"anyOf": [*_parts("criterion")["anyOf"], _object({"mix": mix}, ("mix",)), named]}
+
+
+def _policy() -> Json:
+    keep = {
+        "anyOf": [
+            *NUMBER["anyOf"],
+            *(_object({kind: NUMBER}, (kind,)) for kind in ("of_current", "to_budget")),
+            _object({"tokens": {"type": "integer", "minimum": 0}}, ("tokens",)),
+        ]
+    }
+    pick = {"score": {"$ref": "#/$defs/score"}, "select": {"$ref": "#/$defs/select"}}
+    rest = {
+        "merge": {"$ref": "#/$defs/merge"},
+        "protect": {"anyOf": [{"const": "newlines"}, _object({"index": {"type": "array", "items": {"type": "integer"}}}, ("index",))]},
+        "positions": {"enum": ["keep", "compact"]},
+    }
+    picks = {"type": "array", "items": _object({"share": NUMBER, **pick}), "minItems": 1}
+    site = {"type": "string", "pattern": r"^(projector|input|llm:\d+(/\d+)?)$"}
+    stage = _object({"at": site, "keep": keep, "pick": picks, **pick, **rest}, ("at", "keep"))
+    curve = {"type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": {"enum": ["steps", "geometric", "linear", "p_sigmoid"]}}
+    along = {"type": "array", "items": {"anyOf": [{"type": "integer"}, NUMBER]}, "minItems": 2, "maxItems": 2}
+    curved = _object({"along": along, "curve": curve, "pick": picks, **pick, **rest}, ("along", "curve"))
+    top = {
+        "schema": {"const": "autoprune/policy/1"},
+        "name": {"type": "string"},
+        "paper": {"type": "string"},
+        "claims": {"type": "object"},
+        "literal": {"type": "object"},
+        "criteria": {"type": "object", "additionalProperties": {"$ref": "#/$defs/score"}},
+        "stages": {"type": "array", "items": {"anyOf": [stage, curved]}},
+    }
+    made = _object(top, ("schema", "name", "stages"))
+    return {**made, "$defs": {"score": _score(), "select": _parts("selector"), "merge": _parts("merger")}}
+
+
+def _space() -> Json:
+    """A policy with holes: what stands in a stage is checked by `autoprune validate`, the frame by this schema."""
+    pair = {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}
+    holes = [
+        _object({"float": pair, "log": {"type": "boolean"}}, ("float",)),
+        _object({"int": pair, "log": {"type": "boolean"}}, ("int",)),
+        _object({"layer": pair}, ("layer",)),
+        _object({"weights": {"type": "array", "items": {"type": "string"}, "minItems": 2}}, ("weights",)),
+        _object({"choice": {"type": "array", "minItems": 1}}, ("choice",)),
+    ]
+    top = {
+        "schema": {"const": "autoprune/space/1"},
+        "name": {"type": "string"},
+        "budget": {"anyOf": [holes[0], NUMBER]},
+        "params": {"type": "object", "additionalProperties": {"anyOf": holes}},
+        "order": {"type": "array", "items": {"type": "string"}},
+        "criteria": {"type": "object"},
+        "stages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+        "warm_start": {"type": "array", "items": {"type": "string"}},
+    }
+    return _object(top, ("schema", "stages"))
