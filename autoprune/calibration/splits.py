@@ -39,7 +39,7 @@ class _Item:
     record: Record
     cluster: int
     stratum: str
-    order: str
+    order: tuple[str, str]
 
 
 def clusters(records: Sequence[Record]) -> list[int]:
@@ -116,18 +116,16 @@ def _items(records: Sequence[Record], stratify_by: str | None, seed: int) -> lis
     contents = [record_digest(record) for record in records]
     for number, content in zip(numbers, contents, strict=True):
         names[number] = min(content, names.get(number, content))
-    items = [
-        _Item(
-            record, number, (getattr(record, stratify_by) or "") if stratify_by else "", _hash(seed, content, record.id)
-        )
-        for record, number, content in zip(records, numbers, contents, strict=True)
-    ]
+    items = []
+    for record, number, content in zip(records, numbers, contents, strict=True):
+        stratum = (getattr(record, stratify_by) or "") if stratify_by else ""
+        items.append(_Item(record, number, stratum, (_hash(seed, content), record.id)))
     return sorted(items, key=lambda i: (_hash(seed, names[i.cluster]), i.order))
 
 
 def _fill(items: Sequence[_Item], shares: Mapping[str, int], size: int) -> list[_Item]:
-    """`size` items in whole clusters, `shares` of them by stratum: first clusters whose every record is wanted, then the most wanted parts of
-    clusters, then anything (a stratum may be too small for its share)."""
+    """`size` items, `shares` of them by stratum: first clusters whose every record is wanted, then the wanted parts of
+    the others, smallest first, then anything (a stratum may be too small for its share)."""
     groups: dict[int, list[_Item]] = defaultdict(list)
     for item in items:
         groups[item.cluster].append(item)
