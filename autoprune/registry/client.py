@@ -1,0 +1,201 @@
+"""The one door to MLflow: imported here, kept quiet here, and its failures told apart here.
+
+Nothing in this module touches MLflow's global state (`set_tracking_uri`, the active run): every call carries its URI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from autoprune.errors import AutoPruneError, BadInput
+
+# MLflow reads its settings from the environment only. These are defaults: what the user has set stays.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+_CONNECT_SECONDS = 3.0
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# A server that says this about a request will say it again: waiting does not help.
+_FINAL = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "MALFORMED_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "FEATURE_DISABLED",
+    "NOT_IMPLEMENTED",
+}
+
+
+def installed() -> bool:
+    """Whether MLflow can be imported (without importing it)."""
+    return importlib.util.find_spec("mlflow") is not None
+
+
+def quiet() -> None:
+    """Defaults that keep MLflow silent and impatient. Call before MLflow is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for logger in ("alembic", "mlflow.store.db", "mlflow.tracking", "mlflow.store.model_registry"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+
+
+def connect(uri: str) -> Any:
+    """An `MlflowClient` whose tracking store and registry are both at `uri`.
+
+    Raises BadInput if MLflow is not installed. Makes no network call by itself.
+    """
+    if not installed():
+        raise BadInput("MLflow is not installed, and the registry needs it: pip install 'autoprune[mlflow]'")
+    quiet()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Everything that MLflow raises when the other side says no or is not there."""
+    quiet()
+    from alembic.util.exc import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, CommandError, OSError)
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether the request itself was refused (True), rather than the service being away (False)."""
+    return getattr(error, "error_code", None) in _FINAL
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether the answer was 'there is no such thing'."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def one_line(error: BaseException) -> str:
+    """The reason in one readable line."""
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def shown(uri: str) -> str:
+    """The URI without a password, for messages."""
+    return re.sub(r"(://[^:/@\s]+):[^@/\s]*@", r"\1:***@", uri)
+
+
+@contextlib.contextmanager
+def service(uri: str, action: str) -> Iterator[None]:
+    """Turn MLflow's failures into one AutoPruneError that says what was attempted, where, and why it failed."""
+    caught = failures()
+    try:
+        yield
+    except caught as error:
+        raise AutoPruneError(f"{action} failed at {shown(uri)}: {one_line(error)}") from error
+
+
+# -------------------------------------------------------------------------------------------------------- reachability
+def sqlite_path(uri: str) -> Path | None:
+    """The database file behind a SQLite URI, or None for any other URI."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").split("?", 1)[0])
+
+
+def unreachable(uri: str) -> str | None:
+    """Why nothing can be behind `uri` right now, or None if something answers. Takes a few seconds at most.
+
+    Only the connection is tried (a TCP connect, or the folder of a SQLite file), so that a long retry loop inside
+    MLflow is never entered for a host that is away.
+    """
+    if (path := sqlite_path(uri)) is not None:
+        return _sqlite_problem(path)
+    parts = urlsplit(uri)
+    scheme = parts.scheme.split("+", 1)[0]
+    if scheme not in _PORTS or parts.hostname is None:
+        return None
+    try:
+        port = parts.port or _PORTS[scheme]
+    except ValueError as error:
+        return str(error)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"no connection to {parts.hostname}:{port} ({error.strerror or one_line(error)})"
+    return None
+
+
+def check_reachable(uri: str) -> None:
+    """Raise BadInput with the URI and the reason unless an MLflow tracking store answers there within seconds."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("", "file"):
+        raise BadInput(
+            f"the MLflow tracking URI {uri!r} is a plain folder, which MLflow no longer supports; "
+            "use sqlite:///<path>/mlflow.db or the URL of a server"
+        )
+    client = connect(uri)
+    if (reason := unreachable(uri)) is None:
+        caught = failures()
+        try:
+            with _hurried():
+                client.search_experiments(max_results=1)
+        except caught as error:
+            reason = one_line(error)
+    if reason is not None:
+        raise BadInput(
+            f"the MLflow tracking URI {shown(uri)} cannot be reached: {reason}. Start the server, correct the URI, "
+            "or unset it to keep the tracking data beside the spec"
+        )
+
+
+@contextlib.contextmanager
+def _hurried() -> Iterator[None]:
+    """One try of five seconds per request: at the start a person is waiting."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _sqlite_problem(path: Path) -> str | None:
+    """Why this file cannot be MLflow's database. A foreign one is caught before MLflow half migrates it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"the folder {path.parent} cannot be made ({error.strerror})"
+    if not path.exists():
+        return None if os.access(path.parent, os.W_OK) else f"the folder {path.parent} is not writable"
+    try:
+        database = sqlite3.connect(path, timeout=_CONNECT_SECONDS)
+        with contextlib.closing(database):
+            tables = {row[0] for row in database.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.Error as error:
+        return f"{path} is not a usable SQLite database ({error})"
+    if tables and "experiments" not in tables:
+        return f"{path} holds another program's tables; MLflow needs a database of its own"
+    return None

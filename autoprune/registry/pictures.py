@@ -1,0 +1,28 @@
+"""Which figures a study's run carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from autoprune.ports import TrialRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def pictures(
+    document: Mapping[str, Any], trials: Sequence[TrialRecord], points: Sequence[tuple[int, float]]
+) -> dict[str, Figure]:
+    """File name -> figure, for whatever there is something to draw of: the front, the hypervolume, the schedules."""
+    from autoprune import figures
+
+    drawn: dict[str, Figure] = {}
+    if document.get("members"):
+        drawn["front.png"] = figures.front_figure(document, trials=trials)
+    if points:
+        drawn["hypervolume.png"] = figures.hypervolume_figure(points)
+    lengths = {f"policy {i}": m["lengths"] for i, m in enumerate(document.get("members", [])) if m.get("lengths")}
+    if lengths:
+        drawn["schedule.png"] = figures.schedule_figure(lengths)
+    return drawn

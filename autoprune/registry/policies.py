@@ -1,0 +1,273 @@
+"""Policies in MLflow's model registry: plain files, versions, and the aliases candidate, champion, previous.
+
+A version is a folder of a run's artifacts with a hand-made `MLmodel` that names our flavor: nothing in it is code,
+nothing is pickled. MLflow's alias is the truth for what is served (it is the only state that lives nowhere else).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoprune.document.problems import suggest
+from autoprune.errors import AutoPruneError, BadInput
+from autoprune.registry import client as mlflow_client
+from autoprune.registry import names
+from autoprune.registry.reference import ModelReference, RunReference, parse
+
+_NAME = re.compile(r"[\w.\- ]+")
+_VALUE = 5000  # MLflow's limit on a version's tag
+
+
+@dataclass(frozen=True)
+class PolicyVersion:
+    """One version of a registered policy."""
+
+    name: str
+    version: int
+    source: str
+    run_id: str | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    created: int = 0
+
+
+@dataclass(frozen=True)
+class RegisteredPolicy:
+    """A registered policy's name, its aliases (alias -> version) and its newest version (0 = none yet)."""
+
+    name: str
+    aliases: Mapping[str, int]
+    latest: int
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion changed: `version` is the champion now, `previous` was it before (None = there was none)."""
+
+    name: str
+    version: int
+    previous: int | None
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+def register(
+    tracking_uri: str,
+    name: str,
+    folder: Path,
+    *,
+    run_id: str,
+    tags: Mapping[str, str],
+    alias: str | None = names.CANDIDATE,
+) -> int:
+    """Make a version of `name` from the files in `folder` and point `alias` at it; returns the version.
+
+    `tags` must hold the policy's digest and the study's id (`names.DIGEST_TAG`, `names.STUDY_TAG`): a version that has
+    the same two is that version, and no second one is made. Measurements travel as further tags.
+
+    Raises BadInput for missing tags, an empty folder or a name that belongs to other models; AutoPruneError when MLflow
+    fails.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{name!r} cannot name a registered policy: letters, digits, '.', '_', '-' and spaces only")
+    missing = [tag for tag in (names.DIGEST_TAG, names.STUDY_TAG) if not tags.get(tag)]
+    if missing:
+        raise BadInput(f"a policy version needs the tags {', '.join(missing)}")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise BadInput(f"{folder} holds no policy to register")
+    client = mlflow_client.connect(tracking_uri)
+    with mlflow_client.service(tracking_uri, f"registering {name!r}"):
+        _ensure_registered(client, name)
+        version = _find(client, name, tags)
+        if version is None:
+            source = _upload(client, run_id, folder, tags[names.DIGEST_TAG])
+            shortened = {key: str(value)[:_VALUE] for key, value in tags.items()}
+            made = client.create_model_version(name, source=source, run_id=run_id, tags=shortened)
+            version = int(made.version)
+        if alias is not None:
+            client.set_registered_model_alias(name, alias, str(version))
+    return version
+
+
+def promote(tracking_uri: str, name: str, version: int | str) -> Promotion:
+    """Make a version (a number, or an alias such as `candidate`) the champion; the old champion becomes `previous`.
+
+    Promoting the champion again changes nothing. Raises BadInput for an unknown name, version or alias.
+    """
+    chosen = resolve(f"models:/{name}{'/' if str(version).isdigit() else '@'}{version}", tracking_uri)
+    client = mlflow_client.connect(tracking_uri)
+    with mlflow_client.service(tracking_uri, f"promoting {name!r}"):
+        aliases = _aliases(client.get_registered_model(name))
+        champion = aliases.get(names.CHAMPION)
+        if champion == chosen.version:
+            return Promotion(name, chosen.version, aliases.get(names.PREVIOUS))
+        if champion is not None:  # first, so that an interruption never loses what was served
+            client.set_registered_model_alias(name, names.PREVIOUS, str(champion))
+        client.set_registered_model_alias(name, names.CHAMPION, str(chosen.version))
+    return Promotion(name, chosen.version, champion)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+def registered(tracking_uri: str) -> list[RegisteredPolicy]:
+    """All registered policies by name (other models in the same registry are left out)."""
+    client = mlflow_client.connect(tracking_uri)
+    with mlflow_client.service(tracking_uri, "listing the registered policies"):
+        models = [client.get_registered_model(m.name) for m in _all_models(client) if _is_ours(m)]
+        return [RegisteredPolicy(m.name, _aliases(m), _latest(client, m.name)) for m in models]
+
+
+def versions(tracking_uri: str, name: str) -> list[PolicyVersion]:
+    """All versions of a registered policy, oldest first. Raises BadInput for an unknown name."""
+    client = mlflow_client.connect(tracking_uri)
+    with mlflow_client.service(tracking_uri, f"listing the versions of {name!r}"):
+        aliases = _aliases(_model(client, tracking_uri, name))
+        found = [_version(v, aliases) for v in _all_versions(client, name)]
+        return sorted(found, key=lambda v: v.version)
+
+
+def resolve(uri: str, tracking_uri: str) -> PolicyVersion:
+    """The version that `models:/name@alias` or `models:/name/3` means. Raises BadInput with a suggestion if unknown."""
+    reference = parse(uri)
+    if not isinstance(reference, ModelReference):
+        raise BadInput(f"{uri!r} names a run; only models:/<name>@<alias> and models:/<name>/<version> have a version")
+    known = versions(tracking_uri, reference.name)
+    for version in known:
+        if version.version == reference.version or (reference.alias and reference.alias in version.aliases):
+            return version
+    if reference.alias is not None:
+        aliases = sorted(a for v in known for a in v.aliases)
+        raise BadInput(
+            f"{reference.name!r} has no alias {reference.alias!r}; it has {', '.join(aliases) or 'none'}"
+            f"{suggest(reference.alias, aliases)}"
+        )
+    numbers = ", ".join(str(v.version) for v in known) or "none"
+    raise BadInput(f"{reference.name!r} has no version {reference.version}; it has {numbers}")
+
+
+def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
+    """Copy a policy's files into a folder (a new temporary one by default) and return it.
+
+    `uri` is `models:/<name>@<alias>`, `models:/<name>/<version>` or `runs:/<run id>/<folder>`.
+    """
+    reference = parse(uri)
+    if isinstance(reference, RunReference):
+        source = f"runs:/{reference.run_id}/{reference.path}"
+    else:
+        version = resolve(uri, tracking_uri)
+        source = version.source
+        if names.DIGEST_TAG not in version.tags:
+            raise BadInput(f"{uri} is not a policy: the version has no {names.DIGEST_TAG} tag")
+    target = into or Path(tempfile.mkdtemp(prefix="autoprune-policy-"))
+    mlflow_client.connect(tracking_uri)
+    from mlflow.artifacts import download_artifacts
+
+    caught = mlflow_client.failures()
+    try:
+        found = download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=tracking_uri)
+    except caught as error:
+        if into is None:
+            shutil.rmtree(target, ignore_errors=True)
+        kind = BadInput if mlflow_client.is_missing(error) else AutoPruneError
+        raise kind(
+            f"{uri} could not be fetched from {mlflow_client.shown(tracking_uri)}: {mlflow_client.one_line(error)}"
+        ) from error
+    return Path(found)
+
+
+# ------------------------------------------------------------------------------------------------------------- details
+def _ensure_registered(client: Any, name: str) -> None:
+    caught = mlflow_client.failures()
+    try:
+        model = client.get_registered_model(name)
+    except caught as error:
+        if not mlflow_client.is_missing(error):
+            raise
+        client.create_registered_model(name, tags={names.KIND_TAG: names.POLICY_KIND})
+        return
+    if not _is_ours(model):
+        raise BadInput(f"the registered model {name!r} holds models of another kind; choose another name for policies")
+
+
+def _model(client: Any, tracking_uri: str, name: str) -> Any:
+    caught = mlflow_client.failures()
+    try:
+        return client.get_registered_model(name)
+    except caught as error:
+        if not mlflow_client.is_missing(error):
+            raise
+        known = [m.name for m in _all_models(client) if _is_ours(m)]
+        raise BadInput(
+            f"there is no registered policy {name!r} at {mlflow_client.shown(tracking_uri)}; "
+            f"registered: {', '.join(known) or 'none'}{suggest(name, known)}"
+        ) from error
+
+
+def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:
+    """Put the folder and its `MLmodel` among the run's artifacts; returns where."""
+    from mlflow.models import Model
+
+    place = f"policies/{digest.removeprefix('sha256:')[:16]}"
+    with tempfile.TemporaryDirectory(prefix="autoprune-register-") as scratch:
+        copy = Path(scratch) / "policy"
+        shutil.copytree(folder, copy)
+        model = Model(run_id=run_id, artifact_path=place)
+        model.add_flavor(names.FLAVOR, loader_module="autoprune.registry.load", schema="autoprune/policy/1")
+        model.save(str(copy / "MLmodel"))
+        client.log_artifacts(run_id, str(copy), place)
+    return f"{client.get_run(run_id).info.artifact_uri}/{place}"
+
+
+def _find(client: Any, name: str, tags: Mapping[str, str]) -> int | None:
+    """The version that has the same policy digest and study id."""
+    wanted = {tag: tags[tag] for tag in (names.DIGEST_TAG, names.STUDY_TAG)}
+    same = [int(v.version) for v in _all_versions(client, name) if wanted.items() <= dict(v.tags).items()]
+    return min(same, default=None)
+
+
+def _all_models(client: Any) -> list[Any]:
+    return sorted(_pages(lambda token: client.search_registered_models(page_token=token)), key=lambda m: str(m.name))
+
+
+def _all_versions(client: Any, name: str) -> list[Any]:
+    query = f"name='{name}'"
+    return _pages(lambda token: client.search_model_versions(query, page_token=token))
+
+
+def _pages(fetch: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = fetch(token)
+        found.extend(page)
+        if not (token := page.token):
+            return found
+
+
+def _latest(client: Any, name: str) -> int:
+    return max((int(v.version) for v in _all_versions(client, name)), default=0)
+
+
+def _is_ours(model: Any) -> bool:
+    return bool(dict(model.tags).get(names.KIND_TAG) == names.POLICY_KIND)
+
+
+def _aliases(model: Any) -> dict[str, int]:
+    return {alias: int(version) for alias, version in dict(model.aliases).items()}
+
+
+def _version(found: Any, aliases: Mapping[str, int]) -> PolicyVersion:
+    number = int(found.version)
+    return PolicyVersion(
+        name=found.name,
+        version=number,
+        source=found.source,
+        run_id=found.run_id or None,
+        tags=dict(found.tags),
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if version == number)),
+        created=int(found.creation_timestamp or 0),
+    )
