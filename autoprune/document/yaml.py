@@ -42,6 +42,23 @@ _plain("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
 
+class _Dumper(pyyaml.SafeDumper):
+    """Quotes every text that this module or a YAML 1.1 reader would take for something else."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
+        first: [
+            *pyyaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*pyyaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+    }
+
+
+def write(data: Any) -> str:
+    """Plain data as YAML text; `parse` gives it back."""
+    return pyyaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a value is written: its key (None for list items and the root) and its node."""
