@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from autoprune.errors import AutoPruneError, BadInput
-from autoprune.store.faults import Unstorable
+from autoprune.store.faults import UnstorableError
 
 BUSY_SECONDS = 30
 WRITES = "autoprune_writes"
@@ -94,7 +94,7 @@ def to_json(value: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, default=_plain)
     except ValueError as error:
-        raise Unstorable(f"a number in it is not finite ({error})") from error
+        raise UnstorableError(f"a number in it is not finite ({error})") from error
 
 
 def _plain(value: Any) -> Any:

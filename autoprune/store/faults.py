@@ -27,7 +27,7 @@ _CAUSES = (
 )
 
 
-class Unstorable(AutoPruneError):
+class UnstorableError(AutoPruneError):
     """A value that no database should hold."""
 
 
@@ -36,7 +36,7 @@ def translated(where: str, doing: str) -> Iterator[None]:
     """Turn the database's refusals into AutoPruneError('<where>: <doing> failed: <why>'). `where` hides passwords."""
     try:
         yield
-    except Unstorable as error:
+    except UnstorableError as error:
         raise AutoPruneError(f"{where}: {doing} failed: {error}") from error
     except StatementError as error:
         reason = _reason(error)
@@ -53,4 +53,4 @@ def _reason(error: StatementError) -> str | None:
             if mark in text.lower():
                 return f"{words} ({text.splitlines()[0]})"
         return text if isinstance(error, OperationalError | InterfaceError) else None
-    return text if isinstance(error.orig, Unstorable) else None
+    return text if isinstance(error.orig, UnstorableError) else None

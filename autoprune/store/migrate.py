@@ -59,6 +59,6 @@ def _refuse_foreign(connection: Connection) -> None:
     owner = next((name for table, name in OWNERS.items() if table in tables), "another program")
     raise BadInput(
         f"store {shown(connection.engine.url)} already belongs to {owner} (it holds a table '{FOREIGN}'); "
-        "give AutoPrune a place of its own: another file (sqlite:///…/autoprune.db), or in PostgreSQL another database or schema "
-        "(append ?options=-csearch_path%3Dautoprune)"
+        "give AutoPrune a place of its own: another file (sqlite:///…/autoprune.db), "
+        "or in PostgreSQL another database or schema (append ?options=-csearch_path%3Dautoprune)"
     )

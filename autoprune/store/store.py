@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.ports import CalibrationSource
-from autoprune.store.engine import open_engine, shown, writing
+from autoprune.store.engine import open_engine, shown, to_json, writing
 from autoprune.store.faults import translated
 from autoprune.store.migrate import migrate
 from autoprune.store.rows import insert_once
@@ -68,9 +68,9 @@ class Store:
     ) -> StudyLog:
         """Make a study and queue it for the publisher; the same id again returns the existing one.
 
-        Then the stored spec follows what is given (trials, time, executor and output may change between runs of one
-        study), while another `digest` under the same id is an AutoPruneError. Studies with the same `calibration`
-        digest and split share one count of holdout uses; without `calibration` a study counts its own.
+        Then the stored spec follows what is given, and a change is queued too (trials, time, executor and output may
+        differ between runs of one study); another `digest` under the same id is an AutoPruneError. Studies with the
+        same `calibration` digest and split share one count of holdout uses; without `calibration` a study has its own.
         """
         holdout = holdout_key(calibration) if calibration is not None else f"study {study_id}"
         row = {"id": study_id, "name": name, "digest": digest, "spec": spec, "resolved": resolved}
@@ -83,7 +83,9 @@ class Store:
                     raise AutoPruneError(
                         f"study {study_id} exists already with another content (digest {study.digest}, not {digest})"
                     )
-                study.spec, study.resolved = dict(spec), dict(resolved)
+                if to_json([study.spec, study.resolved]) != to_json([spec, resolved]):
+                    study.spec, study.resolved = dict(spec), dict(resolved)
+                    session.add(OutboxEntry(study_id=study_id, kind="study", payload=row))
         return StudyLog(self.engine, study_id)
 
     def study(self, study_id: str) -> StudyLog:

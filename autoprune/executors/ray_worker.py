@@ -1,0 +1,26 @@
+"""What runs inside a Ray actor. A plain class: Ray is not needed to read or test it."""
+
+from __future__ import annotations
+
+from autoprune.executors.build import build_evaluator
+from autoprune.executors.classify import attempt
+from autoprune.ports import EvalRequest, Evaluator, Failed, Measured, WorkerSpec
+
+
+class Worker:
+    """Builds its evaluator once, in `start`: a constructor's error would reach the driver without its type."""
+
+    def __init__(self) -> None:
+        self._evaluator: Evaluator | None = None
+
+    def start(self, spec: WorkerSpec, build: str, gpus: float) -> None:
+        if 0 < gpus < 1 and spec.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.set_per_process_memory_fraction(gpus)  # Ray only counts; it caps nothing
+        self._evaluator = build_evaluator(build, spec)
+
+    def evaluate(self, request: EvalRequest) -> Measured | Failed:
+        if self._evaluator is None:
+            raise RuntimeError("the worker was not started")
+        return attempt(self._evaluator, request)

@@ -1,0 +1,83 @@
+"""An evaluator that does what the policy text says. Importable by Ray workers; `model_path` is its notebook folder."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+
+import torch
+
+from autoprune.errors import BadInput
+from autoprune.ports import CalibrationSource, EvalRequest, Measurement, WorkerSpec
+
+
+class NonFinite(Exception):  # noqa: N818 - the name the measures room uses
+    """As raised by a measure that meets NaN on its way."""
+
+
+def worker_spec(folder: Path, **changes: object) -> WorkerSpec:
+    source = CalibrationSource(records="", images=None, search=1, holdout=1, stratify_by=None, seed=0)
+    return WorkerSpec(model_path=str(folder), calibration=source, measures=(), **changes)  # type: ignore[arg-type]
+
+
+def ask(policy: str | None, tag: str = "") -> EvalRequest:
+    return EvalRequest(policy=policy, split="search", measures=("m",), tag=tag)
+
+
+class Obedient:
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.notes = Path(spec.model_path)
+        (self.notes / f"built-{os.getpid()}-{uuid.uuid4().hex}").touch()
+
+    def evaluate(self, request: EvalRequest) -> Measurement:
+        word = request.policy or "baseline"
+        (self.notes / f"run-{word}-{uuid.uuid4().hex}").touch()
+        if word == "die" or (word == "die_once" and self._first(word)):
+            os._exit(1)
+        if word == "hang":
+            time.sleep(600)
+        if word == "slow":
+            time.sleep(0.5)
+        _raise(word)
+        value = float("nan") if word == "nan" else 0.1 + 0.2
+        sample = float("inf") if word == "inf_sample" else 0.3
+        return Measurement(
+            values={"m": value}, samples={"m": (sample, 0.3)}, images=(0, 1), records=(str(os.getpid()),)
+        )
+
+    def _first(self, word: str) -> bool:
+        return len(list(self.notes.glob(f"run-{word}-*"))) == 1
+
+
+def _raise(word: str) -> None:
+    if word == "oom":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if word == "cublas":
+        raise RuntimeError("CUDA error: out of memory")
+    if word == "non_finite":
+        raise NonFinite("answer_nll is NaN in record 3")
+    if word == "bug":
+        raise KeyError("no such layer")
+    if word == "bad":
+        raise BadInput("llm:40 is beyond the model's 32 layers")
+
+
+def build(spec: WorkerSpec) -> Obedient:
+    return Obedient(spec)
+
+
+def build_refused(spec: WorkerSpec) -> Obedient:
+    (Path(spec.model_path) / f"built-{uuid.uuid4().hex}").touch()
+    raise BadInput("records.jsonl:3: image a.png is missing")
+
+
+def build_broken(spec: WorkerSpec) -> Obedient:
+    (Path(spec.model_path) / f"built-{uuid.uuid4().hex}").touch()
+    raise ImportError("libfoo.so is missing")
+
+
+def build_dies(spec: WorkerSpec) -> Obedient:
+    (Path(spec.model_path) / f"built-{uuid.uuid4().hex}").touch()
+    os._exit(1)

@@ -1,0 +1,144 @@
+"""What only Ray can do: lose workers, hang, run out of room."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executors_fakes import ask, worker_spec
+from test_executors_conformance import builds, drain
+
+from autoprune.errors import AutoPruneError, BadInput
+from autoprune.executors import RayExecutor
+from autoprune.ports import Failed, Lost, Measured
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def make(cluster: None, tmp_path: Path) -> Iterator[Callable[..., RayExecutor]]:
+    made: list[RayExecutor] = []
+
+    def build(workers: int = 1, how: str = "build", **options: Any) -> RayExecutor:
+        made.append(RayExecutor(worker_spec(tmp_path), workers, build=f"executors_fakes:{how}", **options))
+        return made[-1]
+
+    yield build
+    for executor in made:
+        executor.close()
+
+
+def test_a_worker_killed_mid_evaluation_is_lost_replaced_and_its_point_can_be_retried(
+    make: Callable[..., RayExecutor], tmp_path: Path
+) -> None:
+    executor = make()
+    executor.submit(ask("die_once", tag="7"))
+    executor.submit(ask("a", tag="8"))
+    outcomes = {outcome.request.tag: outcome for outcome in drain(executor)}
+    assert isinstance(outcomes["7"], Lost)
+    assert isinstance(outcomes["8"], Measured)
+    assert builds(tmp_path) == 2
+    executor.submit(outcomes["7"].request)
+    (again,) = drain(executor)
+    assert isinstance(again, Measured)
+    assert len(list(tmp_path.glob("run-die_once-*"))) == 2
+
+
+def test_a_hang_ends_at_the_timeout_every_time(make: Callable[..., RayExecutor]) -> None:
+    executor = make(evaluation_timeout=1.0)
+    for _ in range(2):
+        began = time.monotonic()
+        executor.submit(ask("hang"))
+        (outcome,) = drain(executor)
+        assert isinstance(outcome, Failed)
+        assert outcome.kind == "timeout"
+        assert "1 s" in outcome.message
+        assert time.monotonic() - began < 20
+    executor.submit(ask("slow"))
+    (outcome,) = drain(executor)
+    assert isinstance(outcome, Measured)
+
+
+def test_a_worker_that_ran_out_of_memory_is_recycled(make: Callable[..., RayExecutor], tmp_path: Path) -> None:
+    executor = make()
+    pids = []
+    for word in ("a", "oom", "b"):
+        executor.submit(ask(word))
+        (outcome,) = drain(executor)
+        pids += [outcome.measurement.records] if isinstance(outcome, Measured) else []
+    assert len(set(pids)) == 2
+    assert builds(tmp_path) == 2
+
+
+def test_a_wait_that_runs_out_is_empty_and_loses_nothing(make: Callable[..., RayExecutor]) -> None:
+    executor = make()
+    executor.submit(ask("slow"))
+    assert executor.wait(timeout=0) == []
+    (outcome,) = drain(executor)
+    assert isinstance(outcome, Measured)
+
+
+def test_an_interrupt_loses_nothing(make: Callable[..., RayExecutor]) -> None:
+    executor = make()
+    executor.submit(ask("a", tag="first"))
+    drain(executor)
+    executor.submit(ask("slow"))
+    timer = threading.Timer(0.2, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        executor.wait()
+    (outcome,) = drain(executor)
+    assert outcome.request == ask("slow")
+
+
+def test_two_workers_work_at_the_same_time(make: Callable[..., RayExecutor]) -> None:
+    executor = make(workers=2)
+    assert executor.capacity == 2
+    for number in range(4):
+        executor.submit(ask("slow", tag=str(number)))
+    pids = {outcome.measurement.records for outcome in drain(executor) if isinstance(outcome, Measured)}
+    assert len(pids) == 2
+
+
+def test_workers_that_die_while_loading_end_the_run(make: Callable[..., RayExecutor], tmp_path: Path) -> None:
+    executor = make(how="build_dies")
+    executor.submit(ask("a"))
+    with pytest.raises(AutoPruneError, match="2 workers in a row died while loading"):
+        drain(executor)
+    assert builds(tmp_path) == 2
+
+
+def test_a_builder_that_fails_says_why(make: Callable[..., RayExecutor], tmp_path: Path) -> None:
+    executor = make(how="build_broken")
+    executor.submit(ask("a"))
+    with pytest.raises(AutoPruneError, match=r"ImportError: libfoo\.so is missing"):
+        drain(executor)
+    assert builds(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"workers": 3}, "3 workers with 0 GPUs and 1 CPUs each do not fit, only 2 would"),
+        ({"workers": 1, "gpus_per_worker": 1}, "1 workers with 1 GPUs .* only 0 would .*: 2 CPUs and 0 GPUs"),
+        ({"workers": 1, "cpus_per_worker": 4}, "only 0 would"),
+        ({"workers": 0}, "workers is at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_numbers(
+    make: Callable[..., RayExecutor], options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        make(**options)
+
+
+def test_ray_that_was_running_stays_running(make: Callable[..., RayExecutor]) -> None:
+    import ray
+
+    make().close()
+    assert ray.is_initialized()
