@@ -1,0 +1,157 @@
+"""From the settled trials to a front: finalists, their holdout numbers, verdicts, and the one that is selected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoprune.ports import Measurement, Progress
+from autoprune.search import pareto
+from autoprune.search.assemble import assemble
+from autoprune.search.certify import Verdict, certify, sequence, standing
+from autoprune.search.explain import explain
+from autoprune.search.settle import Unusable
+
+if TYPE_CHECKING:
+    from autoprune.policy.front import Front
+    from autoprune.ports import Observer, Publisher, TrialLog, TrialRecord
+    from autoprune.search.holdout import Bench, Result
+    from autoprune.search.plan import StudyPlan
+    from autoprune.search.stop import StopReason
+    from autoprune.spec.goals import Objective
+
+RANK = {"certified": 0, "undecided": 1, "violated": 2}
+STOPPED = {
+    "trials": "",
+    "time": "stopped by the time limit before the configured number of trials",
+    "exhausted": "stopped early: the search space holds no further policy with an effect of its own",
+    "interrupted": "",
+}
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A point of the search front with what the holdout says about it."""
+
+    record: TrialRecord
+    holdout: Measurement
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def rank(self) -> int:
+        """0 certified, 1 undecided, 2 violated."""
+        return RANK[standing(self.verdicts)]
+
+
+def finish(
+    plan: StudyPlan,
+    bench: Bench,
+    log: TrialLog,
+    publisher: Publisher,
+    observer: Observer,
+    records: Sequence[TrialRecord],
+    baseline: Measurement,
+    reason: StopReason,
+) -> Front:
+    """Certify the search front on the holdout and save the front's document."""
+    counts = _Counts.of(records)
+    notes = [STOPPED[reason]] if STOPPED[reason] else []
+    ordered = sequence(pareto.search_front(records, plan.objectives), _costs(plan))
+    finalists: list[Finalist] = []
+    on_holdout: Measurement | None = None
+    if ordered:
+        observer.update(Progress("certify", 0, counts.failed, 0, len(ordered)))
+        if any(not bench.is_stored(_canonical(r), "holdout") for r in ordered):
+            log.count_holdout_use()  # before looking: a kill between the two must not hide a use
+        on_holdout = bench.baseline("holdout")
+        results = bench.policies(
+            [_canonical(r) for r in ordered],
+            "holdout",
+            on_holdout,
+            lambda done: observer.update(Progress("certify", done, counts.failed, 0, len(ordered))),
+        )
+        finalists, trouble = _judge(plan, ordered, results, on_holdout)
+        notes += trouble
+    else:
+        notes.append(explain(records, plan.constraints, baseline.values).text)
+    members = drop_dominated(finalists, plan.objectives)
+    front = assemble(plan, records, on_holdout, members, select(members, plan), notes)
+    log.save_front(front.to_json())
+    publisher.flush()
+    observer.update(Progress("done", counts.complete, counts.failed, 0, plan.trials, counts.hypervolume(plan, records)))
+    return front
+
+
+def _judge(
+    plan: StudyPlan, ordered: Sequence[TrialRecord], results: Sequence[Result], baseline: Measurement
+) -> tuple[list[Finalist], list[str]]:
+    verdicts = certify(plan.constraints, results, baseline, plan.confidence)
+    finalists, trouble = [], []
+    for record, result, verdict in zip(ordered, results, verdicts, strict=True):
+        if isinstance(result, Unusable):
+            trouble.append(f"{record.name} could not be measured on the holdout ({result.reason})")
+        else:
+            finalists.append(Finalist(record, result, verdict))
+    return finalists, trouble
+
+
+def drop_dominated(finalists: Sequence[Finalist], objectives: Sequence[Objective]) -> list[Finalist]:
+    """The non-dominated on the holdout. One that is less surely within the constraints drops nobody: an undecided
+    policy that looks better must not cost the user the certified one."""
+    points = [pareto.signed(f.holdout.values, objectives) for f in finalists]
+    kept = []
+    for i, finalist in enumerate(finalists):
+        beaten = any(
+            rival.rank <= finalist.rank
+            and (
+                pareto.dominates(points[j], points[i])
+                or (points[j] == points[i] and (rival.rank, j) < (finalist.rank, i))
+            )
+            for j, rival in enumerate(finalists)
+            if j != i
+        )
+        if not beaten:
+            kept.append(finalist)
+    return kept
+
+
+def select(members: Sequence[Finalist], plan: StudyPlan) -> Finalist | None:
+    """The certified member that is best by the plan's cost (default: the first objective that is a cost, else the first
+    cost), judged on the search split: never by a holdout score."""
+    certified = [m for m in members if m.rank == 0]
+    goal = plan.select or next((o for o in plan.objectives if o.label in plan.costs), None)
+    label = goal.label if goal is not None else plan.costs[0] if plan.costs else None
+    if label is None or not certified:
+        return None
+    sign = -1.0 if goal is not None and goal.direction == "maximize" else 1.0
+    return min(certified, key=lambda m: (sign * m.record.values[label], m.record.digest))
+
+
+def _costs(plan: StudyPlan) -> tuple[str, ...]:
+    """What orders the finalists: the plan's costs, else what is selected by, else the first minimised objective."""
+    if plan.costs:
+        return plan.costs
+    if plan.select is not None and plan.select.direction == "minimize":
+        return (plan.select.label,)
+    return tuple(o.label for o in plan.objectives if o.direction == "minimize")[:1]
+
+
+def _canonical(record: TrialRecord) -> str:
+    if record.canonical is None:
+        raise ValueError(f"{record.name} has no canonical policy")
+    return record.canonical
+
+
+@dataclass(frozen=True)
+class _Counts:
+    complete: int
+    failed: int
+
+    @classmethod
+    def of(cls, records: Sequence[TrialRecord]) -> _Counts:
+        points = [r for r in records if r.origin != "baseline" and not r.cached]
+        return cls(sum(r.state == "complete" for r in points), sum(r.state == "failed" for r in points))
+
+    def hypervolume(self, plan: StudyPlan, records: Sequence[TrialRecord]) -> float | None:
+        return pareto.hypervolume_of(records, plan.objectives)

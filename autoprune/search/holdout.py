@@ -1,0 +1,74 @@
+"""Evaluations that are needed whatever the sampler thinks: the baseline, and the finalists on the holdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from autoprune.errors import AutoPruneError
+from autoprune.ports import Measured, Measurement
+from autoprune.search.dispatch import run_all
+from autoprune.search.errors import Interrupted
+from autoprune.search.settle import Unusable, usable
+
+if TYPE_CHECKING:
+    from autoprune.ports import EvalRequest, Executor, Outcome, Split, TrialLog
+    from autoprune.search.plan import StudyPlan
+
+Result = Measurement | Unusable
+
+
+class Bench:
+    """Measures requests through the executor, each at most once: what the log has is not run again."""
+
+    def __init__(self, plan: StudyPlan, executor: Executor, log: TrialLog, stop: Callable[[], bool]) -> None:
+        self._plan = plan
+        self._executor = executor
+        self._log = log
+        self._stop = stop
+
+    def baseline(self, split: Split) -> Measurement:
+        """The unpruned model. Without its numbers there is nothing to compare with, so a failure ends the study."""
+        # No time limit: this is the request for which a worker loads its model.
+        result = self._measure([self._plan.request(None, split)], None, timeout=None, done=lambda _: None)[0]
+        if isinstance(result, Unusable):
+            raise AutoPruneError(f"the unpruned baseline could not be measured on the {split} split ({result.reason})")
+        return result
+
+    def is_stored(self, canonical: str, split: Split) -> bool:
+        return self._log.find(self._plan.context.key(self._plan.request(canonical, split))) is not None
+
+    def policies(
+        self, canonicals: Sequence[str], split: Split, baseline: Measurement, done: Callable[[int], None]
+    ) -> list[Result]:
+        """Measure policies; `done(count)` reports progress. A failing one has its reason instead of numbers."""
+        requests = [self._plan.request(c, split) for c in canonicals]
+        return self._measure(requests, baseline, self._plan.evaluation_timeout, done)
+
+    def _measure(
+        self,
+        requests: list[EvalRequest],
+        baseline: Measurement | None,
+        timeout: float | None,
+        done: Callable[[int], None],
+    ) -> list[Result]:
+        plan, log = self._plan, self._log
+        keys = [plan.context.key(r) for r in requests]
+        results: dict[int, Result] = {}
+        for index, (request, key) in enumerate(zip(requests, keys, strict=True)):
+            stored = log.find(key)
+            if stored is not None:
+                results[index] = usable(Measured(request, stored), plan.measures, baseline)
+        todo = [i for i in range(len(requests)) if i not in results]
+
+        def receive(position: int, outcome: Outcome) -> None:
+            index = todo[position]
+            results[index] = result = usable(outcome, plan.measures, baseline)
+            if isinstance(result, Measurement):
+                log.remember(keys[index], requests[index], result)
+            done(len(results))
+
+        pending = [requests[i] for i in todo]
+        if not run_all(self._executor, pending, plan.max_retries, timeout, self._stop, receive):
+            raise Interrupted("interrupted; the same command continues this study")
+        return [results[i] for i in range(len(requests))]

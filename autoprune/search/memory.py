@@ -1,0 +1,244 @@
+"""The sampler's memory: one Optuna study, opened, repaired, and told. Nothing else in the project talks to Optuna.
+
+Optuna 5 facts this relies on: constraints are written once per trial and a trial without them counts as feasible, so
+all are set before COMPLETE is told; heartbeats and retry callbacks do not work with ask/tell, so trials left RUNNING by
+a dead driver are failed and enqueued again here; `enqueue_trial` checks nothing, so values are checked before.
+
+User attributes of a trial: `digest` and `key` (set before the evaluation is dispatched), `reference` (a reference's
+digest), `retry_of` (a trial of a dead driver), `outcome` (set before the trial is told). A failed trial without
+`outcome` was abandoned, not evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autoprune.search import sampler
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+    from autoprune.ports import TrialRecord, TrialState
+    from autoprune.search.plan import StudyPlan
+
+UNREACHABLE = "budget reachable"
+RANDOM_AFTER = 5  # proposals in a row that needed no evaluation, before the sampler is given a random push
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One proposal. `values` are the space's, `stored` the same as Optuna keeps them."""
+
+    trial: Trial
+    number: int
+    values: Mapping[str, Any]
+    reference: str | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """A finished trial of the sampler's memory that the log has not settled."""
+
+    number: int
+    state: TrialState
+    values: Mapping[str, Any]
+    digest: str
+    key: str
+    reference: str | None
+    slacks: Mapping[str, float]
+    reason: str
+
+
+class SamplerMemory:
+    """Open with `SamplerMemory(plan, records)`; `records` are the study's settled trials."""
+
+    def __init__(self, plan: StudyPlan, records: Sequence[TrialRecord]) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._seed = plan.seed
+        self._dimensions = sampler.Dimensions(plan.proposals.parameters)
+        self._distributions = self._dimensions.distributions()
+        self._sampler = sampler.choose(plan.strategy, len(self._distributions), plan.trials)
+        self._startup = sampler.startup_trials(plan.trials)
+        self._constraints = tuple(dict.fromkeys(c.text for c in plan.constraints))
+        self._objectives = tuple(o.label for o in plan.objectives)
+        self.study: Study = optuna.create_study(
+            storage=plan.storage,
+            study_name=plan.study_id,
+            directions=[o.direction for o in plan.objectives],
+            sampler=sampler.build("random", plan.seed, 0, self._startup),
+            load_if_exists=True,
+        )
+        if not self._trials():
+            self._replay(records)
+        self._dispatched = {name for name in self.study.user_attrs if name.startswith("dispatched:")}
+
+    # ------------------------------------------------------------------------------------------------------- opening
+    def _replay(self, records: Sequence[TrialRecord]) -> None:
+        """Teach an empty memory what the log knows (the sampler's database was in memory, or is gone)."""
+        for record in records:
+            stored = self._dimensions.to_optuna(record.params) if record.sampler_number is not None else None
+            if stored is not None:
+                self._add(record, stored)
+
+    def _add(self, record: TrialRecord, stored: dict[str, Any]) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        states = {"complete": TrialState.COMPLETE, "infeasible": TrialState.PRUNED, "failed": TrialState.FAIL}
+        outcome = {"state": record.state, "slacks": dict(record.constraints), "reason": record.reason}
+        attrs: dict[str, Any] = {"digest": record.digest, "key": record.evaluation_key or "", "outcome": outcome}
+        attrs["record"] = record.number
+        if record.origin == "reference":
+            attrs["reference"] = record.digest
+        failed = record.state == "failed"
+        self.study.add_trial(
+            create_trial(
+                state=states[record.state],
+                values=[record.values[o] for o in self._objectives] if record.state == "complete" else None,
+                params=stored,
+                distributions=self._distributions,
+                user_attrs=attrs,
+                constraints=None if failed else self._all_constraints(record.constraints),
+            )
+        )
+
+    def release(self) -> None:
+        """Fail every RUNNING trial and enqueue its values again, in order. Safe to repeat after a kill anywhere."""
+        from optuna.trial import TrialState
+
+        trials = self._trials()
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        for trial in trials:
+            abandoned = trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs
+            if trial.state != TrialState.RUNNING and not abandoned:
+                continue
+            # Without a digest it was never offered: the next proposal takes its place and its seed.
+            if trial.number not in retried and "digest" in trial.user_attrs:
+                self._enqueue_again(trial)
+            if trial.state == TrialState.RUNNING:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def rerun(self, number: int) -> None:
+        """Ask again for a told trial whose measurement is gone (once)."""
+        trials = self._trials()
+        if not any(t.user_attrs.get("retry_of") == number for t in trials):
+            self._enqueue_again(trials[number])
+
+    def _enqueue_again(self, trial: FrozenTrial) -> None:
+        attrs: dict[str, Any] = {"retry_of": trial.number}
+        if "reference" in trial.user_attrs:
+            attrs["reference"] = trial.user_attrs["reference"]
+        self.study.enqueue_trial(trial.params, user_attrs=attrs)
+
+    def unsettled(self, records: Sequence[TrialRecord]) -> list[Told]:
+        """Trials told before the driver died and not settled in the log."""
+        settled = {(r.sampler_number, r.digest) for r in records}
+        trials = self._trials()
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        told = []
+        for trial in trials:
+            attrs = trial.user_attrs
+            known = trial.number in retried or "record" in attrs or (trial.number, attrs.get("digest", "")) in settled
+            if not trial.state.is_finished() or "outcome" not in attrs or known:
+                continue
+            told.append(
+                Told(
+                    number=trial.number,
+                    state=attrs["outcome"]["state"],
+                    values=self._dimensions.from_optuna(trial.params),
+                    digest=attrs.get("digest", ""),
+                    key=attrs.get("key", ""),
+                    reference=attrs.get("reference"),
+                    slacks=attrs["outcome"]["slacks"],
+                    reason=attrs["outcome"]["reason"],
+                )
+            )
+        return told
+
+    # -------------------------------------------------------------------------------------------------------- asking
+    def has_waiting(self) -> bool:
+        """Whether an enqueued trial comes before anything the sampler would propose."""
+        from optuna.trial import TrialState
+
+        return any(t.state == TrialState.WAITING for t in self._trials())
+
+    def enqueue_reference(self, digest: str, values: Mapping[str, Any]) -> None:
+        """Make these (checked) values the next proposal."""
+        stored = self._dimensions.to_optuna(values)
+        if stored is None:
+            raise ValueError("a reference's values must lie in the space")
+        self.study.enqueue_trial(stored, user_attrs={"reference": digest})
+
+    def covers(self, values: Mapping[str, Any]) -> bool:
+        """Whether the space contains these values."""
+        return self._dimensions.to_optuna(values) is not None
+
+    def ask(self, fruitless: int) -> Asked:
+        """The next proposal. After several in a row that needed no evaluation, a random one: samplers that do not learn
+        from such points would repeat them for ever."""
+        proposals = sum(1 for t in self._trials() if not self._is_abandoned(t))
+        if self.has_waiting():
+            name: sampler.SamplerName = "random"  # the values are given
+        else:
+            name = "random" if fruitless >= RANDOM_AFTER else self._sampler
+        self.study.sampler = sampler.build(name, self._seed, proposals, self._startup)
+        trial = self.study.ask(self._distributions)
+        return Asked(trial, trial.number, self._dimensions.from_optuna(trial.params), trial.user_attrs.get("reference"))
+
+    @staticmethod
+    def _is_abandoned(trial: FrozenTrial) -> bool:
+        from optuna.trial import TrialState
+
+        return trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs
+
+    def identify(self, asked: Asked, digest: str, key: str) -> None:
+        """Write down which policy and which evaluation a proposal is, before anything is done about it."""
+        asked.trial.set_user_attr("key", key)
+        asked.trial.set_user_attr("digest", digest)
+
+    def mark_dispatched(self, key: str) -> None:
+        """Write down that this study pays for an evaluation (a stored one that it did not pay for is a cache hit)."""
+        name = f"dispatched:{key}"
+        if name not in self._dispatched:
+            self.study.set_user_attr(name, True)
+            self._dispatched.add(name)
+
+    def was_dispatched(self, key: str) -> bool:
+        return f"dispatched:{key}" in self._dispatched
+
+    # ------------------------------------------------------------------------------------------------------- telling
+    def tell(
+        self,
+        asked: Asked,
+        state: TrialState,
+        values: Mapping[str, float],
+        slacks: Mapping[str, float],
+        reason: str = "",
+    ) -> None:
+        """The one place where a proposal's fate is told. Complete needs every objective and every constraint."""
+        from optuna.trial import TrialState as Optuna
+
+        asked.trial.set_user_attr("outcome", {"state": state, "slacks": dict(slacks), "reason": reason})
+        if state == "failed":
+            self.study.tell(asked.trial, state=Optuna.FAIL)
+            return
+        for name, slack in self._all_constraints(slacks).items():
+            asked.trial.set_constraint(name, slack)
+        if state == "infeasible":
+            self.study.tell(asked.trial, state=Optuna.PRUNED)
+            return
+        missing = [c for c in self._constraints if c not in slacks]
+        if missing:
+            raise ValueError(f"constraints not set: {missing}")
+        self.study.tell(asked.trial, [values[o] for o in self._objectives])
+
+    def _all_constraints(self, slacks: Mapping[str, float]) -> dict[str, float]:
+        """Every declared constraint (0 = not known to be violated), and what else is violated."""
+        return {name: 0.0 for name in self._constraints} | dict(slacks)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)

@@ -1,0 +1,107 @@
+"""What a search is given: values and interfaces, so that the driver knows neither documents nor models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from autoprune.errors import BadInput
+from autoprune.ports import EvalRequest, EvaluationContext, Split
+
+if TYPE_CHECKING:
+    from autoprune.policy.space import Parameter
+    from autoprune.spec.goals import Constraint, Objective
+
+Strategy = Literal["auto", "bayesian", "random"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One policy that could be measured. `document` is for people and files, `canonical` (JSON) is what is evaluated;
+    candidates with equal `digest` have equal effect and share one measurement."""
+
+    name: str
+    document: Mapping[str, Any]
+    canonical: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A known policy that is measured before the search proposes anything.
+
+    `params` are its values in the search space where the space can express it (then it teaches the sampler, too);
+    None makes it a reference point on the front only.
+    """
+
+    candidate: Candidate
+    params: Mapping[str, Any] | None = None
+
+
+class Proposals(Protocol):
+    """A search space as the driver sees it."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What the sampler chooses, flattened."""
+        ...
+
+    def candidate(self, values: Mapping[str, Any]) -> Candidate:
+        """Fill the holes. Raises `policy.budget.Infeasible` or `BadInput` where these values make no policy."""
+        ...
+
+    def costs(self, candidate: Candidate) -> Mapping[str, float]:
+        """Search-split means of those measures that are known without running the model, by label (may be empty)."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study. `measures` are the labels every evaluation returns; objectives and constraints are among them.
+
+    `trials` counts completed distinct evaluations, references included, baseline and cache hits excluded.
+    `time_limit` is in seconds of this run, certification excluded. `storage` is an Optuna RDB URL (None = memory).
+    `costs` are labels in the order that decides which finalist is dearest; the first is the predicted cost.
+    `max_failures` ends the search once more than max(this, 30 % of the settled points) failed in one run.
+    `evaluation_timeout`, in seconds, is when the driver gives up on an answer; executors that can stop a worker
+    enforce their own limit before that.
+    """
+
+    study_id: str
+    proposals: Proposals
+    references: tuple[Reference, ...]
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    measures: tuple[str, ...]
+    trials: int
+    time_limit: float | None
+    seed: int
+    strategy: Strategy
+    synchronous: bool
+    storage: str | None
+    context: EvaluationContext
+    confidence: float
+    select: Objective | None = None
+    costs: tuple[str, ...] = field(default=())
+    max_retries: int = 2
+    max_failures: int = 5
+    evaluation_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise BadInput("a search needs at least one objective")
+        if self.trials < 0:
+            raise BadInput(f"trials must not be negative, got {self.trials}")
+        if not 0.5 <= self.confidence < 1:
+            raise BadInput(f"confidence must be at least 0.5 and below 1, got {self.confidence:g}")
+        wanted = [o.label for o in self.objectives] + [c.label for c in self.constraints] + list(self.costs)
+        if self.select is not None:
+            wanted.append(self.select.label)
+        missing = sorted(set(wanted) - set(self.measures))
+        if missing:
+            raise BadInput(f"these measures are needed but not measured: {', '.join(missing)}")
+
+    def request(self, canonical: str | None, split: Split, tag: str = "") -> EvalRequest:
+        """The evaluation of one policy (None = the unpruned baseline) under this plan."""
+        return EvalRequest(policy=canonical, split=split, measures=self.measures, tag=tag)
