@@ -1,0 +1,72 @@
+"""Reading a model's settings from a local folder or the hub's cache, without loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import BadInput
+from autoprune.models.family import geometry_of
+from autoprune.policy.geometry import Geometry
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def locate(path: str, revision: str | None = None) -> Path:
+    """The folder holding a model's files: a local folder, or the hub cache's snapshot of a model id.
+
+    Raises BadInput when neither has a config.json. Never touches the network.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"{folder} has no config.json: not a model folder")
+        return folder
+    if folder.is_absolute() or path.count("/") != 1:
+        raise BadInput(f"model folder {path!r} does not exist")
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise BadInput(f"model {path!r} is neither a folder nor a hub id: {error}") from error
+    if isinstance(found, str):
+        return Path(found).parent
+    raise BadInput(f"model {path!r} is neither a local folder nor in the hub cache")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / "config.json")
+
+
+def read_processor(folder: Path) -> dict[str, Any] | None:
+    """The processor's settings with the image processor's beneath `image_processor`, or None where there are none."""
+    merged: dict[str, Any] = {}
+    for name in reversed(PROCESSOR_FILES):
+        if not (folder / name).is_file():
+            continue
+        data = _read_json(folder / name)
+        if name == "preprocessor_config.json":
+            merged["image_processor"] = data
+        else:
+            merged = {**merged, **data}
+    return merged or None
+
+
+def read_geometry(path: str | Path, revision: str | None = None) -> Geometry:
+    """Geometry of the model in a folder or in the hub's cache. Raises BadInput; imports no torch."""
+    folder = locate(str(path), revision)
+    return geometry_of(read_config(folder), read_processor(folder))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(data, Mapping):
+        raise BadInput(f"{path}: expected a JSON object")
+    return dict(data)

@@ -1,0 +1,44 @@
+"""How much the prompt looks at each visual token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from autoprune.pruning.parts import part
+from autoprune.pruning.signals import Heads, PartConfig, Rows, Signal, Site, TextRow, decoder_row_layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.view import StageView
+
+
+class LlmAttention(PartConfig):
+    """layer: `prev` (the layer before the stage, free), `own` (the stage's layer, run up to its attention) or a decoder
+    layer. from: `last` = the last prompt row, `text` = mean over the prompt rows after the last visual token."""
+
+    layer: int | str = "prev"
+    source: Rows = Field(default="last", alias="from")
+    heads: Heads = "mean"
+
+    def row(self, site: Site) -> TextRow:
+        layer, own = decoder_row_layer(self.layer, site)
+        return TextRow(layer, self.source, self.heads, own)
+
+    def signals(self, site: Site) -> tuple[Signal, ...]:
+        return (self.row(site),)
+
+
+@part(
+    "criterion",
+    "llm_attention",
+    LlmAttention,
+    tier="T2",
+    sites=("llm",),
+    paper="An Image is Worth 1/2 Tokens After Layer 2 (FastV, ECCV 2024); PyramidDrop (CVPR 2025) for layer: own",
+)
+def llm_attention(view: StageView, config: LlmAttention) -> Tensor:
+    """Softmax attention that prompt rows pay to each visual token at one decoder layer."""
+    return view.provide(config.row(view.site))

@@ -1,0 +1,73 @@
+"""The translation between logical (unpruned) and physical (pruned) columns of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoprune.pruning.tensors import take, true_last
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which logical column each physical column holds.
+
+    index [B, n] int; valid [B, n] bool or None where every column is real; logical = length of the unpruned sequence.
+    next_position [B] int is the position id of the first generated token where it is not the logical one (`compact`).
+    """
+
+    index: Tensor
+    valid: Tensor | None
+    logical: int
+    positions: Tensor | None = None
+    next_position: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.index.shape[1])
+
+    def select(self, keep: Tensor, lengths: Sequence[int]) -> tuple[Layout, Tensor]:
+        """Keep the columns of mask [B, n]; `lengths` says how many each sample has. Samples end together.
+
+        Returns the new layout and the old physical columns [B, m] it is made of.
+        """
+        columns = true_last(keep, max(lengths))
+        valid = None if min(lengths) == max(lengths) else keep.gather(1, columns)
+        positions = None if self.positions is None else self.positions.gather(1, columns)
+        new = Layout(self.index.gather(1, columns), valid, self.logical, positions, self.next_position)
+        return new, columns
+
+    def compacted(self) -> Layout:
+        """The same columns numbered 0, 1, … per sample; generated tokens continue that count."""
+        import torch
+
+        if self.valid is None:
+            positions = torch.arange(self.width, device=self.index.device).expand_as(self.index)
+        else:
+            positions = (self.valid.long().cumsum(1) - 1).clamp(min=0)
+        return Layout(self.index, self.valid, self.logical, positions, positions[:, -1] + 1)
+
+    def map(self, pick: Callable[[Tensor], Tensor]) -> Layout:
+        """Apply a batch operation (beam reorder, repeat) to every tensor."""
+        valid, positions, following = self.valid, self.positions, self.next_position
+        return Layout(
+            pick(self.index),
+            None if valid is None else pick(valid),
+            self.logical,
+            None if positions is None else pick(positions),
+            None if following is None else pick(following),
+        )
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Physical values [B, n] into logical columns [B, logical]; dropped columns are zero."""
+        if self.valid is not None:
+            values = values.masked_fill(~self.valid, 0)
+        return values.new_zeros(values.shape[0], self.logical).scatter(1, self.index, values)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Logical values [B, logical] at the physical columns."""
+        return take(values, self.index, 1)

@@ -1,0 +1,161 @@
+"""A resolved policy bound to a model: parts looked up, parameters typed, signals collected, impossible uses refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from autoprune.errors import BadInput, PolicyMismatch
+from autoprune.policy.geometry import Geometry
+from autoprune.policy.resolved import Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
+from autoprune.pruning import parts
+from autoprune.pruning.signals import EncoderRow, KeyNorm, PartConfig, Signal, Site, TextRow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.view import StageView
+
+
+@dataclass(frozen=True)
+class Use:
+    """A part with its parameters."""
+
+    run: Callable[..., Any]
+    config: PartConfig
+
+
+@dataclass(frozen=True)
+class PlannedMix:
+    terms: tuple[tuple[Fraction, Use], ...]
+    normalise: Literal["rank", "minmax", "softmax", "none"]
+    op: Literal["sum", "product", "max"]
+
+
+@dataclass(frozen=True)
+class PlannedPick:
+    score: Use | PlannedMix | None
+    select: Use
+    share: Fraction | None
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """`number` is the stage's place in the policy."""
+
+    number: int
+    stage: ResolvedStage
+    site: Site
+    picks: tuple[PlannedPick, ...]
+    merge: Use
+    signals: frozenset[Signal]
+
+    @property
+    def own_signals(self) -> tuple[Signal, ...]:
+        """Signals of the stage's own layer, which must be taken before it runs."""
+        return tuple(s for s in self.signals if isinstance(s, TextRow | KeyNorm) and s.own)
+
+
+@dataclass(frozen=True)
+class Plan:
+    resolved: ResolvedPolicy
+    stages: tuple[PlannedStage, ...]
+
+    @property
+    def signals(self) -> frozenset[Signal]:
+        return frozenset().union(*(s.signals for s in self.stages))
+
+    @property
+    def decoder_taps(self) -> frozenset[int]:
+        return frozenset(s.layer for s in self.signals if isinstance(s, TextRow | KeyNorm))
+
+    @property
+    def encoder_taps(self) -> frozenset[int]:
+        return frozenset(s.block for s in self.signals if isinstance(s, EncoderRow))
+
+    def at(self, layer: int) -> tuple[PlannedStage, ...]:
+        return tuple(s for s in self.stages if s.stage.layer == layer)
+
+    def wanted_after(self, layer: int) -> tuple[TextRow | KeyNorm, ...]:
+        """Signals to take while a decoder layer runs."""
+        found = [s for s in self.signals if isinstance(s, TextRow | KeyNorm) and s.layer == layer and not s.own]
+        return tuple(sorted(found, key=repr))
+
+
+def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
+    """Bind a policy to a model. Raises PolicyMismatch for another depth, BadInput with every unusable part."""
+    if resolved.depth != geometry.depth:
+        raise PolicyMismatch(f"the policy is for a model of {resolved.depth} layers, this one has {geometry.depth}")
+    problems: list[str] = []
+    stages = []
+    for number, stage in enumerate(resolved.stages):
+        site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
+        binder = _Binder(f"stage {number + 1} ({stage.site}:{stage.layer})", site, problems)
+        picks = tuple(p for p in (binder.pick(x) for x in stage.picks) if p is not None)
+        merge = binder.use("merger", stage.merge)
+        if merge is not None:
+            stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals)))
+    if problems:
+        raise BadInput("\n".join(problems))
+    return Plan(resolved, tuple(stages))
+
+
+@dataclass
+class _Binder:
+    where: str
+    site: Site
+    problems: list[str]
+
+    def __post_init__(self) -> None:
+        self.signals: set[Signal] = set()
+
+    def pick(self, pick: ResolvedPick) -> PlannedPick | None:
+        select = self.use("selector", pick.select)
+        score = None if pick.score is None else self.score(pick.score)
+        return None if select is None else PlannedPick(score, select, pick.share)
+
+    def score(self, score: Score) -> Use | PlannedMix | None:
+        if isinstance(score, Part):
+            return self.use("criterion", score)
+        return self.mix(score)
+
+    def mix(self, mix: Mix) -> PlannedMix:
+        terms = [(weight, self.use("criterion", part)) for weight, part in mix.terms]
+        return PlannedMix(tuple((w, u) for w, u in terms if u is not None), mix.normalise, mix.op)
+
+    def use(self, kind: parts.Kind, part: Part) -> Use | None:
+        info = parts.find(kind, part.name)
+        if info is None:
+            self._problem(f"{kind} {part.name!r} does not exist; known: {', '.join(parts.names(kind))}")
+            return None
+        try:
+            config = info.config.model_validate(dict(part.params))
+        except ValidationError as error:
+            self._problem(f"{part.name}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}")
+            return None
+        if not isinstance(config, PartConfig):
+            config = PartConfig()
+        try:
+            self.signals.update(config.signals(self.site))
+        except BadInput as error:
+            self._problem(str(error))
+            return None
+        return Use(info.run, config)
+
+    def _problem(self, message: str) -> None:
+        self.problems.append(f"{self.where}: {message}")
+
+
+def evaluate(score: Use | PlannedMix, view: StageView) -> Tensor:
+    """Scores [B, V] float32, higher = keep."""
+    from autoprune.pruning.mixing import combine
+
+    if isinstance(score, Use):
+        values: Tensor = score.run(view, score.config)
+        return values.float()
+    terms = [(float(weight), use.run(view, use.config)) for weight, use in score.terms]
+    return combine(terms, view.candidates, score.normalise, score.op)

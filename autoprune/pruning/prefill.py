@@ -1,0 +1,279 @@
+"""One prefill: carries out the stages while the language model runs through its layers.
+
+All lengths are integers on the host, read from the device once at the start; nothing after that waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autoprune.errors import AutoPruneError
+from autoprune.policy.budget import counts
+from autoprune.pruning.layout import Layout
+from autoprune.pruning.plan import Plan, PlannedStage
+from autoprune.pruning.record import Run
+from autoprune.pruning.signals import KeyNorm, ProjectedFeatures, Rows, Signal, TextRow
+from autoprune.pruning.stage import Reduction, reduce
+from autoprune.pruning.tap import Abort, attention_rows, over_heads, row_mask
+from autoprune.pruning.tensors import take, true_first, true_last
+from autoprune.pruning.translate import Translator
+from autoprune.pruning.view import StageView
+from autoprune.pruning.vision import ImageFacts, facts_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """The unpruned sequence. Masks are [B, S]; `text` are the prompt rows after the last visual token, `last` the last
+    prompt row; lists are per sample, on the host."""
+
+    visual: Tensor
+    real: Tensor | None
+    text: Tensor
+    last: Tensor
+    n: list[int]
+    lengths: list[int]
+    text_rows: int
+
+    @classmethod
+    def read(cls, visual: Tensor, real: Tensor | None, answer_start: Tensor | None) -> Prompt | None:
+        """The one wait for the device. None where no sample has a visual token."""
+        columns = torch.arange(visual.shape[1], device=visual.device)
+        present = torch.ones_like(visual) if real is None else real
+        visual = visual & present
+        asked = present if answer_start is None else present & (columns < answer_start.to(visual.device)[:, None])
+        last = (columns * asked).amax(1, keepdim=True)
+        has_image = visual.any(1, keepdim=True)
+        last_visual = torch.where(has_image, (columns * visual).amax(1, keepdim=True), visual.shape[1])
+        text = (asked & (columns > last_visual)) | ((columns == last) & has_image)
+        n, lengths, rows = torch.stack([visual.sum(1), present.sum(1), text.sum(1)]).tolist()
+        if not any(n):
+            return None
+        padded = min(lengths) < visual.shape[1]
+        return cls(visual, present if padded else None, text, last, n, lengths, max(rows))
+
+
+@dataclass(eq=False)
+class Prefill:
+    """State of one prefill. `images` are the feature tensors of all images, in order of appearance."""
+
+    plan: Plan
+    prompt: Prompt
+    embeds: Tensor
+    images: Sequence[Tensor]
+    cache: Any
+    implementation: str
+    rotary: Callable[[Tensor, Tensor], Any]
+    run: Run = field(init=False)
+
+    def __post_init__(self) -> None:
+        prompt, device = self.prompt, self.embeds.device
+        batch, logical = prompt.visual.shape
+        index = torch.arange(logical, device=device).expand(batch, logical)
+        self.layout = Layout(index, prompt.real, logical)
+        self.pristine = True
+        self.translator = Translator(self.layout, self.implementation, self.rotary)
+        self.lengths, self.now = list(prompt.lengths), list(prompt.n)
+        self.run = Run(list(prompt.n), self.plan.resolved.depth)
+        most = max(prompt.n)
+        self.columns = true_first(prompt.visual, most)
+        self.tokens = torch.arange(most, device=device).expand(batch, most)
+        self.mass = torch.ones(batch, most, device=device)
+        self.captured: dict[Signal, Tensor] = {}
+        self.probing = False
+        self._prepare_images(device)
+        self.keep = self._counts()
+
+    # ------------------------------------------------------------ before the layers
+    def _prepare_images(self, device: torch.device) -> None:
+        """Line the images' facts up with the visual tokens of each sample."""
+        facts = facts_of(self.images)
+        total, expected = sum(f.tokens for f in facts), sum(self.prompt.n)
+        if total != expected:
+            raise AutoPruneError(f"{expected} image placeholders but {total} image features in this prefill")
+        self.facts = facts
+        starts = torch.tensor([sum(self.prompt.n[:b]) for b in range(len(self.prompt.n))], device=device)
+        self.ordinal = (starts[:, None] + self.tokens).clamp(max=total - 1)
+        place = torch.cat([torch.arange(f.tokens) for f in facts]).to(device)
+        self.place = place[self.ordinal]
+        self.newline = torch.cat([f.newline for f in facts])[self.ordinal]
+        self.newlines = _per_sample(facts, self.prompt.n)
+
+    def _protected(self, stage: PlannedStage) -> Tensor:
+        """[B, V] mask of protected tokens among those still there (padding included, masked by the caller)."""
+        mask = self.newline.gather(1, self.tokens)
+        if isinstance(stage.stage.protect, tuple):
+            named = torch.tensor(stage.stage.protect, dtype=torch.long, device=mask.device)
+            mask = mask | torch.isin(self.tokens, named)
+        return mask
+
+    def _counts(self) -> list[list[int]]:
+        """K of every stage and sample, [stage][sample]."""
+        named = [len(s.stage.protect) for s in self.plan.stages if isinstance(s.stage.protect, tuple)]
+        memo: dict[tuple[int, int], tuple[int, ...]] = {}
+        columns = []
+        for n, newlines in zip(self.prompt.n, self.newlines, strict=True):
+            key = (n, min(newlines + max(named, default=0), n))
+            if key not in memo:
+                memo[key] = counts(self.plan.resolved, *key) if n else (0,) * len(self.plan.stages)
+            columns.append(memo[key])
+        return [list(stage) for stage in zip(*columns, strict=True)]
+
+    # ------------------------------------------------------------ the layers
+    def before(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of decoder layer `number`: reduce, then translate what the library hands it."""
+        hidden = args[0]
+        for planned in self.plan.at(number):
+            hidden = self._stage(planned, layer, hidden, kwargs)
+        self.run.lengths.append(list(self.now))
+        self.run.layouts.append(self.layout)
+        self.run.tokens.append(self.tokens)
+        if self.pristine:
+            return None
+        if self.cache is not None:
+            self.cache.layers[number].layout = self.layout
+        return (hidden, *args[1:]), self.translator.prefill(kwargs, hidden)
+
+    def _stage(self, planned: PlannedStage, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        keep = [min(k, v) for k, v in zip(self.keep[planned.number], self.now, strict=True)]
+        if keep != self.now:
+            hidden = self._reduce(planned, keep, layer, hidden, kwargs)
+        if planned.stage.positions == "compact" and not self.pristine:
+            self._use(self.layout.compacted())
+        return hidden
+
+    def _reduce(
+        self, planned: PlannedStage, keep: list[int], layer: Any, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> Tensor:
+        if planned.own_signals:
+            self._probe(layer, hidden, kwargs)
+        where = self._where(hidden)
+        valid = torch.arange(where.shape[1], device=hidden.device) < self._host(self.now)[:, None]
+        shielded = self._protected(planned) & valid
+        protected = self._protected_counts(planned, shielded)
+        keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
+        view = StageView(
+            site=planned.site,
+            hidden=take(hidden, where, 1),
+            valid=valid,
+            candidates=valid & ~shielded,
+            tokens=self.tokens,
+            place=self.place.gather(1, self.tokens),
+            mass=self.mass,
+            provide=self._signal,
+        )
+        return self._apply(reduce(planned, view, keep, self.now, protected), view, where, keep, hidden)
+
+    def _protected_counts(self, planned: PlannedStage, shielded: Tensor) -> list[int]:
+        """Newlines are known on the host; named tokens may be gone by now and have to be counted."""
+        if isinstance(planned.stage.protect, tuple):
+            return [int(c) for c in shielded.sum(1).tolist()]
+        return [p if v else 0 for p, v in zip(self.newlines, self.now, strict=True)]
+
+    def _apply(self, done: Reduction, view: StageView, where: Tensor, keep: list[int], hidden: Tensor) -> Tensor:
+        """Write merged rows, drop the others, and renumber."""
+        if done.matrix is not None:
+            columns = where.gather(1, done.kept.index)
+            rows = torch.where(done.kept.valid[..., None], done.rows(view.hidden), take(hidden, columns, 1))
+            hidden = hidden.scatter(1, columns[..., None].expand_as(rows), rows)
+        gone = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        gone = gone.scatter(1, where, view.valid & ~done.kept.mask)
+        staying = ~gone if self.layout.valid is None else self.layout.valid & ~gone
+        self.lengths = [n - v + k for n, v, k in zip(self.lengths, self.now, keep, strict=True)]
+        layout, columns = self.layout.select(staying, self.lengths)
+        self.tokens = self.tokens.gather(1, done.kept.index)
+        self.mass, self.now, self.pristine = done.mass, keep, False
+        self._use(layout)
+        return take(hidden, columns, 1)
+
+    def _use(self, layout: Layout) -> None:
+        self.layout = layout
+        self.translator = Translator(layout, self.implementation, self.rotary)
+
+    def _where(self, hidden: Tensor) -> Tensor:
+        """Physical column [B, V] of each visual token still there, in raster order."""
+        visual = self.layout.gather(self.prompt.visual)
+        if self.layout.valid is not None:
+            visual = visual & self.layout.valid
+        return true_first(visual, max(max(self.now), 1))
+
+    def _host(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(list(values), device=self.embeds.device)
+
+    # ------------------------------------------------------------ signals
+    def _signal(self, signal: Signal) -> Tensor:
+        """A signal at the visual tokens still there, [B, V] or [B, V, D]."""
+        if isinstance(signal, ProjectedFeatures):
+            return take(self.embeds, self.columns.gather(1, self.tokens), 1)
+        if isinstance(signal, TextRow | KeyNorm):
+            return self.captured[signal].gather(1, self.columns.gather(1, self.tokens))
+        if any(signal not in f.signals for f in self.facts):
+            raise AutoPruneError("the image features were computed under another policy: compute them again")
+        values = torch.cat([f.signals[signal] for f in self.facts])
+        return values[self.ordinal.gather(1, self.tokens)]
+
+    def _probe(self, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        """Run the layer up to its attention function, without touching the cache."""
+        own = kwargs if self.pristine else self.translator.prefill(kwargs, hidden)
+        self.probing = True
+        try:
+            layer.forward(hidden, **{**own, "past_key_values": None, "use_cache": False})
+        except Abort:
+            return
+        finally:
+            self.probing = False
+        raise AutoPruneError("the layer's attention could not be read: its attention function is not the library's")
+
+    def listen(self, number: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+        """Tap of decoder layer `number`: take what later (or, while probing, this layer's own) stages want."""
+        if self.probing:
+            wanted: Sequence[Signal] = [s for p in self.plan.at(number) for s in p.own_signals]
+        else:
+            wanted = self.plan.wanted_after(number)
+        for signal in wanted:
+            if isinstance(signal, KeyNorm):
+                self.captured[signal] = self.layout.scatter(key.float().square().sum((1, 3)).sqrt())
+            elif isinstance(signal, TextRow):
+                self.captured[signal] = self.layout.scatter(self._row(signal, query, key, scaling, mask))
+        if self.probing:
+            raise Abort
+
+    def _row(self, signal: TextRow, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> Tensor:
+        """Attention [B, n] of the asked rows, averaged over a sample's rows."""
+        rows, real = self._rows(signal.rows)
+        seen = row_mask(mask, rows, key.shape[2], self.layout.valid)
+        weights = over_heads(attention_rows(query, key, rows, scaling, seen), signal.heads)
+        return (weights * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+
+    def _rows(self, which: Rows) -> tuple[Tensor, Tensor]:
+        """Physical query rows [B, R] and which of them are real."""
+        if which == "last":
+            mask, count = self.prompt.last == torch.arange(self.layout.logical, device=self.embeds.device), 1
+        else:
+            mask, count = self.prompt.text, self.prompt.text_rows
+        here = self.layout.gather(mask)
+        if self.layout.valid is not None:
+            here = here & self.layout.valid
+        rows = true_last(here, count)
+        return rows, here.gather(1, rows)
+
+
+def _per_sample(facts: Sequence[ImageFacts], n: Sequence[int]) -> list[int]:
+    """Newlines of each sample. Raises AutoPruneError where an image would straddle two samples."""
+    counted, position = [], 0
+    for expected in n:
+        seen = newlines = 0
+        while seen < expected and position < len(facts):
+            seen += facts[position].tokens
+            newlines += facts[position].layout.newlines
+            position += 1
+        if seen != expected:
+            raise AutoPruneError(f"a sample has {expected} image placeholders but its images have {seen} features")
+        counted.append(newlines)
+    return counted

@@ -1,0 +1,45 @@
+"""What the engine cannot do right on a model, said before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autoprune.errors import BadInput
+from autoprune.policy.resolved import ResolvedPolicy
+
+MOVING_ROPE = ("dynamic", "longrope")
+
+
+def refuse_model(language_model: Any) -> None:
+    """Raises BadInput for attention implementations whose masks or windows cannot follow a shortened sequence."""
+    config = language_model.config
+    implementation = str(getattr(config, "_attn_implementation", "eager"))
+    if implementation not in ("eager", "sdpa") and "flash" not in implementation:
+        raise BadInput(f"attn_implementation {implementation!r} is not supported; use sdpa, eager or flash_attention_2")
+    if "flash" in implementation and _has_window(config):
+        raise BadInput(
+            "FlashAttention measures a sliding window in physical distance, so pruning would widen it: "
+            "load the model with attn_implementation='sdpa'"
+        )
+
+
+def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
+    """Raises BadInput where `positions: compact` has no meaning for the model's rotary embedding."""
+    if all(stage.positions == "keep" for stage in resolved.stages):
+        return
+    config = language_model.config
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if "mrope_section" in rope:
+        raise BadInput(
+            "positions 'compact' is not possible on multi-axis RoPE (M-RoPE): tokens have no single position"
+        )
+    kind = rope.get("rope_type", "default")
+    if not hasattr(language_model, "rotary_emb") or kind in MOVING_ROPE or not isinstance(kind, str):
+        raise BadInput(f"positions 'compact' is not supported for this model's rotary embedding ({kind!r})")
+
+
+def _has_window(config: Any) -> bool:
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return any("sliding" in t or "chunked" in t for t in types)
+    return getattr(config, "sliding_window", None) is not None

@@ -1,0 +1,117 @@
+"""What a part may ask of a model run. The session captures only what a policy asks for. Torch-free.
+
+Every signal is a value per visual token, aligned with the tokens of the stage that asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autoprune.errors import BadInput
+from autoprune.pruning.parts import Config
+
+Space = Literal["projected", "encoder", "hidden", "keys"]
+Heads = Literal["mean", "max"]
+Rows = Literal["last", "text"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a stage stands: its site name, the decoder layer it takes effect at, and what the model has."""
+
+    name: Literal["projector", "llm"]
+    layer: int
+    depth: int
+    vision_depth: int
+    has_cls: bool
+
+
+@dataclass(frozen=True)
+class EncoderRow:
+    """CLS attention at one encoder block (0-based), reduced over heads: [V]."""
+
+    block: int
+    heads: Heads
+
+
+@dataclass(frozen=True)
+class EncoderFeatures:
+    """Rows that enter the projector: [V, Dv]. Newlines are zero."""
+
+
+@dataclass(frozen=True)
+class ProjectedFeatures:
+    """Rows that enter decoder layer 0: [V, D]."""
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """Attention of prompt rows at one decoder layer: [V]. `own` = the stage's own layer, before the stage."""
+
+    layer: int
+    rows: Rows
+    heads: Heads
+    own: bool
+
+
+@dataclass(frozen=True)
+class KeyNorm:
+    """L2 norm of the keys of one decoder layer over all heads: [V]."""
+
+    layer: int
+    own: bool
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An integer hash of the token's image: [V]."""
+
+
+Signal = EncoderRow | EncoderFeatures | ProjectedFeatures | TextRow | KeyNorm | Pixels
+
+
+class PartConfig(Config):
+    """Parameters of a part that can say which signals they need and how many extra rows a merger makes."""
+
+    def signals(self, site: Site) -> tuple[Signal, ...]:
+        """Signals needed at a site. Raises BadInput where the part cannot work there."""
+        return ()
+
+    def extra(self, kept: int) -> int:
+        """Rows a merger makes beside the selected tokens, out of `kept`."""
+        return 0
+
+
+def encoder_block(layer: int | str, site: Site) -> int:
+    """0-based encoder block from an index that may be negative or a fraction of the depth."""
+    index = _fraction(layer, site.vision_depth)
+    absolute = index + site.vision_depth if index < 0 else index
+    if not 0 <= absolute < site.vision_depth:
+        raise BadInput(f"encoder_attention.layer {layer!r} is outside the encoder's {site.vision_depth} blocks")
+    return absolute
+
+
+def decoder_row_layer(layer: int | str, site: Site) -> tuple[int, bool]:
+    """Decoder layer whose attention a criterion reads at a site, and whether it is the stage's own."""
+    if site.name == "projector":
+        raise BadInput("llm_attention cannot be used at site 'projector': the language model has not run yet")
+    if layer == "own":
+        return site.layer, True
+    if layer == "prev":
+        if site.layer == 0:
+            raise BadInput("llm_attention.layer 'prev' cannot be used at llm:0: no layer runs before it")
+        return site.layer - 1, False
+    index = _fraction(layer, site.depth)
+    if not 0 <= index <= site.layer:
+        raise BadInput(f"llm_attention.layer {layer!r} must lie between 0 and the stage's own layer {site.layer}")
+    return index, index == site.layer
+
+
+def _fraction(layer: int | str, depth: int) -> int:
+    if isinstance(layer, int):
+        return layer
+    top, _, bottom = layer.partition("/")
+    if not (top.isdigit() and bottom.isdigit() and int(bottom)):
+        raise BadInput(f"layer {layer!r}: expected an integer or a fraction such as '1/2'")
+    return max(1, (2 * int(top) * depth + int(bottom)) // (2 * int(bottom)))

@@ -1,0 +1,113 @@
+"""The one equation: scores -> K kept tokens -> W -> kept' = W x, for all samples of a batch at once.
+
+The engine owns every invariant (exact K, protected survive, raster order, ties, identity at K = V); parts choose.
+
+Signatures: criterion(view, config) -> scores [B, V] · selector(view, scores or None, quota, free [B, V],
+taken [B, V], config) -> mask [B, V] with exactly `quota` True inside `free` · merger(view, kept, config) -> membership
+[B, K, V] >= 0 or None for plain selection. `taken` are the tokens that earlier picks of the stage chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import torch
+
+from autoprune.pruning.plan import PlannedPick, PlannedStage, evaluate
+from autoprune.pruning.tensors import best, take, true_first
+from autoprune.pruning.view import Quota
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.view import StageView
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The kept tokens. mask [B, V]; index [B, K] in raster order, padded at the end; valid [B, K]; extra [B, K] marks
+    rows that a merger makes. scores [B, V] are the last pick's, None where it has none."""
+
+    mask: Tensor
+    index: Tensor
+    valid: Tensor
+    extra: Tensor
+    scores: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A stage's outcome: what is kept, W [B, K, V] (None = plain rows) and the new mass [B, K]."""
+
+    kept: Kept
+    matrix: Tensor | None
+    mass: Tensor
+
+    def rows(self, hidden: Tensor) -> Tensor:
+        """kept' = W x for hidden [B, V, D]."""
+        plain = take(hidden, self.kept.index, 1)
+        if self.matrix is None:
+            return plain
+        merged = (self.matrix @ hidden.float()).to(hidden.dtype)
+        return torch.where(self.kept.valid[..., None], merged, plain)
+
+
+def reduce(
+    planned: PlannedStage, view: StageView, keep: Sequence[int], now: Sequence[int], protected: Sequence[int]
+) -> Reduction:
+    """Carry out one stage. keep, now, protected: K, V and protected tokens of each sample; keep <= now."""
+    extras = [
+        min(planned.merge.config.extra(k), k - p) if p < k < v else 0
+        for k, v, p in zip(keep, now, protected, strict=True)
+    ]
+    kept = _choose(planned.picks, view, keep, protected, extras)
+    membership: Tensor | None = planned.merge.run(view, kept, planned.merge.config)
+    if membership is None:
+        return Reduction(kept, None, view.mass.gather(1, kept.index) * kept.valid)
+    weights = membership.float() * kept.valid[..., None] * view.valid[:, None] * view.mass[:, None]
+    mass = weights.sum(2)
+    return Reduction(kept, weights / mass.clamp(min=1e-12)[..., None], mass)
+
+
+def _choose(
+    picks: Sequence[PlannedPick], view: StageView, keep: Sequence[int], protected: Sequence[int], extras: Sequence[int]
+) -> Kept:
+    """Run the picks in order, then anchor the merger's extra rows at the best dropped tokens."""
+    device = view.valid.device
+    alive = torch.tensor([k > 0 for k in keep], device=device)[:, None]
+    chosen = view.valid & ~view.candidates & alive
+    room = [max(k - p - e, 0) for k, p, e in zip(keep, protected, extras, strict=True)]
+    quotas = [_shares([p.share for p in picks], r) for r in room]
+    taken = torch.zeros_like(view.valid)
+    scores = None
+    for i, pick in enumerate(picks):
+        scores = None if pick.score is None else evaluate(pick.score, view)
+        quota = Quota(torch.tensor([q[i] for q in quotas], device=device), max(q[i] for q in quotas))
+        free = view.candidates & ~taken
+        taken = taken | pick.select.run(view, scores, quota, free, taken, pick.select.config)
+    chosen = chosen | taken
+    anchors = torch.zeros_like(chosen)
+    if any(extras):
+        by = torch.zeros_like(view.mass) if scores is None else scores
+        anchors = best(by, view.candidates & ~chosen, torch.tensor(list(extras), device=device))
+        chosen = chosen | anchors
+    index = true_first(chosen, max(max(keep), 1))
+    return Kept(chosen, index, chosen.gather(1, index), anchors.gather(1, index), scores)
+
+
+def _shares(shares: Sequence[Fraction | None], total: int) -> list[int]:
+    """Split `total` exactly by largest remainder; a None share takes the rest. Ties go to earlier picks."""
+    given = sum((s for s in shares if s is not None), Fraction(0))
+    open_picks = sum(s is None for s in shares)
+    rest = max(Fraction(1) - given, Fraction(0))
+    parts = [rest / open_picks if s is None else s for s in shares]
+    whole = sum(parts, Fraction(0)) or Fraction(1)
+    exact = [p * total / whole for p in parts]
+    counts = [int(x) for x in exact]
+    order = sorted(range(len(parts)), key=lambda i: (counts[i] - exact[i], i))
+    for i in order[: total - sum(counts)]:
+        counts[i] += 1
+    return counts

@@ -1,0 +1,47 @@
+"""What a part sees of a run at one stage: the visual tokens that are still there, side by side for all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoprune.pruning.signals import EncoderFeatures, ProjectedFeatures, Signal, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Quota:
+    """How many tokens a selector must choose: `each` [B] per sample on the device, `most` of them on the host."""
+
+    each: Tensor
+    most: int
+
+
+@dataclass(frozen=True, eq=False)
+class StageView:
+    """Visual tokens at a stage, raster order, padded at the end to the longest sample. B samples, V tokens.
+
+    hidden [B, V, D]: hidden states entering the stage's decoder layer.
+    valid [B, V] bool: real tokens. candidates [B, V] bool: real and not protected; only these can be selected.
+    tokens [B, V] int: the token's number in its sample. place [B, V] int: its number in its image.
+    mass [B, V] float32: how many original tokens a row stands for.
+    provide: the value of a signal for these tokens, [B, V] or [B, V, D].
+    """
+
+    site: Site
+    hidden: Tensor
+    valid: Tensor
+    candidates: Tensor
+    tokens: Tensor
+    place: Tensor
+    mass: Tensor
+    provide: Callable[[Signal], Tensor]
+
+    def features(self, space: str) -> Tensor:
+        """Feature rows of a space (`projected`, `encoder`, `hidden`) in float32, [B, V, D]."""
+        if space == "hidden":
+            return self.hidden.float()
+        return self.provide(ProjectedFeatures() if space == "projected" else EncoderFeatures()).float()
