@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 Kind = Literal["criterion", "selector", "merger"]
 Tier = Literal["T0", "T1", "T2", "T3", "T4"]
+Reads = Literal["no", "order", "value"]
+Reads = Literal["no", "order", "value"]
 PACKAGES: Mapping[Kind, str] = {"criterion": "criteria", "selector": "selectors", "merger": "mergers"}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +30,8 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class PartInfo:
-    """What is known of a part without running it. `sites` are the sites where it is legal."""
+    """What is known of a part without running it. `sites` are the sites where it is legal; `reads`: what a selector or
+    merger takes from the scores (nothing, their order, their values), so that scores nobody reads are not computed."""
 
     kind: Kind
     name: str
@@ -38,7 +41,9 @@ class PartInfo:
     sites: tuple[str, ...] = ("projector", "llm")
     paper: str = ""
     needs: frozenset[str] = field(default_factory=frozenset)
+    reads: Reads = "value"
     summary: str = ""
+    reads_score: Reads = "no"
 
 
 _PARTS: dict[tuple[Kind, str], PartInfo] = {}
@@ -53,6 +58,7 @@ def part(
     sites: tuple[str, ...] = ("projector", "llm"),
     paper: str = "",
     needs: frozenset[str] = frozenset(),
+    reads: Reads = "value",
 ) -> Callable[[F], F]:
     """Register the decorated function as a part. The function's signature is fixed by its kind (see `pruning/stage.py`)."""
 
@@ -60,7 +66,7 @@ def part(
         if (kind, name) in _PARTS and _PARTS[kind, name].run is not run:
             raise ValueError(f"{kind} {name!r} is registered twice")
         summary = (run.__doc__ or "").strip().split("\n")[0]
-        _PARTS[kind, name] = PartInfo(kind, name, config, run, tier, sites, paper, needs, summary)
+        _PARTS[kind, name] = PartInfo(kind, name, config, run, tier, sites, paper, needs, reads, summary)
         return run
 
     return register
