@@ -16,7 +16,7 @@ class Drop(PartConfig):
     """No parameters."""
 
 
-@part("merger", "drop", Drop)
+@part("merger", "drop", Drop, reads="no")
 def drop(view: StageView, kept: Kept, config: Drop) -> None:
     """Keep the selected rows as they are."""
     return

@@ -25,7 +25,7 @@ class Nearest(PartConfig):
         return (ProjectedFeatures(),) if self.space == "projected" else (EncoderFeatures(),)
 
 
-@part("merger", "nearest", Nearest, paper="VScan: Rethinking Visual Token Reduction for Efficient LVLMs (2025)")
+@part("merger", "nearest", Nearest, reads="no", paper="VScan: Rethinking Visual Token Reduction (2025)")
 def nearest(view: StageView, kept: Kept, config: Nearest) -> Tensor:
     """Average, by mass, each kept token with the dropped ones most similar to it. Protected tokens take nothing in."""
     import torch

@@ -22,7 +22,11 @@ class Residual(PartConfig):
 
 
 @part(
-    "merger", "residual", Residual, paper="EViT: Expediting Vision Transformers via Token Reorganizations (ICLR 2022)"
+    "merger",
+    "residual",
+    Residual,
+    reads="order",
+    paper="EViT: Expediting Vision Transformers via Token Reorganizations (ICLR 2022)",
 )
 def residual(view: StageView, kept: Kept, config: Residual) -> Tensor:
     """One of the K rows is the mean, by mass, of all dropped tokens, at the place of the best-scoring one."""

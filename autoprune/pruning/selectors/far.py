@@ -22,7 +22,7 @@ class Far(PartConfig):
         return (ProjectedFeatures(),) if self.space == "projected" else ()
 
 
-@part("selector", "far", Far, paper="DivPrune: Diversity-based Visual Token Pruning for LMMs (CVPR 2025)")
+@part("selector", "far", Far, reads="order", paper="DivPrune: Diversity-based Visual Token Pruning (CVPR 2025)")
 def far(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Far) -> Tensor:
     """Max-min cosine distance, greedily (DivPrune, Algorithm 1).
 

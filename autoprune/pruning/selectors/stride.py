@@ -17,7 +17,7 @@ class Stride(PartConfig):
     """No parameters."""
 
 
-@part("selector", "stride", Stride)
+@part("selector", "stride", Stride, reads="no")
 def stride(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Stride) -> Tensor:
     """Tokens evenly spaced over the raster order of those still free; scores are not used.
 
