@@ -30,6 +30,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 _CONNECT_SECONDS = 3.0
+_START_SECONDS = 5  # whole seconds: MLflow reads an integer
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # A server that says this about a request will say it again: waiting does not help.
 _FINAL = {
@@ -58,13 +59,18 @@ def quiet() -> None:
         logging.getLogger(logger).setLevel(logging.WARNING)
 
 
+def require() -> None:
+    """Raise BadInput if MLflow is not installed."""
+    if not installed():
+        raise BadInput("MLflow is not installed, and the registry needs it: pip install 'autoprune[mlflow]'")
+
+
 def connect(uri: str) -> Any:
     """An `MlflowClient` whose tracking store and registry are both at `uri`.
 
-    Raises BadInput if MLflow is not installed. Makes no network call by itself.
+    Raises BadInput if MLflow is not installed. No server is called, but a database is opened (and made, for SQLite).
     """
-    if not installed():
-        raise BadInput("MLflow is not installed, and the registry needs it: pip install 'autoprune[mlflow]'")
+    require()
     quiet()
     from mlflow import MlflowClient
 
@@ -103,11 +109,19 @@ def shown(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def service(uri: str, action: str) -> Iterator[None]:
-    """Turn MLflow's failures into one AutoPruneError that says what was attempted, where, and why it failed."""
+def service(uri: str, action: str) -> Iterator[Any]:
+    """A client for one action. MLflow's failures become one AutoPruneError: what was attempted, where, why it failed.
+
+    Raises BadInput if there is no MLflow, or if a SQLite URI names no file (one would be made otherwise).
+    """
+    require()
+    if (path := sqlite_path(uri)) is not None and not path.is_file():
+        raise BadInput(f"{action} failed: there is no MLflow database at {path}")
+    if (reason := unreachable(uri)) is not None:
+        raise AutoPruneError(f"{action} failed at {shown(uri)}: {reason}")
     caught = failures()
     try:
-        yield
+        yield connect(uri)
     except caught as error:
         raise AutoPruneError(f"{action} failed at {shown(uri)}: {one_line(error)}") from error
 
@@ -151,12 +165,12 @@ def check_reachable(uri: str) -> None:
             f"the MLflow tracking URI {uri!r} is a plain folder, which MLflow no longer supports; "
             "use sqlite:///<path>/mlflow.db or the URL of a server"
         )
-    client = connect(uri)
+    require()
     if (reason := unreachable(uri)) is None:
         caught = failures()
         try:
             with _hurried():
-                client.search_experiments(max_results=1)
+                connect(uri).search_experiments(max_results=1)
         except caught as error:
             reason = one_line(error)
     if reason is not None:
@@ -168,8 +182,8 @@ def check_reachable(uri: str) -> None:
 
 @contextlib.contextmanager
 def _hurried() -> Iterator[None]:
-    """One try of five seconds per request: at the start a person is waiting."""
-    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    """One short try per request: at the start a person is waiting."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_START_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

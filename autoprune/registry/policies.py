@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.document.problems import suggest
-from autoprune.errors import AutoPruneError, BadInput
+from autoprune.errors import BadInput
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names
 from autoprune.registry.reference import ModelReference, RunReference, parse
@@ -80,8 +80,7 @@ def register(
         raise BadInput(f"a policy version needs the tags {', '.join(missing)}")
     if not folder.is_dir() or not any(folder.iterdir()):
         raise BadInput(f"{folder} holds no policy to register")
-    client = mlflow_client.connect(tracking_uri)
-    with mlflow_client.service(tracking_uri, f"registering {name!r}"):
+    with mlflow_client.service(tracking_uri, f"registering {name!r}") as client:
         _ensure_registered(client, name)
         version = _find(client, name, tags)
         if version is None:
@@ -100,8 +99,7 @@ def promote(tracking_uri: str, name: str, version: int | str) -> Promotion:
     Promoting the champion again changes nothing. Raises BadInput for an unknown name, version or alias.
     """
     chosen = resolve(f"models:/{name}{'/' if str(version).isdigit() else '@'}{version}", tracking_uri)
-    client = mlflow_client.connect(tracking_uri)
-    with mlflow_client.service(tracking_uri, f"promoting {name!r}"):
+    with mlflow_client.service(tracking_uri, f"promoting {name!r}") as client:
         aliases = _aliases(client.get_registered_model(name))
         champion = aliases.get(names.CHAMPION)
         if champion == chosen.version:
@@ -115,16 +113,14 @@ def promote(tracking_uri: str, name: str, version: int | str) -> Promotion:
 # ------------------------------------------------------------------------------------------------------------- reading
 def registered(tracking_uri: str) -> list[RegisteredPolicy]:
     """All registered policies by name (other models in the same registry are left out)."""
-    client = mlflow_client.connect(tracking_uri)
-    with mlflow_client.service(tracking_uri, "listing the registered policies"):
+    with mlflow_client.service(tracking_uri, "listing the registered policies") as client:
         models = [client.get_registered_model(m.name) for m in _all_models(client) if _is_ours(m)]
         return [RegisteredPolicy(m.name, _aliases(m), _latest(client, m.name)) for m in models]
 
 
 def versions(tracking_uri: str, name: str) -> list[PolicyVersion]:
     """All versions of a registered policy, oldest first. Raises BadInput for an unknown name."""
-    client = mlflow_client.connect(tracking_uri)
-    with mlflow_client.service(tracking_uri, f"listing the versions of {name!r}"):
+    with mlflow_client.service(tracking_uri, f"listing the versions of {name!r}") as client:
         aliases = _aliases(_model(client, tracking_uri, name))
         found = [_version(v, aliases) for v in _all_versions(client, name)]
         return sorted(found, key=lambda v: v.version)
@@ -163,19 +159,19 @@ def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
         if names.DIGEST_TAG not in version.tags:
             raise BadInput(f"{uri} is not a policy: the version has no {names.DIGEST_TAG} tag")
     target = into or Path(tempfile.mkdtemp(prefix="autoprune-policy-"))
-    mlflow_client.connect(tracking_uri)
-    from mlflow.artifacts import download_artifacts
-
     caught = mlflow_client.failures()
-    try:
-        found = download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=tracking_uri)
-    except caught as error:
-        if into is None:
-            shutil.rmtree(target, ignore_errors=True)
-        kind = BadInput if mlflow_client.is_missing(error) else AutoPruneError
-        raise kind(
-            f"{uri} could not be fetched from {mlflow_client.shown(tracking_uri)}: {mlflow_client.one_line(error)}"
-        ) from error
+    with mlflow_client.service(tracking_uri, f"fetching {uri}"):
+        from mlflow.artifacts import download_artifacts
+
+        try:
+            found = download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=tracking_uri)
+        except caught as error:
+            if into is None:
+                shutil.rmtree(target, ignore_errors=True)
+            if mlflow_client.is_missing(error):
+                where = mlflow_client.shown(tracking_uri)
+                raise BadInput(f"{uri} is not at {where}: {mlflow_client.one_line(error)}") from error
+            raise
     return Path(found)
 
 

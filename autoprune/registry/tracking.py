@@ -58,13 +58,14 @@ class MlflowPublisher:
         self._outbox = outbox
         self._uri = tracking_uri
         self._study = study
-        self._client: Any = mlflow_client.connect(tracking_uri)
+        self._client: Any = None
         self._experiment: str | None = None
         self._parent: Any = None
         self._children: dict[int, Any] = {}
         self._away = False
         self._refused: set[int] = set()
         self.published: tuple[Published, ...] = ()
+        mlflow_client.require()
 
     def describe(self) -> str:
         """One line for the user."""
@@ -162,6 +163,8 @@ class MlflowPublisher:
         return self._experiment
 
     def _run(self) -> Any:
+        if self._client is None:
+            self._client = mlflow_client.connect(self._uri)
         if self._parent is None:
             run = projection.parent(self._client, self._experiment_id(), self._study)
             self._children = projection.children(self._client, self._experiment_id(), run.info.run_id)
@@ -171,8 +174,7 @@ class MlflowPublisher:
     # -------------------------------------------------------------------------------------------------------- failures
     def _outage(self, row: OutboxRow, reason: str) -> None:
         self._outbox.mark_failed_attempt(row.id, reason)
-        self._parent = None  # what was there may be another server when it is back
-        self._experiment = None
+        self._client = self._experiment = self._parent = None  # it may be another server when it is back
         if not self._away:
             logger.warning(
                 "MLflow at %s is away (%s); the search goes on, and its results wait in the outbox",
