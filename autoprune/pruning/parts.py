@@ -60,7 +60,7 @@ def part(
     needs: frozenset[str] = frozenset(),
     reads: Reads = "value",
 ) -> Callable[[F], F]:
-    """Register the decorated function as a part. The function's signature is fixed by its kind (see `pruning/stage.py`)."""
+    """Register the decorated function as a part. Its signature is fixed by its kind (see `pruning/stage.py`)."""
 
     def register(run: F) -> F:
         if (kind, name) in _PARTS and _PARTS[kind, name].run is not run:
