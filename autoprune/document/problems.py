@@ -91,19 +91,24 @@ class Problems:
 
 
 def from_pydantic(
-    error: ValidationError, prefix: Path = (), *, model: type[BaseModel] | None = None, data: Any = None
+    error: ValidationError,
+    prefix: Path = (),
+    *,
+    model: type[BaseModel] | None = None,
+    allowed: Sequence[str] = (),
+    data: Any = None,
 ) -> list[Problem]:
     """Pydantic's findings in our words.
 
-    `model` gives the allowed keys for did-you-mean. `data` (what was validated) removes from each path the names that
-    pydantic adds for union members and validators, so that the position is right.
+    `model` (or `allowed`) gives the keys for did-you-mean. `data` (what was validated) removes from each path the names
+    that pydantic adds for union members and validators, so that the position is right.
     """
     found = []
     for item in error.errors(include_url=False):
         path = item["loc"] if data is None else _real(item["loc"], data)
-        allowed = _fields(model, path[:-1]) if model is not None else ()
+        keys = _fields(model, path[:-1]) if model is not None else allowed
         offset = getattr(item.get("ctx", {}).get("error"), "offset", 0)
-        message, at_key = _message(item, path, allowed)
+        message, at_key = _message(item, path, keys)
         found.append(Problem((*prefix, *path), message, at_key, offset))
     return list(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""The numbers of a model that policies, budgets and costs are computed from. Read from config files, never from weights."""
+"""The numbers of a model that policies, budgets and costs are computed from. Read from configs, never from weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the engine carries out: a policy bound to one model geometry, with nothing left to look up.
 
-`policy.canonical.resolve` makes it; its JSON form is the canonical form that is hashed, cached, diffed and deduplicated.
+`policy.canonical.resolve` makes it; its JSON form is the canonical form: hashed, cached, diffed, deduplicated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KeepKind = Literal["fraction", "of_current", "tokens", "to_budget"]
 
 @dataclass(frozen=True)
 class Keep:
-    """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget to meet)."""
+    """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget)."""
 
     kind: KeepKind
     value: Fraction

@@ -1,0 +1,132 @@
+"""How many visual tokens stay, in integers. The engine, the costs and the search all count with this file.
+
+K = floor(f·N + 1/2) per sample, at least 1 if f > 0 and never more than there are; protected positions count toward K
+and are never dropped, except that a keep of 0 drops every visual position. The budget of samples is
+Σ_samples Σ_l n_l / (L · Σ_samples N), n_l = visual positions entering decoder layer l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from autoprune.errors import AutoPruneError
+from autoprune.policy.resolved import Keep
+
+if TYPE_CHECKING:
+    from autoprune.policy.resolved import ResolvedPolicy
+
+Step = tuple[int, Keep]
+
+
+class Infeasible(AutoPruneError):  # noqa: N818 - a result of counting, not a mistake
+    """A budget cannot be met. `distance` is how far above it the cheapest possible policy stays, in budget units."""
+
+    def __init__(self, distance: Fraction | float, message: str = "") -> None:
+        self.distance = float(distance)
+        super().__init__(message or f"the budget cannot be met: the cheapest choice is {self.distance:.4f} above it")
+
+
+def rounded(share: Fraction, n: int) -> int:
+    """floor(share·n + 1/2), at least 1 for a positive share of a positive n."""
+    count = int(share * n + Fraction(1, 2))
+    return max(1, count) if share > 0 and n > 0 else count
+
+
+def count_steps(steps: Sequence[Step], n: int, depth: int, protected: Sequence[int]) -> tuple[int, ...]:
+    """K of each step (layer, keep) for a sample of n visual tokens in a model of `depth` decoder layers."""
+    counts: list[int] = []
+    current, spent, reached = n, 0, 0
+    for (layer, keep), held in zip(steps, protected, strict=True):
+        spent, reached = spent + current * (layer - reached), layer
+        if keep.kind == "to_budget":
+            current = _to_budget(keep.value, n, depth, layer, current, spent, held)
+        elif keep.value == 0:
+            current = 0
+        else:
+            asked = {
+                "fraction": rounded(keep.value, n),
+                "of_current": rounded(keep.value, current),
+                "tokens": int(keep.value),
+            }[keep.kind]
+            current = min(current, max(asked, held))
+        counts.append(current)
+    return tuple(counts)
+
+
+def _to_budget(budget: Fraction, n: int, depth: int, layer: int, current: int, spent: int, held: int) -> int:
+    """The largest count from `layer` on that keeps the sample's budget at or below `budget`."""
+    if current == 0:
+        return 0
+    allowed = budget * depth * n
+    most = int((allowed - spent) // (depth - layer))
+    least = min(current, max(1, held))
+    if most < least:
+        cheapest = Fraction(spent + (depth - layer) * least, depth * n)
+        raise Infeasible(cheapest - budget)
+    return min(current, most)
+
+
+def _steps(policy: ResolvedPolicy) -> list[Step]:
+    return [(stage.layer, stage.keep) for stage in policy.stages]
+
+
+def _held(policy: ResolvedPolicy, n: int, protected: int | Sequence[int]) -> list[int]:
+    """Protected positions per stage: those the caller counted, and at least the stage's own list."""
+    given = [protected] * len(policy.stages) if isinstance(protected, int) else list(protected)
+    if len(given) != len(policy.stages):
+        raise ValueError(f"{len(given)} numbers of protected positions for {len(policy.stages)} stages")
+    own = [sum(i < n for i in s.protect) if isinstance(s.protect, tuple) else 0 for s in policy.stages]
+    return [max(a, b) for a, b in zip(given, own, strict=True)]
+
+
+def counts(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> tuple[int, ...]:
+    """K of each stage for one sample with n visual tokens.
+
+    `protected`: how many positions of this sample no stage may drop, one number for all stages or one per stage.
+    A `to_budget` that is already met leaves the count as it is. Raises `Infeasible` when it cannot be met.
+    """
+    return count_steps(_steps(policy), n, policy.depth, _held(policy, n, protected))
+
+
+def lengths(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> tuple[int, ...]:
+    """n_l: visual positions entering decoder layer l, for l = 0 … depth - 1."""
+    result = [n] * policy.depth
+    for stage, count in zip(policy.stages, counts(policy, n, protected), strict=True):
+        result[stage.layer :] = [count] * (policy.depth - stage.layer)
+    return tuple(result)
+
+
+def budget(lengths_per_sample: Sequence[Sequence[int]], ns: Sequence[int], depth: int) -> float:
+    """Σ n_l / (L · Σ N) over samples; 1 if no sample has a visual token (nothing to prune)."""
+    total = depth * sum(ns)
+    return sum(sum(sample) for sample in lengths_per_sample) / total if total else 1.0
+
+
+def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
+    """The same without rounding, for any N: the fraction of N after each step. Raises ValueError for a `tokens` keep,
+    `Infeasible` for a budget that cannot be met."""
+    result: list[Fraction] = []
+    current, spent, reached = Fraction(1), Fraction(0), 0
+    for layer, keep in steps:
+        spent, reached = spent + current * (layer - reached), layer
+        if keep.kind == "tokens":
+            raise ValueError("a keep in tokens is no fraction of N")
+        if keep.kind == "to_budget":
+            rest = (keep.value * depth - spent) / (depth - layer)
+            if rest <= 0 < current:
+                raise Infeasible(spent / depth - keep.value)
+            current = min(current, rest)
+        else:
+            current = min(current, keep.value * (current if keep.kind == "of_current" else 1))
+        result.append(current)
+    return tuple(result)
+
+
+def fractional_budget(steps: Sequence[Step], depth: int) -> Fraction:
+    """The budget of `fractions`."""
+    total, current, reached = Fraction(0), Fraction(1), 0
+    for (layer, _), after in zip(steps, fractions(steps, depth), strict=True):
+        total, current, reached = total + current * (layer - reached), after, layer
+    return (total + current * (depth - reached)) / depth

@@ -1,0 +1,223 @@
+"""The canonical form: what a policy does to one model geometry, with one spelling for equal effects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from autoprune.document.numbers import exact
+from autoprune.document.problems import Problems
+from autoprune.errors import BadInput
+from autoprune.policy.budget import count_steps
+from autoprune.policy.expand import Placed, expand
+from autoprune.policy.model import MixUse, Pick, ScoreUse, Use
+from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
+from autoprune.policy.sites import absolute
+from autoprune.policy.validate import problems
+
+if TYPE_CHECKING:
+    from autoprune.policy.document import Policy
+    from autoprune.policy.geometry import Geometry
+    from autoprune.policy.lookup import PartLookup
+
+SCHEMA = "autoprune/canonical/1"
+
+
+def resolve(policy: Policy, geometry: Geometry, parts: PartLookup, tokens: int | None = None) -> ResolvedPolicy:
+    """Bind a policy to a geometry.
+
+    Curves expanded, layers absolute, parameters filled in, criteria inlined, weights summing to 1, stages that keep
+    everything left out, scores that no part reads left out. `tokens` is N where it is the same for all samples: keeps
+    are then counts (up to the first stage that protects newlines, whose number is the sample's). Raises BadInput with
+    every mistake of the policy for this model, `Infeasible` if its budget cannot be met.
+    """
+    Problems(problems(policy, parts, geometry)).raise_for(None)
+    placed = _kept(expand(policy, geometry.depth, tokens), geometry.depth, tokens)
+    bind = _Binder(policy, geometry, parts)
+    return ResolvedPolicy(tuple(bind.stage(p) for p in placed), geometry.depth)
+
+
+def _kept(placed: tuple[Placed, ...], depth: int, tokens: int | None) -> list[Placed]:
+    """The stages that drop something, with counts for keeps where N is known."""
+    counted = 0 if tokens is None else _countable(placed)
+    steps = [(p.layer, p.keep) for p in placed[:counted]]
+    held = [len(p.stage.protect) if isinstance(p.stage.protect, tuple) else 0 for p in placed[:counted]]
+    result: list[Placed] = []
+    current = tokens or 0
+    for place, count in zip(placed, count_steps(steps, current, depth, held), strict=False):
+        if count < current:
+            current = count
+            result.append(Placed(place.site, place.layer, Keep("tokens", Fraction(count)), place.stage))
+    least: Fraction | None = Fraction(1) if tokens is None else None
+    for place in placed[counted:]:
+        keep = place.keep
+        if keep.kind == "of_current" and keep.value == 1:
+            continue
+        if keep.kind == "fraction" and least is not None:
+            if keep.value >= least:
+                continue
+            least = keep.value
+        elif keep.kind == "fraction" and keep.value == 1:
+            continue
+        elif keep.kind != "fraction":
+            least = None
+        result.append(place)
+    return result
+
+
+def _countable(placed: tuple[Placed, ...]) -> int:
+    """How many stages come before the first that protects a number of positions that differs between samples."""
+    for i, place in enumerate(placed):
+        if place.stage.protect == "newlines":
+            return i
+    return len(placed)
+
+
+class _Binder:
+    """Resolves parts for one policy and one geometry."""
+
+    def __init__(self, policy: Policy, geometry: Geometry, parts: PartLookup) -> None:
+        self.policy, self.geometry, self.parts = policy, geometry, parts
+
+    def stage(self, placed: Placed) -> ResolvedStage:
+        stage = placed.stage
+        merge = self.part("merger", stage.merge, placed.layer)
+        last = len(stage.pick) - 1
+        picks = tuple(self.pick(p, placed.layer, stage.merge.name, i == last) for i, p in enumerate(stage.pick))
+        return ResolvedStage(placed.site, placed.layer, placed.keep, picks, merge, stage.protect, stage.positions)
+
+    def pick(self, pick: Pick, layer: int, merge: str, last: bool) -> ResolvedPick:
+        by_select = self.parts.reads_score("selector", pick.select.name)
+        by_merge = self.parts.reads_score("merger", merge)
+        reads = "value" if "value" in (by_select, by_merge) else "order" if "order" in (by_select, by_merge) else "no"
+        score = (
+            None if reads == "no" or pick.score is None else self.score(pick.score, layer, only_order=reads == "order")
+        )
+        return ResolvedPick(score, self.part("selector", pick.select, layer), None if last else pick.share)
+
+    def score(self, score: ScoreUse, layer: int, only_order: bool) -> Score:
+        named = self.policy.criteria.get(score.name, score) if isinstance(score, Use) else score
+        return self.mix(named, layer, only_order) if isinstance(named, MixUse) else self.part("criterion", named, layer)
+
+    def mix(self, mix: MixUse, layer: int, only_order: bool) -> Score:
+        """Weights that are zero left out; what reads only the order needs no mix of one."""
+        total = sum((weight for _, weight in mix.weights), Fraction(0))
+        terms = []
+        for name, weight in mix.weights:
+            use = self.policy.criteria.get(name, Use(name))
+            if weight and isinstance(use, Use):
+                terms.append((weight / total, self.part("criterion", use, layer)))
+        if len(terms) == 1 and only_order and mix.normalise != "softmax":  # softmax may make small scores equal
+            return terms[0][1]
+        terms.sort(key=lambda term: (term[1].name, json.dumps(dict(term[1].params), sort_keys=True), term[0]))
+        return Mix(tuple(terms), mix.normalise, mix.op)
+
+    def part(self, kind: Any, use: Use, layer: int) -> Part:
+        params = dict(self.parts.fill(kind, use.name, use.params))
+        if kind == "criterion" and "layer" in params:
+            vision = "projector" in self.parts.sites(kind, use.name)
+            params["layer"] = (
+                self.vision_layer(params["layer"]) if vision else self.decoder_layer(params["layer"], layer)
+            )
+        return Part(use.name, params)
+
+    def vision_layer(self, layer: Any) -> int:
+        depth = self.geometry.vision_depth
+        index = int(layer) if isinstance(layer, int) else absolute(exact(layer), depth)
+        return index + depth if index < 0 else index
+
+    def decoder_layer(self, layer: Any, stage: int) -> int:
+        """`prev` is the layer before the stage, `own` the stage's own layer (computed for the score alone)."""
+        if layer in ("prev", "own"):
+            return stage - 1 if layer == "prev" else stage
+        return int(layer) if isinstance(layer, int) else absolute(exact(layer), self.geometry.depth)
+
+
+def to_json(resolved: ResolvedPolicy) -> str:
+    """Sorted, compact JSON; equal policies give equal text."""
+    content = {"schema": SCHEMA, "depth": resolved.depth, "stages": [_stage(s) for s in resolved.stages]}
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(resolved: ResolvedPolicy) -> str:
+    """SHA-256 of the canonical form, in hex."""
+    return hashlib.sha256(to_json(resolved).encode()).hexdigest()
+
+
+def _stage(stage: ResolvedStage) -> dict[str, Any]:
+    return {
+        "site": stage.site,
+        "layer": stage.layer,
+        "keep": {stage.keep.kind: str(stage.keep.value)},
+        "picks": [
+            {
+                "score": None if pick.score is None else _score(pick.score),
+                "select": _part(pick.select),
+                "share": None if pick.share is None else str(pick.share),
+            }
+            for pick in stage.picks
+        ],
+        "merge": _part(stage.merge),
+        "protect": list(stage.protect) if isinstance(stage.protect, tuple) else stage.protect,
+        "positions": stage.positions,
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {part.name: dict(part.params)}
+
+
+def _score(score: Score) -> dict[str, Any]:
+    if isinstance(score, Part):
+        return _part(score)
+    terms = [[str(weight), _part(part)] for weight, part in score.terms]
+    return {"mix": {"terms": terms, "normalise": score.normalise, "op": score.op}}
+
+
+def from_json(text: str) -> ResolvedPolicy:
+    """What `to_json` wrote. Raises BadInput for anything else."""
+    try:
+        content = json.loads(text)
+        if content["schema"] != SCHEMA:
+            raise BadInput(f"not a canonical policy: schema {content['schema']!r}, not {SCHEMA}")
+        return ResolvedPolicy(tuple(_read_stage(s) for s in content["stages"]), int(content["depth"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"not a canonical policy: {type(error).__name__}: {error}") from error
+
+
+def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
+    ((kind, value),) = data["keep"].items()
+    protect = data["protect"]
+    picks = tuple(
+        ResolvedPick(
+            None if p["score"] is None else _read_score(p["score"]),
+            _read_part(p["select"]),
+            None if p["share"] is None else Fraction(p["share"]),
+        )
+        for p in data["picks"]
+    )
+    return ResolvedStage(
+        site=data["site"],
+        layer=int(data["layer"]),
+        keep=Keep(kind, Fraction(value)),
+        picks=picks,
+        merge=_read_part(data["merge"]),
+        protect=tuple(protect) if isinstance(protect, list) else protect,
+        positions=data["positions"],
+    )
+
+
+def _read_part(data: Mapping[str, Any]) -> Part:
+    ((name, params),) = data.items()
+    return Part(name, dict(params))
+
+
+def _read_score(data: Mapping[str, Any]) -> Score:
+    if "mix" not in data:
+        return _read_part(data)
+    mix = data["mix"]
+    terms = tuple((Fraction(weight), _read_part(part)) for weight, part in mix["terms"])
+    return Mix(terms, mix["normalise"], mix["op"])

@@ -1,0 +1,37 @@
+"""geometric: every so many layers the rest is multiplied by the ratio, f(l) = ratio^(1 + floor((l - first)/every)).
+
+PyramidDrop (Xing et al., 2024) is `{ratio: 1/2, every: 8}` along [8, 24] of 32 layers: 1/2, 1/4, 1/8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import ClassVar, Self
+
+from pydantic import field_validator
+
+from autoprune.policy.curves.base import Curve, Part, Place, Span
+from autoprune.policy.sites import Layer
+
+
+class Geometric(Curve):
+    """Keep is multiplied by `ratio` every `every` layers (an integer, or a fraction of the depth)."""
+
+    name: ClassVar[str] = "geometric"
+    solvable: ClassVar[Mapping[str, tuple[Fraction, Fraction]]] = {"ratio": (Fraction(0), Fraction(1))}
+    ratio: Part
+    every: Place
+
+    @field_validator("every")
+    @classmethod
+    def _positive(cls, every: Layer) -> Layer:
+        if every == 0:
+            raise ValueError("`every` is at least 1 layer")
+        return every
+
+    def keep(self, layer: int, span: Span) -> Fraction:
+        return self.ratio ** (1 + (layer - span.first) // span.layers(self.every))
+
+    def scaled(self, factor: Fraction) -> Self:
+        return type(self)(ratio=min(Fraction(1), self.ratio * factor), every=self.every)

@@ -1,0 +1,137 @@
+"""The policy document (DESIGN of `autoprune/policy/1`): ordered stages and what they were made for. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from autoprune.document.problems import Problems, shown, suggest
+from autoprune.policy.holes import holes, shown_hole
+from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
+from autoprune.policy.reading import check_keys, number, read_score, read_stage
+
+if TYPE_CHECKING:
+    from autoprune.document.yaml import Source
+    from autoprune.policy.lookup import PartLookup
+
+__all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use", "read_policy"]
+
+SCHEMA = "autoprune/policy/1"
+KEYS = ("schema", "name", "paper", "claims", "literal", "made_for", "budget", "criteria", "stages")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is pruned where, and how. `claims`, `literal`, `made_for` and `budget` are documentation: they never
+    change what the engine does. `criteria` are names for scores, used by the stages."""
+
+    name: str
+    stages: tuple[AnyStage, ...]
+    criteria: Mapping[str, ScoreUse] = field(default_factory=dict)
+    paper: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    literal: Mapping[str, Any] = field(default_factory=dict)
+    made_for: Mapping[str, Any] = field(default_factory=dict)
+    budget: Fraction | None = None
+
+    @classmethod
+    def from_source(cls, source: Source, parts: PartLookup | None = None) -> Policy:
+        """The policy in a document. Raises BadInput with every mistake at its position."""
+        return _checked(source.data, parts, source)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], parts: PartLookup | None = None) -> Policy:
+        """The policy in plain data (what `dump` gives). Raises BadInput with every mistake."""
+        return _checked(data, parts, None)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON-able data; `parse` gives an equal policy back. Curves stay curves."""
+        from autoprune.policy.writing import dump
+
+        return dump(self)
+
+    def to_yaml(self) -> str:
+        from autoprune.document.yaml import write
+
+        return write(self.dump())
+
+
+def _checked(data: Any, parts: PartLookup | None, source: Source | None) -> Policy:
+    from autoprune.policy.validate import problems
+
+    found = Problems()
+    policy = read_policy(data, found)
+    if policy is not None and parts is not None:
+        found.extend(problems(policy, parts, None))
+    elif policy is not None:
+        from autoprune.policy.validate import order_problems
+
+        found.extend(order_problems(policy, None))
+    found.raise_for(source)
+    if policy is None:
+        raise AssertionError("a policy is missing without a problem")
+    return policy
+
+
+def read_policy(data: Any, found: Problems) -> Policy | None:
+    """Structure and types. With any mistake (added to `found`) the result is None."""
+    before = len(found)
+    own = Problems()
+    if not check_keys(data, (), KEYS, ("schema", "stages"), own):
+        found.extend(own)
+        return None
+    if "schema" in data and data["schema"] != SCHEMA:
+        own.add(("schema",), f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}")
+    texts = {key: _text(data, key, own) for key in ("name", "paper")}
+    notes = {key: _mapping(data, key, own) for key in ("claims", "literal", "made_for")}
+    budget = number(data["budget"], ("budget",), own) if "budget" in data else None
+    criteria = _criteria(data, own)
+    stages = _stages(data, own)
+    open_values = [hole for key in ("stages", "criteria") for hole in holes(data.get(key), (key,))]
+    for hole in open_values:
+        found.add(hole.path, f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
+    found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
+    if len(found) > before:
+        return None
+    name, paper = texts["name"], texts["paper"]
+    claims, literal, made_for = notes["claims"], notes["literal"], notes["made_for"]
+    return Policy(name, stages, criteria, paper, claims, literal, made_for, budget)
+
+
+def _related(path: tuple[str | int, ...], hole: tuple[str | int, ...]) -> bool:
+    """Whether a mistake at `path` only follows from the hole."""
+    short = min(len(path), len(hole))
+    return short > 2 and path[:short] == hole[:short]
+
+
+def _text(data: Mapping[str, Any], key: str, found: Problems) -> str:
+    value = data.get(key, "")
+    if not isinstance(value, str):
+        found.add((key,), f"must be text, not {shown(value)}")
+        return ""
+    return value
+
+
+def _mapping(data: Mapping[str, Any], key: str, found: Problems) -> Mapping[str, Any]:
+    value = data.get(key, {})
+    if not isinstance(value, Mapping):
+        found.add((key,), f"must be a mapping, not {shown(value)}")
+        return {}
+    return dict(value)
+
+
+def _criteria(data: Mapping[str, Any], found: Problems) -> dict[str, ScoreUse]:
+    named = _mapping(data, "criteria", found)
+    read = {name: read_score(value, ("criteria", name), found) for name, value in named.items()}
+    return {name: score for name, score in read.items() if score is not None}
+
+
+def _stages(data: Mapping[str, Any], found: Problems) -> tuple[AnyStage, ...]:
+    listed = data.get("stages", [])
+    if not isinstance(listed, list):
+        found.add(("stages",), f"stages are a list, not {shown(listed)}")
+        return ()
+    read = [read_stage(value, ("stages", i), found) for i, value in enumerate(listed)]
+    return tuple(stage for stage in read if stage is not None)

@@ -1,0 +1,94 @@
+"""The values a policy document consists of. `path` remembers where each was written; equality does not look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from autoprune.document.problems import Path
+from autoprune.policy.curves.base import CurveSpec
+from autoprune.policy.resolved import KeepKind
+from autoprune.policy.sites import Layer, Site
+
+Normalise = Literal["rank", "minmax", "softmax", "none"]
+Op = Literal["sum", "product", "max"]
+Positions = Literal["keep", "compact"]
+Protect = Literal["newlines"] | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Use:
+    """A part by name (or a name from `criteria`), with its parameters as written."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class MixUse:
+    """Weighted criteria. Weights as written; names refer to `criteria` or to parts."""
+
+    weights: tuple[tuple[str, Fraction], ...]
+    normalise: Normalise = "rank"
+    op: Op = "sum"
+    path: Path = field(default=(), compare=False, repr=False)
+
+
+ScoreUse = Use | MixUse
+
+
+@dataclass(frozen=True)
+class KeepSpec:
+    """How much stays: `fraction` of N, `of_current`, `tokens`, or what meets a budget (`to_budget`)."""
+
+    kind: KeepKind
+    value: Fraction
+    path: Path = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One selection of a stage: its criterion, its selector, and its share of the stage's K (None: the rest)."""
+
+    score: ScoreUse | None
+    select: Use = Use("top")
+    share: Fraction | None = None
+    path: Path = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    pick: tuple[Pick, ...]
+    merge: Use = Use("drop")
+    protect: Protect = None
+    positions: Positions = "keep"
+    path: Path = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Stage(_Reduction):
+    """One reduction of the visual tokens at one site."""
+
+    at: Site = field(kw_only=True)
+    keep: KeepSpec = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class CurveStage(_Reduction):
+    """Stages along a range of decoder layers (both ends included), their keep given by a curve."""
+
+    along: tuple[Layer, Layer] = field(kw_only=True)
+    curve: CurveSpec = field(kw_only=True)
+
+
+AnyStage = Stage | CurveStage
+
+
+def uses(stages: tuple[AnyStage, ...]) -> Iterator[tuple[AnyStage, Pick]]:
+    """Every pick with its stage."""
+    for stage in stages:
+        for pick in stage.pick:
+            yield stage, pick

@@ -1,0 +1,142 @@
+"""Where stages stand to each other: from shallow to deep, one per site, keep never rising, a budget met at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from autoprune.document.problems import Problem
+from autoprune.policy.curves import build
+from autoprune.policy.curves.steps import Steps
+from autoprune.policy.expand import span_of
+from autoprune.policy.model import AnyStage, CurveStage, Stage
+from autoprune.policy.sites import Layer, absolute, layer_text
+
+if TYPE_CHECKING:
+    from autoprune.policy.document import Policy
+
+
+def order_problems(policy: Policy, depth: int | None) -> list[Problem]:
+    """Mistakes in the order of a policy's stages. Without `depth`, integers and fractions are not compared."""
+    problems = [*_sites(policy, depth), *_rising(policy, depth), *_budgets(policy)]
+    if depth is not None:
+        problems += _beyond(policy, depth)
+    return problems
+
+
+def _place(stage: AnyStage, end: int) -> Layer | None:
+    """A stage's first (0) or last (1) layer; None at the projector."""
+    return stage.at.layer if isinstance(stage, Stage) else stage.along[end]
+
+
+def _where(stage: AnyStage) -> tuple[str | int, ...]:
+    return (*stage.path, "at" if isinstance(stage, Stage) else "along")
+
+
+def _below(a: Layer, b: Layer, depth: int | None) -> int:
+    """-1, 0, 1 as a is above, at or below b; -1 where that depends on the depth."""
+    if depth is not None:
+        a, b = absolute(a, depth), absolute(b, depth)
+    elif type(a) is not type(b):
+        return 1 if b == 0 else -1
+    return (a > b) - (a < b)
+
+
+def _sites(policy: Policy, depth: int | None) -> Iterator[Problem]:
+    for stage, later in zip(policy.stages, policy.stages[1:], strict=False):
+        last, first = _place(stage, 1), _place(later, 0)
+        if first is None:
+            message = "a second stage at projector" if last is None else "projector stands after a deeper stage"
+            yield Problem(_where(later), f"{message}: stages go from shallow to deep, one per site")
+            continue
+        if last is None:
+            continue
+        side = _below(last, first, depth)
+        if side > 0:
+            shown = f"llm:{layer_text(first)} after llm:{layer_text(last)}"
+            yield Problem(_where(later), f"{shown}: stages go from shallow to deep")
+        elif side == 0:
+            yield Problem(_where(later), f"a second stage at llm:{layer_text(first)}: one per site")
+
+
+def _rising(policy: Policy, depth: int | None) -> Iterator[Problem]:
+    """Absolute keeps only fall; `of_current` cannot rise."""
+    fraction, tokens = Fraction(1), None
+    for stage in policy.stages:
+        if isinstance(stage, CurveStage):
+            if stage.curve.solve is not None or depth is None:
+                continue
+            span = span_of(stage, depth)
+            top, bottom = (build(stage.curve).keep(end, span) for end in (span.first, span.last))
+            if top > fraction:
+                yield _rise((*stage.path, "curve"), top, fraction)
+            fraction = min(fraction, bottom)
+        elif stage.keep.kind == "fraction":
+            if stage.keep.value > fraction:
+                yield _rise((*stage.path, "keep"), stage.keep.value, fraction)
+            fraction = min(fraction, stage.keep.value)
+        elif stage.keep.kind == "tokens":
+            if tokens is not None and stage.keep.value > tokens:
+                yield _rise((*stage.path, "keep", "tokens"), stage.keep.value, tokens)
+            tokens = stage.keep.value
+        elif stage.keep.kind == "of_current":
+            fraction *= stage.keep.value
+
+
+def _rise(path: tuple[str | int, ...], now: Fraction, before: Fraction) -> Problem:
+    def shown(value: Fraction) -> str:
+        return str(value) if value.denominator < 1000 else f"{float(value):.4g}"
+
+    return Problem(path, f"keep rises with depth: {shown(now)} after {shown(before)}")
+
+
+def _budgets(policy: Policy) -> Iterator[Problem]:
+    """At most one keep follows from a budget, in the last stage."""
+    solved = [stage for stage in policy.stages if _solved(stage) is not None]
+    for stage in solved[1:]:
+        yield Problem(_solved(stage) or (), "a second to_budget: one keep of a policy can follow from the budget")
+    if len(solved) == 1 and solved[0] is not policy.stages[-1]:
+        yield Problem(_solved(solved[0]) or (), "to_budget stands in the last stage of a policy")
+
+
+def _solved(stage: AnyStage) -> tuple[str | int, ...] | None:
+    if isinstance(stage, Stage):
+        return (*stage.path, "keep", "to_budget") if stage.keep.kind == "to_budget" else None
+    solve = stage.curve.solve
+    return None if solve is None else (*stage.path, "curve", stage.curve.name, *solve.path)
+
+
+def _beyond(policy: Policy, depth: int) -> Iterator[Problem]:
+    """Layers the model does not have, and steps outside their curve's range."""
+    for stage in policy.stages:
+        if isinstance(stage, Stage):
+            if stage.at.at(depth) >= depth:
+                yield Problem(_where(stage), _too_deep(stage.at.text, depth), offset=len("llm:"))
+            continue
+        span = span_of(stage, depth)
+        for i, end in enumerate((span.first, span.last)):
+            if end >= depth:
+                yield Problem((*_where(stage), i), _too_deep(f"llm:{layer_text(stage.along[i])}", depth))
+        if span.last < span.first:
+            yield Problem(_where(stage), f"along goes from shallow to deep, not from {span.first} to {span.last}")
+        yield from _outside(stage, depth)
+
+
+def _too_deep(site: str, depth: int) -> str:
+    return f"{site} is beyond the model: its {depth} decoder layers are 0 to {depth - 1}"
+
+
+def _outside(stage: CurveStage, depth: int) -> Iterator[Problem]:
+    span = span_of(stage, depth)
+    try:
+        curve = build(stage.curve, Fraction(0)) if stage.curve.solve is None else None
+    except ValidationError:
+        return
+    if isinstance(curve, Steps):
+        for i, (place, _) in enumerate(curve.steps):
+            if not span.first <= absolute(place, depth) <= span.last:
+                path = (*stage.path, "curve", "steps", i, 0)
+                yield Problem(path, f"the step at {layer_text(place)} lies outside `along`")

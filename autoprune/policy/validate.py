@@ -1,0 +1,169 @@
+"""What a policy's names and layers mean: parts that exist, with right parameters, at sites where they are legal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from autoprune.document.numbers import exact
+from autoprune.document.problems import Problem, from_pydantic, suggest
+from autoprune.policy.model import AnyStage, MixUse, Pick, ScoreUse, Stage, Use, uses
+from autoprune.policy.order import order_problems
+from autoprune.policy.sites import absolute
+
+if TYPE_CHECKING:
+    from autoprune.policy.document import Policy
+    from autoprune.policy.geometry import Geometry
+    from autoprune.policy.lookup import PartKind, PartLookup
+
+__all__ = ["order_problems", "problems"]
+
+
+def problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> list[Problem]:
+    """Every mistake that needs the registry of parts (and, with `geometry`, the model). Empty for a usable policy."""
+    check = _Check(policy, parts, geometry)
+    found = [*order_problems(policy, None if geometry is None else geometry.depth), *check.named()]
+    for stage, pick in uses(policy.stages):
+        found += check.pick(stage, pick)
+    for stage in policy.stages:
+        found += check.use("merger", stage.merge, stage)
+        found += check.protected(stage)
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class _Check:
+    policy: Policy
+    parts: PartLookup
+    geometry: Geometry | None
+
+    def named(self) -> Iterator[Problem]:
+        """The policy's own names for criteria."""
+        known = self.parts.names("criterion")
+        for name, score in self.policy.criteria.items():
+            if name in known:
+                yield Problem(
+                    ("criteria", name), f"{name!r} is the name of a criterion already; choose another", key=True
+                )
+            elif isinstance(score, MixUse):
+                yield from self.mix(score, None)
+            else:
+                yield from self.use("criterion", score, None)
+
+    def pick(self, stage: AnyStage, pick: Pick) -> Iterator[Problem]:
+        yield from self.use("selector", pick.select, stage)
+        if pick.score is not None:
+            yield from self.score(pick.score, stage)
+        elif self._needs_score(pick.select):
+            yield Problem(pick.path, f"select: {pick.select.name} needs a `score`")
+
+    def _needs_score(self, select: Use) -> bool:
+        known = select.name in self.parts.names("selector")
+        return known and self.parts.needs_score("selector", select.name)
+
+    def score(self, score: ScoreUse, stage: AnyStage | None) -> Iterator[Problem]:
+        if isinstance(score, MixUse):
+            yield from self.mix(score, stage)
+            return
+        named = self.policy.criteria.get(score.name)
+        if named is None or score.name in self.parts.names("criterion"):
+            yield from self.use("criterion", score, stage)
+            return
+        if score.params:
+            path = (*score.path, score.name)
+            yield Problem(path, f"{score.name!r} is a name from `criteria`; its parameters stand there", key=True)
+        for problem in self.mix(named, stage) if isinstance(named, MixUse) else self.use("criterion", named, stage):
+            if problem not in (*self.named(),):
+                yield problem
+
+    def mix(self, mix: MixUse, stage: AnyStage | None) -> Iterator[Problem]:
+        for name, _ in mix.weights:
+            path = (*mix.path, "weights", name)
+            named = self.policy.criteria.get(name)
+            if isinstance(named, MixUse):
+                yield Problem(path, f"{name!r} is a mix itself; a mix of mixes is not supported", key=True)
+            elif named is not None:
+                yield from (p for p in self.use("criterion", named, stage) if stage is not None)
+            else:
+                for p in self.use("criterion", Use(name, {}, path), stage):
+                    yield Problem(p.path, p.message, key=True)
+
+    def use(self, kind: PartKind, use: Use, stage: AnyStage | None) -> Iterator[Problem]:
+        """One part: it exists, its parameters are right, and it is legal where it stands."""
+        known = self.parts.names(kind)
+        if use.name not in known:
+            own = tuple(self.policy.criteria) if kind == "criterion" else ()
+            allowed = f"known: {', '.join((*known, *own))}{suggest(use.name, (*known, *own))}"
+            path, at_key = ((*use.path, use.name), True) if use.params else (use.path, False)
+            yield Problem(path, f"unknown {kind} {use.name!r}; {allowed}", key=at_key)
+            return
+        try:
+            filled = self.parts.fill(kind, use.name, use.params)
+        except ValidationError as error:
+            prefix = (*use.path, use.name) if use.params else use.path
+            yield from from_pydantic(error, prefix, allowed=self._keys(kind, use.name), data=use.params)
+            return
+        if stage is not None:
+            yield from self.legal(kind, use, filled, stage)
+
+    def _keys(self, kind: PartKind, name: str) -> tuple[str, ...]:
+        try:
+            return tuple(self.parts.fill(kind, name, {}))
+        except ValidationError:
+            return ()
+
+    def legal(self, kind: PartKind, use: Use, filled: Mapping[str, Any], stage: AnyStage) -> Iterator[Problem]:
+        sites = self.parts.sites(kind, use.name)
+        site = stage.at.kind if isinstance(stage, Stage) else "llm"
+        if site not in sites:
+            why = "an LM row at projector: " if kind == "criterion" and site == "projector" else ""
+            yield Problem(use.path, f"{why}{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
+        elif kind == "criterion" and "layer" in filled:
+            path = (*use.path, use.name, "layer") if "layer" in use.params else use.path
+            layer = filled["layer"]
+            message = self.vision_layer(layer) if "projector" in sites else self.decoder_layer(layer, stage)
+            if message:
+                yield Problem(path, message)
+
+    def vision_layer(self, layer: Any) -> str:
+        """What is wrong with an encoder block's number, or nothing."""
+        if self.geometry is None:
+            return ""
+        depth = self.geometry.vision_depth
+        index = layer if isinstance(layer, int) else absolute(exact(layer), depth)
+        if -depth <= index < depth:
+            return ""
+        return f"encoder block {layer} is beyond the model: its {depth} blocks are 0 to {depth - 1}, or -{depth} to -1"
+
+    def decoder_layer(self, layer: Any, stage: AnyStage) -> str:
+        """What is wrong with the row a decoder criterion reads, or nothing."""
+        written = stage.at.layer if isinstance(stage, Stage) else stage.along[0]
+        if self.geometry is not None and written is not None:
+            written = (
+                absolute(written, self.geometry.depth)
+                if not isinstance(stage, Stage)
+                else stage.at.at(self.geometry.depth)
+            )
+        if layer == "prev":
+            return "`layer: prev` at llm:0: there is no layer before; use `own`" if written == 0 else ""
+        if layer == "own" or not isinstance(written, int):
+            return ""
+        number = layer if isinstance(layer, int) else exact(layer)
+        if isinstance(number, int):
+            index = number
+        elif self.geometry is not None:
+            index = absolute(number, self.geometry.depth)
+        else:
+            return ""
+        if 0 <= index <= written:
+            return ""
+        return f"the row of layer {index} does not exist yet at llm:{written}; allowed: prev, own, 0 to {written}"
+
+    def protected(self, stage: AnyStage) -> Iterator[Problem]:
+        n = None if self.geometry is None else self.geometry.tokens_per_image
+        if n is not None and isinstance(stage.protect, tuple) and stage.protect and stage.protect[-1] >= n:
+            path = (*stage.path, "protect", "index")
+            yield Problem(path, f"position {stage.protect[-1]} is beyond an image's {n} visual tokens (0 to {n - 1})")
