@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 Kind = Literal["criterion", "selector", "merger"]
 Tier = Literal["T0", "T1", "T2", "T3", "T4"]
 Reads = Literal["no", "order", "value"]
-Reads = Literal["no", "order", "value"]
 PACKAGES: Mapping[Kind, str] = {"criterion": "criteria", "selector": "selectors", "merger": "mergers"}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +42,6 @@ class PartInfo:
     needs: frozenset[str] = field(default_factory=frozenset)
     reads: Reads = "value"
     summary: str = ""
-    reads_score: Reads = "no"
 
 
 _PARTS: dict[tuple[Kind, str], PartInfo] = {}

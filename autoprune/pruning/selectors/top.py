@@ -18,7 +18,7 @@ class Top(PartConfig):
     """No parameters."""
 
 
-@part("selector", "top", Top, needs=frozenset({"score"}), reads="order")
+@part("selector", "top", Top, reads="order")
 def top(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Top) -> Tensor:
     """The `keep` highest-scoring tokens; equal scores go to the earlier token."""
     from autoprune.pruning.tensors import best
