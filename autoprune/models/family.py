@@ -35,8 +35,8 @@ class ImageLayout:
     """How one image's language-model positions came out of the projector's rows.
 
     `source` [n] (on the CPU): row of the projector's output, flattened over (tile, patch) for all images of the
-    call, or -1 for a newline. `row` and `column` [n] place the token in its segment; `segment` is 0 for the overview (or the
-    only one) and 1 for the high-resolution tiles. `tiles` is the number of tower inputs of this image.
+    call, or -1 for a newline. `row` and `column` [n] place the token in its segment; `segment` is 0 for the overview
+    (or the only one) and 1 for the high-resolution tiles. `tiles` is the number of tower inputs of this image.
     """
 
     source: Tensor

@@ -39,17 +39,23 @@ def fingerprint(path: str | Path, revision: str | None = None) -> Fingerprint:
 
 
 def live_fingerprint(model: Any) -> Fingerprint:
-    """Fingerprint of a loaded model: from its folder where that is known and local, else of the architecture alone."""
+    """Fingerprint of a loaded model: from its folder where that is known and local, else of the architecture alone.
+
+    Adapters that were put on in memory have no file to be compared with, so `weights` is empty then.
+    """
+    config = model.config.to_dict()
     source = str(getattr(model.config, "_name_or_path", "") or "")
-    if source:
-        try:
-            locate(source)
-        except BadInput:
-            return Fingerprint(architecture_digest(model.config.to_dict(), None))
-        stored = fingerprint(source)
-        live = architecture_digest(model.config.to_dict(), read_processor(locate(source)))
-        return Fingerprint(live, stored.weights, stored.revision)
-    return Fingerprint(architecture_digest(model.config.to_dict(), None))
+    try:
+        folder = locate(source) if source else None
+    except BadInput:
+        folder = None
+    if folder is None:
+        return Fingerprint(architecture_digest(config, None))
+    stored = fingerprint(folder)
+    architecture = architecture_digest(config, read_processor(folder))
+    if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
+        return Fingerprint(architecture, "", stored.revision)
+    return Fingerprint(architecture, stored.weights, stored.revision)
 
 
 def architecture_digest(config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> str:

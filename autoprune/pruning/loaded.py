@@ -1,0 +1,155 @@
+"""A policy with what it was made for: save it, load it, attach it to a model. Importing this file imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.document.yaml import read
+from autoprune.errors import BadInput, PolicyMismatch
+from autoprune.models.fingerprint import Fingerprint, live_fingerprint
+from autoprune.policy.canonical import resolve
+from autoprune.policy.document import Policy
+from autoprune.pruning.lookup import RegisteredParts
+
+if TYPE_CHECKING:
+    from autoprune.policy.resolved import ResolvedPolicy
+    from autoprune.pruning.session import Session
+
+POLICY_FILE, METADATA_FILE = "policy.yaml", "metadata.json"
+SCHEMA = "autoprune/saved-policy/1"
+TESTED = ((5, 23), (5, 24))  # transformers versions the equivalence suite ran on: from, and before
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """`fingerprint` is None for policies that were made for no model in particular (the catalog). `metadata` holds
+    measurements and provenance; only its `environment.dtype` is read here."""
+
+    policy: Policy
+    fingerprint: Fingerprint | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def attach(self, model: Any, *, strict: bool = False, tokens: int | None = None) -> Iterator[Session]:
+        """Prune every prefill of the model, from any thread, until the context is left.
+
+        strict: refuse instead of warn where the policy's measurements do not hold for this model. tokens: N where it is
+        the same for every sample. Raises PolicyMismatch for another architecture or an untested transformers version,
+        BadInput where the policy or the model cannot work, AutoPruneError if a policy is attached already.
+        """
+        from autoprune.pruning.session import Session
+
+        refuse_untested(_transformers_version())
+        reasons = self.uncertified(model)
+        if reasons and strict:
+            raise PolicyMismatch(f"policy {self.policy.name!r} is not certified for this model: {'; '.join(reasons)}")
+        with Session(model, self.resolve(model, tokens)) as session:
+            if reasons:
+                warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=3)
+            yield session
+
+    def resolve(self, model: Any, tokens: int | None = None) -> ResolvedPolicy:
+        """The policy bound to a loaded model's geometry. Raises BadInput with every mistake."""
+        from autoprune.models.family import geometry_of
+
+        return resolve(self.policy, geometry_of(model.config.to_dict()), RegisteredParts(), tokens)
+
+    def uncertified(self, model: Any) -> list[str]:
+        """Why the policy's measurements do not hold for this model; empty where they do or where it has none.
+
+        Raises PolicyMismatch where it was made for another architecture.
+        """
+        if self.fingerprint is None:
+            return []
+        live = live_fingerprint(model)
+        if live.architecture != self.fingerprint.architecture:
+            raise PolicyMismatch(
+                f"policy {self.policy.name!r} was made for another architecture "
+                f"({self.fingerprint.architecture[:12]}) than this model's ({live.architecture[:12]})"
+            )
+        reasons = []
+        if not live.weights:
+            reasons.append("the weights cannot be traced to the files it was measured on")
+        elif live.weights != self.fingerprint.weights:
+            reasons.append("the weights differ from those it was measured on")
+        measured = self.metadata.get("environment", {}).get("dtype")
+        dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
+        if measured and dtype and dtype != measured:
+            reasons.append(f"it was measured in {measured}, the model is in {dtype}")
+        if getattr(model, "hf_quantizer", None) is not None and not self.metadata.get("quantised"):
+            reasons.append("the model is quantised")
+        return reasons
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `policy.yaml` and `metadata.json` into a folder, which is created."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        text = self.policy.to_yaml()
+        content = {
+            "schema": SCHEMA,
+            "policy_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
+            "metadata": dict(self.metadata),
+        }
+        written = {METADATA_FILE: json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True), POLICY_FILE: text}
+        for name, value in written.items():
+            partial = target / f".{name}.partial"
+            partial.write_text(value, encoding="utf-8")
+            partial.replace(target / name)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LoadedPolicy:
+        """Read what `save_pretrained` wrote. Raises BadInput for missing, corrupt or altered files."""
+        source = Path(folder)
+        if not (source / POLICY_FILE).is_file():
+            raise BadInput(f"{source} has no {POLICY_FILE}: not a saved policy")
+        content = _metadata(source / METADATA_FILE)
+        document = read(source / POLICY_FILE)
+        policy = Policy.from_source(document, RegisteredParts())
+        if hashlib.sha256((source / POLICY_FILE).read_bytes()).hexdigest() != content["policy_sha256"]:
+            raise BadInput(
+                f"{source / POLICY_FILE} was changed after it was saved, so {METADATA_FILE} no longer describes it; "
+                f"load the file itself to use it without measurements"
+            )
+        given = content["fingerprint"]
+        try:
+            fingerprint = None if given is None else Fingerprint(**given)
+        except TypeError as error:
+            raise BadInput(f"{source / METADATA_FILE}: fingerprint: {error}") from error
+        return cls(policy, fingerprint, content["metadata"])
+
+
+def refuse_untested(version: str) -> None:
+    """Raises PolicyMismatch for a transformers version outside the tested range."""
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    low, high = (".".join(map(str, v)) for v in TESTED)
+    if not TESTED[0] <= numbers < TESTED[1]:
+        raise PolicyMismatch(f"transformers {version} is not among the tested versions: >= {low}, < {high}")
+
+
+def _transformers_version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"{path} is missing; load the policy file itself to use it without measurements") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path} is corrupt: {error}") from error
+    known = {"schema", "policy_sha256", "fingerprint", "metadata"}
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not known <= content.keys():
+        raise BadInput(f"{path} is not the metadata of a saved policy ({SCHEMA})")
+    if not isinstance(content["metadata"], dict) or not isinstance(content["fingerprint"], dict | None):
+        raise BadInput(f"{path} is corrupt: fingerprint and metadata must be mappings")
+    return content
