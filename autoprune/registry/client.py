@@ -31,6 +31,7 @@ _SETTINGS = {
 }
 _CONNECT_SECONDS = 3.0
 _START_SECONDS = 5  # whole seconds: MLflow reads an integer
+_LIBRARIES = {"mlflow", "sqlalchemy", "alembic"}
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # A server that says this about a request will say it again: waiting does not help.
 _FINAL = {
@@ -77,14 +78,13 @@ def connect(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def failures() -> tuple[type[BaseException], ...]:
-    """Everything that MLflow raises when the other side says no or is not there."""
-    quiet()
-    from alembic.util.exc import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+def is_failure(error: BaseException) -> bool:
+    """Whether MLflow, the database layer beneath it or the network failed (and not our own code).
 
-    return (MlflowException, SQLAlchemyError, CommandError, OSError)
+    Told by where the class comes from: SQLAlchemy and Alembic are MLflow's own business here, and not imported.
+    """
+    origins = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or not origins.isdisjoint(_LIBRARIES)
 
 
 def is_final(error: BaseException) -> bool:
@@ -119,10 +119,11 @@ def service(uri: str, action: str) -> Iterator[Any]:
         raise BadInput(f"{action} failed: there is no MLflow database at {path}")
     if (reason := unreachable(uri)) is not None:
         raise AutoPruneError(f"{action} failed at {shown(uri)}: {reason}")
-    caught = failures()
     try:
         yield connect(uri)
-    except caught as error:
+    except Exception as error:
+        if not is_failure(error):
+            raise
         raise AutoPruneError(f"{action} failed at {shown(uri)}: {one_line(error)}") from error
 
 
@@ -167,11 +168,12 @@ def check_reachable(uri: str) -> None:
         )
     require()
     if (reason := unreachable(uri)) is None:
-        caught = failures()
         try:
             with _hurried():
                 connect(uri).search_experiments(max_results=1)
-        except caught as error:
+        except Exception as error:
+            if not is_failure(error):
+                raise
             reason = one_line(error)
     if reason is not None:
         raise BadInput(

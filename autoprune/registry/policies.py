@@ -159,48 +159,49 @@ def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
         if names.DIGEST_TAG not in version.tags:
             raise BadInput(f"{uri} is not a policy: the version has no {names.DIGEST_TAG} tag")
     target = into or Path(tempfile.mkdtemp(prefix="autoprune-policy-"))
-    caught = mlflow_client.failures()
     with mlflow_client.service(tracking_uri, f"fetching {uri}"):
         from mlflow.artifacts import download_artifacts
 
         try:
             found = download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=tracking_uri)
-        except caught as error:
+        except Exception as error:
             if into is None:
                 shutil.rmtree(target, ignore_errors=True)
-            if mlflow_client.is_missing(error):
-                where = mlflow_client.shown(tracking_uri)
-                raise BadInput(f"{uri} is not at {where}: {mlflow_client.one_line(error)}") from error
-            raise
+            if not mlflow_client.is_missing(error):
+                raise
+            where = mlflow_client.shown(tracking_uri)
+            raise BadInput(f"{uri} is not at {where}: {mlflow_client.one_line(error)}") from error
     return Path(found)
 
 
 # ------------------------------------------------------------------------------------------------------------- details
 def _ensure_registered(client: Any, name: str) -> None:
-    caught = mlflow_client.failures()
-    try:
-        model = client.get_registered_model(name)
-    except caught as error:
-        if not mlflow_client.is_missing(error):
-            raise
+    model = _get(client, name)
+    if model is None:
         client.create_registered_model(name, tags={names.KIND_TAG: names.POLICY_KIND})
-        return
-    if not _is_ours(model):
+    elif not _is_ours(model):
         raise BadInput(f"the registered model {name!r} holds models of another kind; choose another name for policies")
 
 
 def _model(client: Any, tracking_uri: str, name: str) -> Any:
-    caught = mlflow_client.failures()
-    try:
-        return client.get_registered_model(name)
-    except caught as error:
-        if not mlflow_client.is_missing(error):
-            raise
+    model = _get(client, name)
+    if model is None:
         known = [m.name for m in _all_models(client) if _is_ours(m)]
         raise BadInput(
             f"there is no registered policy {name!r} at {mlflow_client.shown(tracking_uri)}; "
             f"registered: {', '.join(known) or 'none'}{suggest(name, known)}"
-        ) from error
+        )
+    return model
+
+
+def _get(client: Any, name: str) -> Any:
+    """The registered model, or None."""
+    try:
+        return client.get_registered_model(name)
+    except Exception as error:
+        if not mlflow_client.is_missing(error):
+            raise
+        return None
 
 
 def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:

@@ -79,12 +79,13 @@ class MlflowPublisher:
         if (reason := mlflow_client.unreachable(self._uri)) is not None:
             self._outage(rows[0], reason)
             return
-        caught: tuple[type[BaseException], ...] = (*mlflow_client.failures(), AutoPruneError)
         trials = 0
         for row in rows:
             try:
                 self._publish(row)
-            except caught as error:
+            except Exception as error:
+                if not _expected(error):
+                    raise
                 if not _hopeless(error):
                     self._outage(row, mlflow_client.one_line(error))
                     return
@@ -94,7 +95,7 @@ class MlflowPublisher:
                 trials += row.kind == "trial"
         self._back()
         if trials:
-            self._draw_curve(caught)
+            self._draw_curve()
 
     # ------------------------------------------------------------------------------------------------------- one row
     def _publish(self, row: OutboxRow) -> None:
@@ -144,16 +145,17 @@ class MlflowPublisher:
         version = policies.register(self._uri, name, folder, run_id=run_id, tags=tags, alias=alias)
         self.published += (Published(name, version, tags[names.DIGEST_TAG], alias),)
 
-    def _draw_curve(self, caught: tuple[type[BaseException], ...]) -> None:
+    def _draw_curve(self) -> None:
         """The curve follows the trials. If it fails here the front row, or the next trial, draws the missing points."""
         settled = self._outbox.trials()
         if not any(trial.origin == "trial" for trial in settled):
             return  # the curve's reference point is fixed only when all references are in
-        unpublished: tuple[type[BaseException], ...] = (*caught, KeyError)
+        points = projection.curve_points(settled, self._study.objectives)
         try:
-            points = projection.curve_points(settled, self._study.objectives)
             projection.curve(self._client, self._run(), points)
-        except unpublished as error:
+        except Exception as error:
+            if not _expected(error):
+                raise
             logger.warning("the hypervolume curve could not be published: %s", mlflow_client.one_line(error))
 
     # --------------------------------------------------------------------------------------------------------- lookups
@@ -193,6 +195,11 @@ class MlflowPublisher:
         if row.id not in self._refused:
             logger.warning("MLflow refuses outbox row %d (%s): %s", row.id, row.kind, reason)
         self._refused.add(row.id)
+
+
+def _expected(error: BaseException) -> bool:
+    """Whether this is the world's doing (an outage, a bad row) rather than a mistake in our code."""
+    return isinstance(error, AutoPruneError) or mlflow_client.is_failure(error)
 
 
 def _hopeless(error: BaseException) -> bool:
