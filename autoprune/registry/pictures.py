@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from autoprune.ports import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger("autoprune.registry")
 
 
 def pictures(
@@ -19,7 +22,10 @@ def pictures(
 
     drawn: dict[str, Figure] = {}
     if document.get("members"):
-        drawn["front.png"] = figures.front_figure(document, trials=trials)
+        try:
+            drawn["front.png"] = figures.front_figure(document, trials=trials)
+        except ValueError as error:  # two measures to draw against each other aren't there: the document goes out alone
+            logger.warning("the front has no figure: %s", error)
     if points:
         drawn["hypervolume.png"] = figures.hypervolume_figure(points)
     lengths = {f"policy {i}": m["lengths"] for i, m in enumerate(document.get("members", [])) if m.get("lengths")}

@@ -68,7 +68,8 @@ def register(
     """Make a version of `name` from the files in `folder` and point `alias` at it; returns the version.
 
     `tags` must hold the policy's digest and the study's id (`names.DIGEST_TAG`, `names.STUDY_TAG`): a version that has
-    the same two is that version, and no second one is made. Measurements travel as further tags.
+    the same two is that version, and no second one is made. Measurements travel as further tags
+    (their names as `names.key` spells them).
 
     Raises BadInput for missing tags, an empty folder or a name that belongs to other models; AutoPruneError when MLflow
     fails.
@@ -85,8 +86,8 @@ def register(
         version = _find(client, name, tags)
         if version is None:
             source = _upload(client, run_id, folder, tags[names.DIGEST_TAG])
-            shortened = {key: str(value)[:_VALUE] for key, value in tags.items()}
-            made = client.create_model_version(name, source=source, run_id=run_id, tags=shortened)
+            accepted = {names.key(tag): str(value)[:_VALUE] for tag, value in tags.items()}
+            made = client.create_model_version(name, source=source, run_id=run_id, tags=accepted)
             version = int(made.version)
         if alias is not None:
             client.set_registered_model_alias(name, alias, str(version))

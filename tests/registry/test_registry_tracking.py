@@ -199,6 +199,16 @@ def test_publishes_the_selected_policy(uri, study, outbox, saved_policy):
     assert version.run_id == _runs(uri, study)[0].info.run_id
 
 
+def test_a_front_that_cannot_be_drawn_is_published_without_its_figure(uri, study, outbox, tmp_path, caplog):
+    outbox.rows, outbox.records = outbox.rows[:3], outbox.records[:2]
+    document = {"study": "demo", "baseline": {"holdout": {}}, "members": [{"policy": "p", "holdout": {}}], "trials": {}}
+    outbox.add("front", document)
+    MlflowPublisher(outbox, uri, study).flush()
+    assert outbox.outbox() == []
+    assert "no figure" in caplog.text
+    assert json.loads(_text(uri, _runs(uri, study)[0], "front.json", tmp_path / "f")) == document
+
+
 def test_the_curve_waits_until_its_reference_point_is_fixed(uri, study, outbox):
     everything = outbox.rows
     outbox.rows, outbox.records = everything[:3], outbox.records[:2]
