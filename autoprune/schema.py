@@ -1,4 +1,4 @@
-"""JSON Schemas of the documents, for editors: generated from the registries, so that they know every part and measure."""
+"""JSON Schemas of the documents, for editors: generated from the registries, so they know every part and measure."""
 
 from __future__ import annotations
 
@@ -34,11 +34,16 @@ def _spec() -> Json:
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
-        "properties": {d: _one_key({m: _config(measures.find(m).config) for m in measures.names()}) for d in ("minimize", "maximize")},
+        "properties": {
+            d: _one_key({m: _config(measures.find(m).config) for m in measures.names()})
+            for d in ("minimize", "maximize")
+        },
         "additionalProperties": False,
     }
     text = {"type": "string", "pattern": rf"^(minimize|maximize)\s+({known})$"}
-    properties["objectives"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [text, goal]}, "minItems": 1}]}
+    properties["objectives"] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [text, goal]}, "minItems": 1}]
+    }
     properties["search_space"] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     return schema
 
@@ -55,7 +60,13 @@ def _config(config: Any) -> Json:
 
 def _one_key(options: dict[str, Json]) -> Json:
     """A part: a bare name, or a one-key mapping with its parameters."""
-    mapping = {"type": "object", "minProperties": 1, "maxProperties": 1, "properties": options, "additionalProperties": False}
+    mapping = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": options,
+        "additionalProperties": False,
+    }
     return {"anyOf": [{"enum": sorted(options)}, mapping]}
 
 
@@ -71,7 +82,11 @@ def _object(properties: Json, required: tuple[str, ...] = ()) -> Json:
 def _score() -> Json:
     normalise = {"enum": ["rank", "minmax", "softmax", "none"]}
     mix = _object(
-        {"weights": {"type": "object", "additionalProperties": NUMBER}, "normalise": normalise, "op": {"enum": ["sum", "product", "max"]}},
+        {
+            "weights": {"type": "object", "additionalProperties": NUMBER},
+            "normalise": normalise,
+            "op": {"enum": ["sum", "product", "max"]},
+        },
         ("weights",),
     )
     named = {"type": "string", "description": "a name under `criteria`"}
@@ -89,13 +104,23 @@ def _policy() -> Json:
     pick = {"score": {"$ref": "#/$defs/score"}, "select": {"$ref": "#/$defs/select"}}
     rest = {
         "merge": {"$ref": "#/$defs/merge"},
-        "protect": {"anyOf": [{"const": "newlines"}, _object({"index": {"type": "array", "items": {"type": "integer"}}}, ("index",))]},
+        "protect": {
+            "anyOf": [
+                {"const": "newlines"},
+                _object({"index": {"type": "array", "items": {"type": "integer"}}}, ("index",)),
+            ]
+        },
         "positions": {"enum": ["keep", "compact"]},
     }
     picks = {"type": "array", "items": _object({"share": NUMBER, **pick}), "minItems": 1}
     site = {"type": "string", "pattern": r"^(projector|input|llm:\d+(/\d+)?)$"}
     stage = _object({"at": site, "keep": keep, "pick": picks, **pick, **rest}, ("at", "keep"))
-    curve = {"type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": {"enum": ["steps", "geometric", "linear", "p_sigmoid"]}}
+    curve = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "propertyNames": {"enum": ["steps", "geometric", "linear", "p_sigmoid"]},
+    }
     along = {"type": "array", "items": {"anyOf": [{"type": "integer"}, NUMBER]}, "minItems": 2, "maxItems": 2}
     curved = _object({"along": along, "curve": curve, "pick": picks, **pick, **rest}, ("along", "curve"))
     top = {

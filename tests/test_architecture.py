@@ -26,7 +26,7 @@ ORDER = [
     {"check", "schema"},
     {"api"},
     {"retune", "serving", "evaluation", "report"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 HOME = {
@@ -91,7 +91,12 @@ def loaded_after(code: str) -> set[str]:
 
 
 HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "sqlalchemy", "matplotlib"}
-COMMAND = "import contextlib, io\nfrom autoprune.cli.main import main\nwith contextlib.redirect_stdout(io.StringIO()):\n    code = main({arguments})\n"
+COMMAND = """\
+import contextlib, io
+from autoprune.cli.main import main
+with contextlib.redirect_stdout(io.StringIO()):
+    code = main({arguments})
+"""
 
 
 @pytest.mark.parametrize(

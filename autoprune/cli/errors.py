@@ -63,7 +63,10 @@ def report_unexpected(error: BaseException, *, as_json: bool) -> int:
         where = text
     message = f"unexpected {type(error).__name__}: {error} ({where})"
     if as_json:
-        document = {"ok": False, "errors": [{"file": None, "line": None, "column": None, "path": "", "message": message}]}
+        document = {
+            "ok": False,
+            "errors": [{"file": None, "line": None, "column": None, "path": "", "message": message}],
+        }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         sys.stderr.write(f"error: {message}\n")

@@ -69,7 +69,9 @@ def promote(policy: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) 
     if json:
         emit(moved)
     else:
-        console().print(f"{moved['name']}: champion is version {moved['champion']} (previous: {moved['previous'] or 'none'})")
+        console().print(
+            f"{moved['name']}: champion is version {moved['champion']} (previous: {moved['previous'] or 'none'})"
+        )
 
 
 @app.command()

@@ -14,7 +14,9 @@ def run(
     policy: Annotated[str, typer.Argument(help="models:/NAME@alias, a folder, a YAML file or a catalog name.")],
     image: Annotated[list[Path], typer.Option(help="An image file; may be given several times.")],
     prompt: Annotated[str, typer.Option(help="The question.")],
-    model: Annotated[str | None, typer.Option(help="Model folder or hub id; default: the one the policy was made for.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id; default: the one the policy was made for.")
+    ] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow's URI.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
@@ -39,4 +41,6 @@ def run(
         return
     console().print(answer["answer"], markup=False)
     lengths = " ".join(str(n) for n in answer["tokens_per_layer"])
-    notes().print(f"{answer['policy']}: {answer['tokens']} visual tokens; per layer: {lengths}; budget {answer['budget']:.3f}")
+    notes().print(
+        f"{answer['policy']}: {answer['tokens']} visual tokens; per layer: {lengths}; budget {answer['budget']:.3f}"
+    )

@@ -60,5 +60,3 @@ def validate(spec: SpecPath, json: JsonFlag = False) -> None:
 
 def _unplaced(spec: Path, error: BadInput) -> dict[str, object]:
     return {"file": str(spec), "line": 1, "column": 1, "path": "", "message": str(error)}
-
-

@@ -29,7 +29,9 @@ def studies(
 
 
 def front(
-    study: Annotated[str | None, typer.Argument(help="A study's name, id (or its beginning), or a spec file; default: the latest.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="A study's name, id (or its beginning), or a spec file; default: the latest.")
+    ] = None,
     store: Store = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the front into this file (png, svg, pdf).")] = None,
     json: JsonFlag = False,

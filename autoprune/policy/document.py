@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Problems, shown, suggest
 from autoprune.policy.holes import holes, shown_hole
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
-from autoprune.policy.reading import check_keys, number, read_score, read_stage
+from autoprune.policy.reading import check_keys, read_score, read_stage
 
 if TYPE_CHECKING:
     from autoprune.document.yaml import Source
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use", "read_policy"]
 
 SCHEMA = "autoprune/policy/1"
-KEYS = ("schema", "name", "paper", "claims", "literal", "made_for", "budget", "criteria", "stages")
+KEYS = ("schema", "name", "paper", "claims", "literal", "criteria", "stages")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is pruned where, and how. `claims`, `literal`, `made_for` and `budget` are documentation: they never
-    change what the engine does. `criteria` are names for scores, used by the stages."""
+    """What is pruned where, and how. `claims` and `literal` are documentation: they never change what
+    the engine does. `criteria` are names for scores, used by the stages."""
 
     name: str
     stages: tuple[AnyStage, ...]
@@ -33,8 +32,6 @@ class Policy:
     paper: str = ""
     claims: Mapping[str, Any] = field(default_factory=dict)
     literal: Mapping[str, Any] = field(default_factory=dict)
-    made_for: Mapping[str, Any] = field(default_factory=dict)
-    budget: Fraction | None = None
 
     @classmethod
     def from_source(cls, source: Source, parts: PartLookup | None = None) -> Policy:
@@ -85,8 +82,7 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
     if "schema" in data and data["schema"] != SCHEMA:
         own.add(("schema",), f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}")
     texts = {key: _text(data, key, own) for key in ("name", "paper")}
-    notes = {key: _mapping(data, key, own) for key in ("claims", "literal", "made_for")}
-    budget = number(data["budget"], ("budget",), own) if "budget" in data else None
+    notes = {key: _mapping(data, key, own) for key in ("claims", "literal")}
     criteria = _criteria(data, own)
     stages = _stages(data, own)
     open_values = [hole for key in ("stages", "criteria") for hole in holes(data.get(key), (key,))]
@@ -95,9 +91,7 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
     found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
     if len(found) > before:
         return None
-    name, paper = texts["name"], texts["paper"]
-    claims, literal, made_for = notes["claims"], notes["literal"], notes["made_for"]
-    return Policy(name, stages, criteria, paper, claims, literal, made_for, budget)
+    return Policy(texts["name"], stages, criteria, texts["paper"], notes["claims"], notes["literal"])
 
 
 def _related(path: tuple[str | int, ...], hole: tuple[str | int, ...]) -> bool:

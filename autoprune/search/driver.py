@@ -136,14 +136,14 @@ class _Search:
             key=told.key,
         )
         if told.state != "complete":
-            self._record(point, told.state, {}, told.slacks, told.reason, told=told)
+            self._record(point, told.state, told.found, told.slacks, told.reason, told=told)
             return
         stored = self.log.find(told.key)
         if stored is None:
             self.memory.rerun(told.number)
             return
         cached = self.ledger.completed(told.digest) is not None or not self.memory.was_dispatched(told.key)
-        self._record(point, "complete", stored.values, told.slacks, "", cached, stored.seconds, told)
+        self._record(point, "complete", told.found, told.slacks, told.reason, cached, stored.seconds, told)
 
     # ------------------------------------------------------------------------------------------------------------ loop
     def loop(self) -> StopReason:

@@ -40,11 +40,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Told:
-    """A finished trial of the sampler's memory that the log has not settled."""
+    """A finished trial of the sampler's memory that the log has not settled. `found` are its measures' values."""
 
     number: int
     state: TrialState
     values: Mapping[str, Any]
+    found: Mapping[str, float]
     digest: str
     key: str
     reference: str | None
@@ -89,7 +90,7 @@ class SamplerMemory:
         from optuna.trial import TrialState, create_trial
 
         states = {"complete": TrialState.COMPLETE, "infeasible": TrialState.PRUNED, "failed": TrialState.FAIL}
-        outcome = {"state": record.state, "slacks": dict(record.constraints), "reason": record.reason}
+        outcome = _outcome(record.state, record.values, record.constraints, record.reason)
         attrs: dict[str, Any] = {"digest": record.digest, "key": record.evaluation_key or "", "outcome": outcome}
         attrs["record"] = record.number
         if record.origin == "reference":
@@ -150,6 +151,7 @@ class SamplerMemory:
                     number=trial.number,
                     state=attrs["outcome"]["state"],
                     values=self._dimensions.from_optuna(trial.params),
+                    found=attrs["outcome"]["values"],
                     digest=attrs.get("digest", ""),
                     key=attrs.get("key", ""),
                     reference=attrs.get("reference"),
@@ -222,7 +224,7 @@ class SamplerMemory:
         """The one place where a proposal's fate is told. Complete needs every objective and every constraint."""
         from optuna.trial import TrialState as Optuna
 
-        asked.trial.set_user_attr("outcome", {"state": state, "slacks": dict(slacks), "reason": reason})
+        asked.trial.set_user_attr("outcome", _outcome(state, values, slacks, reason))
         if state == "failed":
             self.study.tell(asked.trial, state=Optuna.FAIL)
             return
@@ -242,3 +244,9 @@ class SamplerMemory:
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _outcome(
+    state: TrialState, values: Mapping[str, float], slacks: Mapping[str, float], reason: str
+) -> dict[str, Any]:
+    return {"state": state, "values": dict(values), "slacks": dict(slacks), "reason": reason}

@@ -45,7 +45,9 @@ def parse_objective(value: Any) -> Objective:
         words = value.split()
         if len(words) != 2 or words[0] not in _DIRECTIONS:
             hint = suggest(words[0], _DIRECTIONS) if words else ""
-            raise ExpressionError(f"'{value}' is not an objective; write 'minimize MEASURE' or 'maximize MEASURE'{hint}")
+            raise ExpressionError(
+                f"'{value}' is not an objective; write 'minimize MEASURE' or 'maximize MEASURE'{hint}"
+            )
         return Objective(request(words[1]), "minimize" if words[0] == "minimize" else "maximize")
     if isinstance(value, Mapping) and len(value) == 1:
         direction, what = next(iter(value.items()))
@@ -58,7 +60,9 @@ def parse_objective(value: Any) -> Objective:
                 if isinstance(options, Mapping):
                     return Objective(request(str(name), options), known)
         else:
-            raise ExpressionError(f"'{direction}' is not a direction: minimize or maximize{suggest(str(direction), _DIRECTIONS)}")
+            raise ExpressionError(
+                f"'{direction}' is not a direction: minimize or maximize{suggest(str(direction), _DIRECTIONS)}"
+            )
     raise ExpressionError("an objective is 'minimize MEASURE' or {minimize: {MEASURE: {option: value}}}")
 
 
@@ -134,7 +138,9 @@ def _bound(reader: _Reader) -> tuple[float, float]:
         return 1.0 + amount / 100.0, 0.0
     if unit[1] in ("point", "points"):
         return 1.0, amount / 100.0
-    raise ExpressionError("say in which unit: 'baseline - 3 %' (relative) or 'baseline - 3 points' (absolute, of 100)", unit[2])
+    raise ExpressionError(
+        "say in which unit: 'baseline - 3 %' (relative) or 'baseline - 3 points' (absolute, of 100)", unit[2]
+    )
 
 
 def _baseline(reader: _Reader) -> None:

@@ -28,7 +28,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """`measure (<=|>=) scale * baseline + shift`; `text` is what the user wrote, and the constraint's name everywhere."""
+    """`measure (<=|>=) scale * baseline + shift`; `text` is what the user wrote and its name everywhere."""
 
     text: str
     measure: MeasureRequest

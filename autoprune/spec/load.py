@@ -22,7 +22,7 @@ from autoprune.spec.models import Spec
 class LoadedSpec:
     """A spec that reads well by itself; `check` holds it against the registries, the records and the model.
 
-    `objective_source` and `space_source` are the documents the goals and the space stand in (the spec itself if inline).
+    `objective_source` and `space_source` are the documents that goals and space stand in (the spec itself if inline).
     """
 
     spec: Spec
@@ -89,7 +89,9 @@ def _objective_document(
     data = document.data
     listed = data.get("objectives") if isinstance(data, dict) else None
     if not isinstance(listed, list) or data.get("schema") != "autoprune/objectives/1":
-        found.append(document.problem((), "an objectives document has `schema: autoprune/objectives/1` and a list `objectives`"))
+        found.append(
+            document.problem((), "an objectives document has `schema: autoprune/objectives/1` and a list `objectives`")
+        )
         return document, (), ()
     return document, listed, ("objectives",)
 

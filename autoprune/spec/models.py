@@ -31,9 +31,13 @@ class CalibrationSpec(Strict):
     """Records and how they are split. Splits never cut through an image."""
 
     records: str = Field(min_length=1, description="JSONL or parquet relative to the spec, or datasets:NAME[:SPLIT]")
-    images: str | None = Field(None, description="folder the records' image paths are relative to; default: the records' own")
+    images: str | None = Field(
+        None, description="folder the records' image paths are relative to; default: the records' own"
+    )
     search: int = Field(ge=1, description="records the search measures on")
-    holdout: int | Literal["auto"] = Field("auto", description="records that certify; auto = as many as the constraints need")
+    holdout: int | Literal["auto"] = Field(
+        "auto", description="records that certify; auto = as many as the constraints need"
+    )
     stratify_by: str | None = Field("type", description="record field whose values every split gets its share of")
     seed: int = 0
 
@@ -98,9 +102,13 @@ class CertifySpec(Strict):
 class OutputSpec(Strict):
     """What leaves the search."""
 
-    register_as: str | None = Field(None, alias="register", description="registered name in MLflow", pattern=r"^[A-Za-z0-9_.\- ]+$")
+    register_as: str | None = Field(
+        None, alias="register", description="registered name in MLflow", pattern=r"^[A-Za-z0-9_.\- ]+$"
+    )
     select: str | None = Field(None, description="'minimize COST': which certified policy is published")
-    tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI, else .autoprune/mlflow.db")
+    tracking_uri: str | None = Field(
+        None, description="MLflow; default: MLFLOW_TRACKING_URI, else .autoprune/mlflow.db"
+    )
     store: str | None = Field(None, description="database URL of the store; default: .autoprune/autoprune.db")
 
 

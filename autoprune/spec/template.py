@@ -15,7 +15,7 @@ model:
   batch_size: 16                          # questions per forward pass while measuring
 
 calibration:
-  records: calib/records.jsonl            # one a line: {"images": ["a.png"], "prompt": "...", "answer": "...", "type": "..."}
+  records: calib/records.jsonl            # a line: {"images": ["a.png"], "prompt": "…", "answer": "…", "type": "…"}
   images: calib                           # the folder the image paths are relative to (default: the records' folder)
   search: 384                             # records the search measures on
   holdout: auto                           # records that certify; auto = as many as the constraints need

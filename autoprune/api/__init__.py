@@ -1,0 +1,42 @@
+"""The composition root: everything a user can ask for. Nothing else wires rooms together."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprune.api.answering import answer as answer
+    from autoprune.api.policies import diff_policies as diff_policies
+    from autoprune.api.policies import export_policy as export_policy
+    from autoprune.api.policies import load_policy as load_policy
+    from autoprune.api.policies import policies as policies
+    from autoprune.api.policies import promote as promote
+    from autoprune.api.policies import show_policy as show_policy
+    from autoprune.api.reading import draw_front as draw_front
+    from autoprune.api.reading import front as front
+    from autoprune.api.reading import studies as studies
+    from autoprune.api.searching import SearchResult as SearchResult
+    from autoprune.api.searching import search as search
+
+# Opened on demand: loading a policy in production must not import what only a search needs.
+_HOMES = {
+    "answer": "answering",
+    "diff_policies": "policies",
+    "export_policy": "policies",
+    "load_policy": "policies",
+    "policies": "policies",
+    "promote": "policies",
+    "show_policy": "policies",
+    "draw_front": "reading",
+    "front": "reading",
+    "studies": "reading",
+    "SearchResult": "searching",
+    "search": "searching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"autoprune.api.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'autoprune.api' has no attribute {name!r}")

@@ -1,0 +1,95 @@
+"""Policies by name: load, list, show, compare, promote, export."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.document.yaml import read
+from autoprune.errors import BadInput
+from autoprune.policy import catalog
+from autoprune.policy.diff import diff
+from autoprune.policy.document import Policy
+
+if TYPE_CHECKING:
+    from autoprune.pruning.loaded import LoadedPolicy
+
+
+def load_policy(uri: str | Path, *, tracking_uri: str | None = None) -> LoadedPolicy:
+    """A policy to attach: `models:/name@alias`, `models:/name/3`, a folder, a YAML file, or a catalog name.
+
+    The tracking URI of `models:/` is the argument, else MLFLOW_TRACKING_URI, else the nearest `.autoprune/` upward.
+    Raises BadInput where there is no such policy or it is corrupt.
+    """
+    from autoprune.registry.load import load_policy as load
+
+    return load(str(uri), tracking_uri=tracking_uri)
+
+
+def policies(tracking_uri: str | None = None) -> dict[str, Any]:
+    """The catalog, and the registered versions where a registry is found."""
+    listed = []
+    for name in catalog.names("policies"):
+        policy = Policy.from_source(read(catalog.find("policies", name)))
+        sites = ", ".join(dict.fromkeys(str(getattr(stage, "at", "curve")) for stage in policy.stages))
+        listed.append({"name": name, "sites": sites, "paper": policy.paper or ""})
+    return {"catalog": listed, "registered": _registered(tracking_uri)}
+
+
+def _registered(tracking_uri: str | None) -> list[dict[str, Any]]:
+    from autoprune.registry.locate import tracking_uri as locate
+
+    if importlib.util.find_spec("mlflow") is None:
+        return []
+    try:
+        uri = locate(tracking_uri)
+    except BadInput:
+        return []  # the catalog can be listed without a registry
+    from autoprune.registry.policies import registered, versions
+
+    return [
+        {
+            "name": model.name,
+            "version": version.version,
+            "aliases": list(version.aliases),
+            "policy": version.tags.get("autoprune.policy", ""),
+        }
+        for model in registered(uri)
+        for version in versions(uri, model.name)
+    ]
+
+
+def show_policy(uri: str, tracking_uri: str | None = None) -> dict[str, Any]:
+    """A policy's document, as YAML and as data, and its metadata."""
+    loaded = load_policy(uri, tracking_uri=tracking_uri)
+    return {"document": loaded.policy.dump(), "yaml": loaded.policy.to_yaml(), "metadata": dict(loaded.metadata)}
+
+
+def diff_policies(a: str, b: str, tracking_uri: str | None = None) -> list[dict[str, Any]]:
+    """What differs between two policies, by key path."""
+    first, second = (load_policy(uri, tracking_uri=tracking_uri).policy for uri in (a, b))
+    return [{"path": c.path, "before": c.before, "after": c.after} for c in diff(first, second)]
+
+
+def promote(uri: str, tracking_uri: str | None = None) -> dict[str, Any]:
+    """Make `models:/name@alias` or `models:/name/3` the champion; the champion so far becomes `previous`."""
+    from autoprune.registry.locate import tracking_uri as locate
+    from autoprune.registry.policies import promote as move
+    from autoprune.registry.reference import ModelReference, parse
+
+    reference = parse(uri)
+    if not isinstance(reference, ModelReference):
+        raise BadInput(f"{uri!r} is no registered version; write models:/NAME@candidate or models:/NAME/3")
+    moved = move(locate(tracking_uri), reference.name, reference.version or str(reference.alias))
+    return {"name": moved.name, "champion": moved.version, "previous": moved.previous}
+
+
+def export_policy(uri: str, folder: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:
+    """Write a policy as plain files. Refuses a folder that holds something else."""
+    loaded = load_policy(uri, tracking_uri=tracking_uri)
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BadInput(f"{target} exists and is not an empty folder")
+    loaded.save_pretrained(target)
+    return {"folder": str(target), "files": sorted(path.name for path in target.iterdir())}

@@ -1,0 +1,229 @@
+"""One search from spec to published policy. The only place where driver, executor, store and registry meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune import check
+from autoprune.api import state
+from autoprune.api.study import PARTS, Prepared
+from autoprune.errors import BadInput
+from autoprune.ports import Executor, Observer, Progress, SilentObserver
+
+if TYPE_CHECKING:
+    from autoprune.policy.front import Front
+    from autoprune.registry.tracking import MlflowPublisher, NullPublisher
+    from autoprune.store import StudyLog
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search came to. `front` has the shape of `autoprune front --json`; `notes` are remarks for people."""
+
+    study_id: str
+    front: Mapping[str, Any]
+    folder: Path
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def published_or_certified(self) -> bool:
+        """Whether there is a policy one may serve."""
+        return any(member["selected"] for member in self.front["members"])
+
+
+def search(
+    spec: str | Path,
+    *,
+    observer: Observer | None = None,
+    trials: int | None = None,
+    executor: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> SearchResult:
+    """Search, certify and publish what a spec declares; an interrupted study continues.
+
+    `trials` and `executor` stand in for the spec's. Raises BadInput before anything is written, AutoPruneError for a
+    failure on the way, KeyboardInterrupt when interrupted or when `stop()` turns true.
+    """
+    observer = observer or SilentObserver()
+    checked = check.check(spec)
+    observer.update(Progress("loading"))
+    study = Prepared(checked)
+    uri = state.mlflow_uri(checked.loaded)
+    _preflight(uri, executor)
+    study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
+    plan = study.plan(trials, None)
+
+    from autoprune.store import open_store
+
+    with open_store(state.store_url(checked.loaded)) as store:
+        log = store.create_study(
+            study.study_id,
+            name=checked.loaded.spec.name,
+            digest=study.identity,
+            spec=checked.loaded.source.data,
+            resolved=study.resolved(),
+            calibration=study.calibration,
+        )
+        with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
+            return _Run(study, log, uri, observer, executor, stop).run(plan)
+
+
+def _preflight(uri: str | None, executor: str | None) -> None:
+    if executor not in (None, "auto", "inline", "ray"):
+        raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray")
+    if uri is not None:
+        from autoprune.registry.tracking import check_reachable
+
+        check_reachable(uri)
+
+
+class _Run:
+    """One run of one study, holding its lease."""
+
+    def __init__(
+        self,
+        study: Prepared,
+        log: StudyLog,
+        uri: str | None,
+        observer: Observer,
+        executor: str | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.study, self.log, self.observer, self.kind, self.stop = study, log, observer, executor, stop
+        self.loaded = study.checked.loaded
+        self.publisher = _publisher(study, log, uri)
+        self.folder = state.study_folder(self.loaded, study.study_id)
+
+    def run(self, plan: Any) -> SearchResult:
+        from dataclasses import replace
+
+        from autoprune.search import driver
+
+        plan = replace(plan, storage=state.optuna_url(self.loaded))
+        self.log.set_state("running")
+        workers = self._executor()
+        finished = False
+        try:
+            front = driver.run(plan, workers, self.log, self.publisher, self.observer, self.stop)
+            finished = True
+        finally:
+            workers.close()
+            self.log.set_state("finished" if finished else "interrupted")
+        document = self._publish(front)
+        self._write(document)
+        self.observer.update(Progress("done"))
+        return SearchResult(self.study.study_id, document, self.folder, tuple(self._notes(document)))
+
+    def _executor(self) -> Executor:
+        from autoprune.executors.choose import make_executor
+
+        wish = self.loaded.spec.search.executor
+        return make_executor(
+            self.kind or wish.kind,  # type: ignore[arg-type]
+            self.study.worker,
+            workers=wish.ray.workers,
+            gpus_per_worker=wish.ray.gpus_per_worker,
+            cpus_per_worker=wish.ray.cpus_per_worker,
+            address=wish.ray.address,
+            evaluation_timeout=self.loaded.spec.search.evaluation_timeout,
+        )
+
+    # ---------------------------------------------------------------------------------------------------- publishing
+    def _publish(self, front: Front) -> dict[str, Any]:
+        """Register the selected policy (if the spec says so); -> the front document, with what was published."""
+        document = dict(front.to_json())
+        chosen = next((m for m in document["members"] if m["selected"]), None)
+        name = self.loaded.spec.output.register_as
+        if chosen is not None:
+            self._save(chosen)
+        if chosen is not None and name is not None:
+            tags = {key: str(value) for key, value in self._tags(chosen).items()}
+            folder = str(self._policy_folder(chosen))
+            self.observer.update(Progress("publish"))
+            self.log.queue("publish", {"name": name, "folder": folder, "tags": tags})
+        self.publisher.flush()
+        versions = {p.digest: f"models:/{p.name}/{p.version}" for p in self.publisher.published}
+        if chosen is not None and chosen["digest"] in versions:
+            document["members"] = [{**m, "published": versions.get(m["digest"])} for m in document["members"]]
+            self.log.save_front(document)
+            self.publisher.flush()
+        return document
+
+    def _policy_folder(self, member: Mapping[str, Any]) -> Path:
+        return self.folder / "policies" / str(member["digest"])[:16]
+
+    def _save(self, member: Mapping[str, Any]) -> None:
+        from autoprune.policy.document import Policy
+        from autoprune.pruning.loaded import LoadedPolicy
+
+        model = self.loaded.spec.model
+        metadata = {
+            "study": self.study.study_id,
+            "digest": member["digest"],
+            "model": {"path": str(Path(self.study.folder).resolve()), "name": model.path, "revision": model.revision},
+            "budget": member["budget"],
+            "holdout": member["holdout"],
+            "constraints": member["constraints"],
+            "environment": asdict(self.study.context),
+        }
+        policy = Policy.parse(member["document"], PARTS)
+        LoadedPolicy(policy, self.study.fingerprint, metadata).save_pretrained(self._policy_folder(member))
+
+    def _tags(self, member: Mapping[str, Any]) -> dict[str, Any]:
+        """Measurements and verdicts as version tags."""
+        from autoprune.registry import names
+
+        tags = {names.DIGEST_TAG: member["digest"], names.STUDY_TAG: self.study.study_id}
+        tags["autoprune.policy"], tags["autoprune.budget"] = member["policy"], member["budget"]
+        for label, estimate in member["holdout"].items():
+            low, high = estimate.get("low"), estimate.get("high")
+            tags[f"holdout.{label}"] = f"{estimate['value']!r} [{low!r}, {high!r}]"
+        for text, verdict in member["constraints"].items():
+            tags[names.key(f"constraint.{text}")] = verdict
+        return tags
+
+    # ------------------------------------------------------------------------------------------------------- results
+    def _write(self, document: Mapping[str, Any]) -> None:
+        (self.folder / "front.json").write_text(json.dumps(document, indent=2, ensure_ascii=False))
+        (self.folder / "spec.yaml").write_text(self.loaded.source.text)
+        from autoprune.api.reading import save_front_figure
+
+        if document["members"]:
+            save_front_figure(document, self.log.trials(), self.folder / "front.png")
+
+    def _notes(self, document: Mapping[str, Any]) -> list[str]:
+        notes = [f"study {self.study.study_id} in {self.folder}"]
+        for published in self.publisher.published:
+            notes.append(f"registered models:/{published.name}@{published.alias} (version {published.version})")
+        if not self.publisher.published:
+            notes.append(self.publisher.describe())
+        if not any(member["selected"] for member in document["members"]):
+            notes.append("no policy is certified: nothing was published")
+        return notes
+
+
+def _publisher(study: Prepared, log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:
+    from autoprune.registry.tracking import MlflowPublisher, NullPublisher
+
+    if uri is None:
+        return NullPublisher()
+    from autoprune.registry.outbox import StudyInfo
+
+    spec = study.checked.loaded.spec
+    info = StudyInfo(
+        study_id=study.study_id,
+        name=spec.name,
+        spec_text=study.checked.loaded.source.text,
+        resolved=study.resolved(),
+        digests=study.digests(),
+        objectives=study.checked.objectives,
+        constraints=study.checked.constraints,
+        registered_model=spec.output.register_as,
+    )
+    return MlflowPublisher(log, uri, info)

@@ -1,0 +1,84 @@
+"""Where things are kept: the store, Optuna's database, MLflow, and the study's own folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import BadInput
+from autoprune.spec.load import LoadedSpec, load
+
+if TYPE_CHECKING:
+    from autoprune.store import Store
+
+FOLDER = ".autoprune"
+
+
+def store_url(loaded: LoadedSpec) -> str:
+    """The spec's own URL, else `.autoprune/autoprune.db` beside it."""
+    return loaded.spec.output.store or f"sqlite:///{loaded.state_folder / 'autoprune.db'}"
+
+
+def optuna_url(loaded: LoadedSpec) -> str:
+    """The sampler's memory: its own file, or its own schema on the store's server (two Alembic histories never mix)."""
+    url = loaded.spec.output.store
+    if url is None or url.startswith("sqlite"):
+        loaded.state_folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{loaded.state_folder / 'optuna.db'}"
+    from autoprune.store.engine import in_schema
+
+    return in_schema(url, "optuna")
+
+
+def mlflow_uri(loaded: LoadedSpec) -> str | None:
+    """The spec's URI, else MLFLOW_TRACKING_URI, else `.autoprune/mlflow.db`; None without mlflow installed."""
+    if importlib.util.find_spec("mlflow") is None:
+        return None
+    from autoprune.registry.locate import embedded
+
+    return loaded.spec.output.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or embedded(loaded.state_folder)
+
+
+def open_existing(where: str | None, study: str | None) -> tuple[Store, str | None]:
+    """The store that `--store`, a spec file or the nearest `.autoprune/` names, and the study asked for.
+
+    `study` may be a spec file: then its store is opened and its name is the study. Raises BadInput if there is none.
+    """
+    from autoprune.store import open_store
+
+    if study is not None and study.endswith((".yaml", ".yml")):
+        loaded = load(study)
+        return open_store(_existing(where or store_url(loaded))), loaded.spec.name
+    if where is not None:
+        return open_store(_existing(where)), study
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FOLDER / "autoprune.db").is_file():
+            return open_store(f"sqlite:///{folder / FOLDER / 'autoprune.db'}"), study
+    raise BadInput(
+        f"no store: give --store URL or a spec file, or work in or below a folder with {FOLDER}/; "
+        f"looked upward from {here}"
+    )
+
+
+def _existing(url: str) -> str:
+    """Looking must not create: a SQLite file has to be there already."""
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise BadInput(f"no store at {url}: nothing was searched there yet")
+    return url
+
+
+def study_folder(loaded: LoadedSpec, study_id: str) -> Path:
+    """`.autoprune/studies/<id>/`, made if needed."""
+    folder = loaded.state_folder / "studies" / study_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def summary(found: Any) -> Mapping[str, Any]:
+    """A study summary as plain data."""
+    return {key: value if isinstance(value, int | float | dict) else str(value) for key, value in asdict(found).items()}

@@ -1,0 +1,246 @@
+"""From a checked spec to everything one study is: its identity, its workers, its plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autoprune.calibration.digest import calibration_digest
+from autoprune.calibration.records import Record, load_records
+from autoprune.calibration.splits import Splits, split
+from autoprune.check import Checked, is_hub_id, model_name, records_source
+from autoprune.document.yaml import read
+from autoprune.errors import BadInput
+from autoprune.measures.context import evaluation_context
+from autoprune.models import fingerprint, read_geometry
+from autoprune.models.fingerprint import Fingerprint
+from autoprune.policy import canonical, catalog
+from autoprune.policy.document import Policy
+from autoprune.policy.geometry import Geometry
+from autoprune.policy.scale import at_budget
+from autoprune.policy.space import BoundSpace, Parameter
+from autoprune.ports import CalibrationSource, EvaluationContext, WorkerSpec
+from autoprune.pruning.lookup import RegisteredParts
+from autoprune.search.plan import Candidate, Reference, StudyPlan
+
+PARTS = RegisteredParts()
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def weights_folder(name: str, revision: str | None) -> str:
+    """The local folder of a model. A hub id is fetched into the hub's cache if it is not there. Raises BadInput."""
+    if Path(name).is_dir() or not is_hub_id(name):
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return str(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(f"model {name!r} is neither a folder nor reachable on the hub: {error}") from error
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """A bound search space as the driver sees it."""
+
+    space: BoundSpace
+    geometry: Geometry
+    tokens: int | None
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return self.space.parameters
+
+    def candidate(self, values: Mapping[str, Any]) -> Candidate:
+        return candidate(self.space.fill(values), self.geometry, self.tokens)
+
+    def costs(self, candidate: Candidate) -> Mapping[str, float]:
+        """The budget, where every sample has the same N; other costs need the texts' lengths."""
+        if self.tokens is None:
+            return {}
+        from autoprune.policy.budget import budget, lengths
+
+        resolved = canonical.from_json(candidate.canonical)
+        return {"budget": budget([lengths(resolved, self.tokens)], [self.tokens], self.geometry.depth)}
+
+
+def candidate(policy: Policy, geometry: Geometry, tokens: int | None, name: str | None = None) -> Candidate:
+    """The policy bound to the model; unnamed ones are called after their digest."""
+    resolved = canonical.resolve(policy, geometry, PARTS, tokens)
+    text, digest = canonical.to_json(resolved), canonical.digest(resolved)
+    name = name or f"{policy.name}-{digest[:8]}"
+    return Candidate(name, {**policy.dump(), "name": name}, text, digest)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One study before it runs. Reading the records, hashing the weights: done once, on demand."""
+
+    checked: Checked
+
+    @cached_property
+    def folder(self) -> str:
+        return weights_folder(model_name(self.checked.loaded), self.checked.loaded.spec.model.revision)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        return self.checked.geometry or read_geometry(self.folder)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(self.folder, self.checked.loaded.spec.model.revision)
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        loaded = self.checked.loaded
+        images = loaded.spec.calibration.images
+        return load_records(records_source(loaded), None if images is None else str(loaded.path(images)))
+
+    @cached_property
+    def calibration(self) -> CalibrationSource:
+        loaded = self.checked.loaded
+        asked, images = loaded.spec.calibration, loaded.spec.calibration.images
+        holdout = asked.holdout if isinstance(asked.holdout, int) else self._largest_holdout()
+        return CalibrationSource(
+            records=records_source(loaded),
+            images=None if images is None else str(loaded.path(images)),
+            search=asked.search,
+            holdout=holdout,
+            stratify_by=asked.stratify_by,
+            seed=asked.seed,
+            digest=calibration_digest(self.records),
+        )
+
+    def _largest_holdout(self) -> int:
+        """Every record whose image the search does not see."""
+        asked = self.checked.loaded.spec.calibration
+        from autoprune.calibration.splits import clusters
+
+        chosen = split(self.records, asked.search, 0, asked.stratify_by, asked.seed)
+        seen = {record.id for record in chosen.search}
+        numbers = clusters(self.records)
+        used = {number for record, number in zip(self.records, numbers, strict=True) if record.id in seen}
+        left = sum(number not in used for number in numbers)
+        if left < 2:
+            raise BadInput(f"calibration: {asked.search} records to search leave {left} for the holdout")
+        return left
+
+    @cached_property
+    def splits(self) -> Splits:
+        source = self.calibration
+        return split(self.records, source.search, source.holdout, source.stratify_by, source.seed)
+
+    @cached_property
+    def tokens(self) -> int | None:
+        """N, where every record has it in common."""
+        counts = {len(record.images) for record in (*self.splits.search, *self.splits.holdout)}
+        per_image = self.geometry.tokens_per_image
+        return None if per_image is None or len(counts) != 1 else per_image * counts.pop()
+
+    @cached_property
+    def worker(self) -> WorkerSpec:
+        model = self.checked.loaded.spec.model
+        return WorkerSpec(
+            model_path=self.folder,
+            calibration=self.calibration,
+            measures=self.checked.measures,
+            dtype=model.dtype,
+            device=model.device,
+            attn_implementation=model.attn_implementation,
+            trust_remote_code=model.trust_remote_code,
+            batch_size=model.batch_size,
+        )
+
+    @cached_property
+    def context(self) -> EvaluationContext:
+        return evaluation_context(self.worker)
+
+    @cached_property
+    def space(self) -> BoundSpace:
+        return self.checked.space.bind(self.geometry)
+
+    @cached_property
+    def identity(self) -> str:
+        """Everything that makes this study this study: not trials, time, executor, output or library versions."""
+        return digest_of(
+            {
+                "space": self.space.digest,
+                "objectives": [[o.direction, asdict(o.measure)] for o in self.checked.objectives],
+                "constraints": [asdict(c) for c in self.checked.constraints],
+                "context": {**asdict(self.context), "libraries": None},
+            }
+        )
+
+    @property
+    def study_id(self) -> str:
+        return f"{self.checked.loaded.spec.name}-{self.identity[:12]}"
+
+    def references(self) -> tuple[Reference, ...]:
+        """The space's warm starts, scaled to the middle of its budget range where it has one."""
+        made, folders = [], (self.checked.loaded.folder / "policies",)
+        for name in self.space.warm_start:
+            policy = Policy.from_source(read(catalog.find("policies", name, folders)), PARTS)
+            if self.space.budget is not None:
+                low, high = (Fraction(b).limit_denominator(1000) for b in self.space.budget)
+                policy = at_budget(policy, (low + high) / 2)
+            made.append(Reference(candidate(policy, self.geometry, self.tokens, name), self.space.express(policy)))
+        return tuple(made)
+
+    def plan(self, trials: int | None, storage: str | None) -> StudyPlan:
+        """What the driver is given."""
+        spec, checked = self.checked.loaded.spec, self.checked
+        costs = [checked.select.label, "prefill_flops", "budget", "kv_bytes"]
+        labels = tuple(m.label for m in checked.measures)
+        return StudyPlan(
+            study_id=self.study_id,
+            proposals=Proposals(self.space, self.geometry, self.tokens),
+            references=self.references(),
+            objectives=checked.objectives,
+            constraints=checked.constraints,
+            measures=labels,
+            trials=trials or spec.search.trials,
+            time_limit=spec.search.time,
+            seed=spec.search.seed,
+            strategy=spec.search.strategy,
+            synchronous=spec.search.synchronous,
+            storage=storage,
+            context=self.context,
+            confidence=spec.certify.confidence,
+            select=checked.select,
+            costs=tuple(dict.fromkeys(c for c in costs if c in labels)),
+            evaluation_timeout=spec.search.evaluation_timeout,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """The spec with everything filled in, as MLflow and the store keep it."""
+        spec = self.checked.loaded.spec.model_dump(mode="json", by_alias=True)
+        return {
+            **spec,
+            "search_space": self.checked.loaded.space_source.data,
+            "objectives": [asdict(o) for o in self.checked.objectives],
+            "constraints": [asdict(c) for c in self.checked.constraints],
+            "calibration": asdict(replace(self.calibration)),
+            "tokens": self.tokens,
+        }
+
+    def digests(self) -> dict[str, str]:
+        """What the study depends on, one digest each."""
+        return {
+            "study": self.identity,
+            "space": self.space.digest,
+            "model.architecture": self.fingerprint.architecture,
+            "model.weights": self.fingerprint.weights,
+            "calibration": self.calibration.digest,
+        }

@@ -1,0 +1,235 @@
+"""A spec held against everything that can be known without running it: every registry, the records, the model's config.
+
+Reads the real registries; torch, optuna, ray and mlflow stay out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoprune.calibration.records import check_records
+from autoprune.document.problems import dotted, from_pydantic, suggest
+from autoprune.document.yaml import Source
+from autoprune.errors import BadInput, Located
+from autoprune.measures import registry as measures
+from autoprune.models import read_geometry
+from autoprune.models.folder import locate
+from autoprune.policy.geometry import Geometry
+from autoprune.policy.space import Space
+from autoprune.ports import MeasureRequest
+from autoprune.pruning.lookup import RegisteredParts
+from autoprune.spec.expressions import request, uses_points
+from autoprune.spec.goals import Constraint, Objective
+from autoprune.spec.load import LoadedSpec, load
+
+ALWAYS = ("budget", "prefill_flops", "kv_bytes")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that can be run. `model_folder` and `geometry` are None where the model could not be looked up."""
+
+    loaded: LoadedSpec
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    select: Objective
+    measures: tuple[MeasureRequest, ...]
+    space: Space
+    model_folder: Path | None
+    geometry: Geometry | None
+    warnings: tuple[Located, ...]
+
+    def summary(self) -> list[tuple[str, str]]:
+        """What will be done, for people."""
+        spec = self.loaded.spec
+        rows = [
+            ("study", spec.name),
+            ("model", str(self.model_folder or spec.model.path)),
+            ("objectives", ", ".join(o.text for o in self.objectives)),
+            ("constraints", ", ".join(c.text for c in self.constraints) or "none"),
+            ("selection", self.select.text),
+            ("trials", f"{spec.search.trials} ({spec.search.strategy}, {spec.search.executor.kind})"),
+            ("records", f"{spec.calibration.search} to search, {spec.calibration.holdout} to certify"),
+        ]
+        if self.geometry is not None:
+            free = ", ".join(p.name for p in self.space.bind(self.geometry).parameters)
+            rows.insert(3, ("space", free or "no holes"))
+        return rows
+
+
+class _Goals:
+    """Fills the options of every measure the spec names, collecting mistakes."""
+
+    def __init__(self, loaded: LoadedSpec) -> None:
+        self.loaded = loaded
+        self.found: list[Located] = []
+        self.by_label: dict[str, MeasureRequest] = {}
+        self.needs_answers: str = ""
+
+    def fill(
+        self, measure: MeasureRequest, document: Source, path: tuple[str | int, ...], offset: int
+    ) -> MeasureRequest:
+        info = measures.find(measure.name)
+        if info is None:
+            known = measures.names()
+            message = f"unknown measure {measure.name!r}; known: {', '.join(known)}{suggest(measure.name, known)}"
+            self.found.append(document.problem(path, message, offset=offset))
+            return measure
+        try:
+            options = info.config.model_validate(dict(measure.options)).model_dump(mode="json")
+        except ValidationError as error:
+            for problem in from_pydantic(error, (*path, measure.name), model=info.config):
+                self.found.append(document.problem(problem.path, problem.message, key=problem.key))
+            return measure
+        if "answers" in info.needs and not self.needs_answers:
+            self.needs_answers = measure.name
+        filled = replace(measure, options=options)
+        self.by_label[filled.label] = filled
+        return filled
+
+    def objectives(self) -> tuple[Objective, ...]:
+        source = self.loaded.objective_source
+        filled = []
+        for i, objective in enumerate(self.loaded.objectives):
+            written = source.data["objectives"][i]
+            path, offset = _measure_place(("objectives", i), written, objective.measure.name)
+            filled.append(replace(objective, measure=self.fill(objective.measure, source, path, offset)))
+        return tuple(filled)
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        """A constraint by a bare name means the objective of that name, options included, where there is just one."""
+        source, filled = self.loaded.source, []
+        for i, constraint in enumerate(self.loaded.constraints):
+            path = ("constraints", i)
+            measure = self._known_as(constraint.measure) or self.fill(constraint.measure, source, path, 0)
+            info = measures.find(measure.name)
+            if info is not None and info.bounded is None and uses_points(constraint.text):
+                message = f"{measure.name} has no points: only measures in [0, 1] do; write '%' instead"
+                self.found.append(source.problem(path, message, offset=max(constraint.text.find("point"), 0)))
+            filled.append(replace(constraint, measure=measure))
+        return tuple(filled)
+
+    def select(self, objectives: tuple[Objective, ...]) -> Objective:
+        chosen = self.loaded.select or next((o for o in objectives if _is_cost(o.measure.name)), None)
+        if chosen is None:
+            return Objective(self.fill(request("budget"), self.loaded.source, ("objectives",), 0), "minimize")
+        measure = self._known_as(chosen.measure)
+        if measure is None:
+            offset = (self.loaded.spec.output.select or "").find(chosen.measure.name)
+            measure = self.fill(chosen.measure, self.loaded.source, ("output", "select"), max(offset, 0))
+        if measures.find(measure.name) is not None and not _is_cost(measure.name):
+            message = f"selection is by a cost, never by a score measured on the holdout; costs: {', '.join(_costs())}"
+            self.found.append(self.loaded.source.problem(("output", "select"), message))
+        return replace(chosen, measure=measure)
+
+    def _known_as(self, measure: MeasureRequest) -> MeasureRequest | None:
+        same = [known for known in self.by_label.values() if known.name == measure.name]
+        return same[0] if len(same) == 1 and not measure.options else None
+
+
+def _measure_place(path: tuple[str | int, ...], written: Any, name: str) -> tuple[tuple[str | int, ...], int]:
+    """Where the measure's name stands in an objective as written."""
+    if isinstance(written, str):
+        return path, max(written.find(name), 0)
+    return (*path, next(iter(written))), 0
+
+
+def _is_cost(name: str) -> bool:
+    info = measures.find(name)
+    return info is not None and info.cost
+
+
+def _costs() -> tuple[str, ...]:
+    return tuple(name for name in measures.names() if _is_cost(name))
+
+
+def check(path: str | Path) -> Checked:
+    """Read and check a spec. Raises BadInput with every mistake found, each positioned."""
+    loaded = load(path)
+    goals = _Goals(loaded)
+    objectives = goals.objectives()
+    constraints = goals.constraints()
+    select = goals.select(objectives)
+    for name in ALWAYS:
+        if not any(known.name == name for known in goals.by_label.values()):
+            goals.fill(request(name), loaded.source, ("objectives",), 0)
+    found, warnings = goals.found, []
+    folder, geometry = _model(loaded, found, warnings)
+    space = _space(loaded, geometry, found)
+    found.extend(_records(loaded, goals.needs_answers))
+    if found or space is None:
+        raise BadInput(problems=sorted(found, key=lambda p: (p.file, p.line, p.column)))
+    return Checked(
+        loaded,
+        objectives,
+        constraints,
+        select,
+        tuple(goals.by_label.values()),
+        space,
+        folder,
+        geometry,
+        tuple(warnings),
+    )
+
+
+def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) -> tuple[Path | None, Geometry | None]:
+    source, name = loaded.source, model_name(loaded)
+    try:
+        folder = locate(name, loaded.spec.model.revision)
+        return folder, read_geometry(folder)
+    except BadInput as error:
+        if is_hub_id(name):
+            warnings.append(source.problem(("model", "path"), f"{error}; model checks skipped"))
+        else:
+            found.extend(error.problems or [source.problem(("model", "path"), str(error))])
+    return None, None
+
+
+def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) -> Space | None:
+    source = loaded.space_source
+    try:
+        return Space.from_source(source, RegisteredParts(), geometry)
+    except BadInput as error:
+        found.extend(error.problems or [source.problem((), str(error))])
+        return None
+
+
+def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:
+    calibration = loaded.spec.calibration
+    name = records_source(loaded)
+    if not name.startswith("datasets:") and not Path(name).is_file():
+        message = f"no such file: {name}"
+        return [loaded.source.problem(("calibration", "records"), message)]
+    images = None if calibration.images is None else str(loaded.path(calibration.images))
+    if images is not None and not Path(images).is_dir():
+        return [loaded.source.problem(("calibration", "images"), f"no such folder: {images}")]
+    if name.startswith("datasets:"):
+        return []
+    problems = check_records(name, images, need_answers=bool(needs_answers))
+    if needs_answers and any("answer" in p.path for p in problems):
+        at = dotted(("calibration", "records"))
+        problems.insert(0, loaded.source.problem(("calibration", "records"), f"{needs_answers} needs answers ({at})"))
+    return problems
+
+
+def model_name(loaded: LoadedSpec) -> str:
+    """The model's folder relative to the spec if it is one, else the hub id as it is."""
+    text = loaded.spec.model.path
+    folder = loaded.path(text)
+    return str(folder) if folder.is_dir() or not is_hub_id(text) else text
+
+
+def is_hub_id(text: str) -> bool:
+    """`owner/name`, which is no path: paths start with '.', '/' or '~', or have another number of slashes."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+", text) is not None
+
+
+def records_source(loaded: LoadedSpec) -> str:
+    """The records' path relative to the spec, or the `datasets:` name as it is."""
+    text = loaded.spec.calibration.records
+    return text if re.match(r"^datasets:", text) else str(loaded.path(text))

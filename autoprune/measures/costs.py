@@ -1,0 +1,105 @@
+"""What a policy costs, from numbers alone: no model is run and no weight is read.
+
+Formulas (one sample, n_l visual positions and t text positions entering decoder layer l, s = t + n_l):
+
+* vision tower, per picture with p patches and T = p + CLS tokens: patch embedding 2·p·w·c·k²; each executed block
+  8·T·w² (four projections) + 4·T²·w (attention) + 4·T·w·m (two-layer MLP);
+* projector (two layers): 2·p·(f·d + d²) per picture;
+* decoder layer: 4·s·d·(h + g)·e (query, output; key, value) + 4·s²·h·e (attention) + 6·s·d·m (gated MLP; else 4·s·d·m);
+* head: 2·d·V, for the last position only, as `generate` does.
+
+w, m, k, c: width, MLP width, patch side, channels; d: decoder width, h and g heads and key-value heads of size e; f the
+width of the features that are projected. A multiply-add is two operations. Attention counts the full square: that is
+what the kernels execute with a mask, and a causal kernel saves the same half with and without pruning. Norms,
+activations and softmax are left out (about 1 %).
+
+Key-value cache after the prefill: sum over layers of 2·s·g·e·bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from autoprune.errors import BadInput
+from autoprune.policy import budget
+from autoprune.policy.geometry import Geometry
+from autoprune.policy.resolved import ResolvedPolicy
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """One sample. `unpruned` is its N; `visual[l]` the visual positions entering decoder layer l; `text` its other
+    prompt positions; operations and bytes as in the module's formulas."""
+
+    unpruned: int
+    visual: tuple[int, ...]
+    text: int
+    prefill_flops: int
+    kv_bytes: int
+
+
+def costs(
+    resolved: ResolvedPolicy,
+    geometry: Geometry,
+    visual_counts: Sequence[int],
+    text_lengths: Sequence[int],
+    dtype_bytes: int,
+    pictures: Sequence[int] | None = None,
+    newlines: Sequence[int] | None = None,
+) -> tuple[SampleCost, ...]:
+    """The cost of every sample: `visual_counts` are the samples' N, `text_lengths` their other prompt positions.
+
+    `pictures`: how many inputs the vision tower sees per sample (default: N / tokens per image, which must be fixed).
+    `newlines`: how many of a sample's visual positions are separators, which no stage drops (default: none).
+    Raises policy.budget's Infeasible where a budget cannot be met, BadInput where the number of pictures is unknown.
+    """
+    if pictures is None:
+        if not geometry.tokens_per_image:
+            raise BadInput(
+                f"{geometry.family}: images have different numbers of tokens; say how many pictures there are"
+            )
+        pictures = [n // geometry.tokens_per_image for n in visual_counts]
+    named = [len(stage.protect) for stage in resolved.stages if isinstance(stage.protect, tuple)]
+    held = [
+        min(count + max(named, default=0), n)
+        for n, count in zip(visual_counts, newlines or [0] * len(visual_counts), strict=True)
+    ]
+    lengths = {key: budget.lengths(resolved, *key) for key in set(zip(visual_counts, held, strict=True))}
+    found = []
+    for n, protected, text, count in zip(visual_counts, held, text_lengths, pictures, strict=True):
+        visual = lengths[n, protected]
+        flops = count * picture_flops(geometry) + decoder_flops(geometry, visual, text)
+        found.append(SampleCost(n, visual, text, flops, cache_bytes(geometry, visual, text, dtype_bytes)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def picture_flops(geometry: Geometry) -> int:
+    """Vision tower and projector for one picture."""
+    vision = geometry.vision
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens = patches + vision.has_cls
+    embedding = 2 * patches * vision.width * vision.channels * vision.patch_size**2
+    block = 8 * tokens * vision.width**2 + 4 * tokens**2 * vision.width + 4 * tokens * vision.width * vision.mlp
+    blocks = vision.depth if vision.executed is None else vision.executed
+    projector = 2 * patches * (geometry.projector_width * geometry.width + geometry.width**2)
+    return embedding + blocks * block + projector
+
+
+def decoder_flops(geometry: Geometry, visual: Sequence[int], text: int) -> int:
+    """The decoder's prefill at these lengths, and the head for one position."""
+    query, key = geometry.heads * geometry.head_dim, geometry.kv_heads * geometry.head_dim
+    matrices = 3 if geometry.gated_mlp else 2
+    weights = geometry.width * (2 * query + 2 * key + matrices * geometry.mlp)
+    total = 2 * geometry.width * geometry.vocabulary
+    for n in visual:
+        s = n + text
+        total += 2 * s * weights + 4 * s**2 * query
+    return total
+
+
+def cache_bytes(geometry: Geometry, visual: Sequence[int], text: int, dtype_bytes: int) -> int:
+    """Keys and values of every layer after the prefill."""
+    return sum(2 * (n + text) * geometry.kv_heads * geometry.head_dim * dtype_bytes for n in visual)

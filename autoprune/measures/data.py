@@ -1,0 +1,79 @@
+"""One split of the calibration set as model inputs, and what the unpruned model makes of it; filled when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from autoprune.calibration.batches import batches
+from autoprune.calibration.encoding import Encoder, Row
+from autoprune.calibration.records import Record
+from autoprune.measures.loading import Loaded
+from autoprune.measures.passes import own_answers, run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SplitData:
+    """Records of one split in their order. All references live on the CPU in the model's dtype."""
+
+    def __init__(
+        self, loaded: Loaded, encoder: Encoder, records: Sequence[Record], images: Sequence[int], size: int
+    ) -> None:
+        self.records = tuple(records)
+        self.images = tuple(images)
+        self._loaded = loaded
+        self._encoder = encoder
+        self._size = size
+        self._rows: list[Row] = []
+        self._logits: dict[int, Tensor] = {}
+        self._states: dict[int, dict[int, Tensor]] = {}
+        self._own: dict[int, list[tuple[int, ...]]] = {}
+
+    def rows(self, count: int) -> list[Row]:
+        """The first `count` records as model inputs."""
+        for record in self.records[len(self._rows) : count]:
+            self._rows.append(self._encoder.row(record))
+        return self._rows[:count]
+
+    def own_answers(self, count: int, max_new_tokens: int) -> list[tuple[int, ...]]:
+        """The unpruned model's greedy answers to the first `count` records."""
+        known = self._own.setdefault(max_new_tokens, [])
+        if len(known) < count:
+            rows = self.rows(count)[len(known) :]
+            known.extend(own_answers(self._loaded, rows, self._size, max_new_tokens))
+        return known[:count]
+
+    def prepare(self, count: int, layers: Sequence[int]) -> None:
+        """Run the unpruned model on those of the first `count` records whose reference is not there yet. The model must
+        be unpruned while this runs."""
+        import torch
+
+        rows = self.rows(count)
+        states = [self._states.setdefault(layer, {}) for layer in layers]
+        missing = [i for i in range(count) if i not in self._logits or any(i not in known for known in states)]
+        chosen = [rows[i] for i in missing]
+        device = str(self._loaded.model.device)
+        answers = [row.answer for row in chosen]
+        for batch in batches(chosen, answers, self._size, self._loaded.pad, device):
+            trace = run(self._loaded, batch, layers)
+            places = [missing[place] for place in batch.indices]
+            parts = torch.split(trace.logits.cpu(), [len(answers[place]) for place in batch.indices])
+            for place, part in zip(places, parts, strict=True):
+                self._logits[place] = part.clone()
+            for layer in layers:
+                for place, state in zip(places, trace.states[layer].cpu(), strict=True):
+                    self._states[layer][place] = state.clone()
+
+    def logits(self, indices: Iterable[int], device: str) -> Tensor:
+        """[T, V] of the unpruned model at the answer positions of these records, float32."""
+        import torch
+
+        return torch.cat([self._logits[i] for i in indices]).to(device).float()
+
+    def states(self, layer: int, indices: Iterable[int], device: str) -> Tensor:
+        """[B, width]: the unpruned model's last prompt token after `layer` decoder layers."""
+        import torch
+
+        return torch.stack([self._states[layer][i] for i in indices]).to(device)

@@ -1,0 +1,212 @@
+"""Holds one model and its calibration data, and measures policies on them: EvalRequest in, Measurement out.
+
+All model measures of a request come from one teacher-forced pass (`loyalty` needs a second one, over the unpruned
+model's own answers); costs are computed. Out of memory (torch.OutOfMemoryError) and a budget that cannot be met
+(policy.budget.Infeasible) pass through: the executor says what they mean for a trial.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from autoprune.calibration.batches import Batch, batches
+from autoprune.calibration.digest import calibration_digest
+from autoprune.calibration.encoding import Encoder
+from autoprune.calibration.records import Record, load_records
+from autoprune.calibration.splits import split
+from autoprune.errors import BadInput
+from autoprune.measures.costs import SampleCost, costs
+from autoprune.measures.data import SplitData
+from autoprune.measures.errors import NonFinite
+from autoprune.measures.loading import Loaded, load
+from autoprune.measures.passes import run
+from autoprune.measures.requests import Requested, requested
+from autoprune.measures.views import View
+from autoprune.policy import canonical
+from autoprune.policy.resolved import ResolvedPolicy
+from autoprune.ports import CalibrationSource, EvalRequest, Measurement, Split, WorkerSpec
+from autoprune.pruning.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build(spec: WorkerSpec) -> ModelEvaluator:
+    """Load the model, the records and the splits of a worker spec. Raises BadInput for anything a user got wrong."""
+    measures = requested(spec.measures)
+    records = _records(spec.calibration)
+    splits = split(
+        records, spec.calibration.search, spec.calibration.holdout, spec.calibration.stratify_by, spec.calibration.seed
+    )
+    _check_answers(measures.values(), (*splits.search, *splits.holdout))
+    loaded = load(spec)
+    encoder = Encoder(loaded.processor, loaded.image_token, loaded.eos, loaded.dtype)
+    data: dict[Split, SplitData] = {
+        "search": SplitData(loaded, encoder, splits.search, splits.search_images, spec.batch_size),
+        "holdout": SplitData(loaded, encoder, splits.holdout, splits.holdout_images, spec.batch_size),
+    }
+    return ModelEvaluator(loaded, data, measures, spec.batch_size)
+
+
+class ModelEvaluator:
+    """The port `Evaluator` for a transformers model. One at a time: it attaches policies to its model."""
+
+    def __init__(
+        self, loaded: Loaded, data: Mapping[Split, SplitData], measures: Mapping[str, Requested], batch_size: int
+    ) -> None:
+        self.loaded = loaded
+        self.geometry = loaded.geometry
+        self._data = dict(data)
+        self._measures = dict(measures)
+        self._size = batch_size
+        for one in measures.values():
+            one.layers(self.geometry.depth)
+
+    def evaluate(self, request: EvalRequest) -> Measurement:
+        """The request's measures of its policy on the first `limit` records of its split.
+
+        Costs are in `values` only; every other measure has one number per record, in the split's order. Raises
+        NonFinite, BadInput, torch.OutOfMemoryError or policy.budget.Infeasible.
+        """
+        import torch
+
+        started = time.perf_counter()
+        chosen = self._chosen(request.measures)
+        resolved = self._resolved(request.policy)
+        data = self._data[request.split]
+        count = _count(request, len(data.records))
+        values = self._costs([one for one in chosen if one.info.cost], resolved, data, count)
+        with torch.inference_mode():
+            samples = self._samples([one for one in chosen if not one.info.cost], resolved, data, count)
+        records = tuple(record.id for record in data.records[:count])
+        _check_finite(values, samples, records)
+        values.update({label: math.fsum(numbers) / count for label, numbers in samples.items()})
+        seconds = time.perf_counter() - started
+        return Measurement(values, samples, data.images[:count], records, seconds)
+
+    def _chosen(self, labels: Sequence[str]) -> list[Requested]:
+        unknown = [label for label in labels if label not in self._measures]
+        if unknown:
+            raise BadInput(
+                f"not among this worker's measures: {', '.join(unknown)} (there are {', '.join(self._measures)})"
+            )
+        return [self._measures[label] for label in labels]
+
+    def _resolved(self, policy: str | None) -> ResolvedPolicy:
+        return ResolvedPolicy((), self.geometry.depth) if policy is None else canonical.from_json(policy)
+
+    def _costs(
+        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, data: SplitData, count: int
+    ) -> dict[str, float]:
+        if not chosen:
+            return {}
+        samples = self.sample_costs(resolved, data, count)
+        return {one.label: float(one.info.run(samples, one.config)) for one in chosen}
+
+    def sample_costs(self, resolved: ResolvedPolicy, data: SplitData, count: int) -> tuple[SampleCost, ...]:
+        """What the policy costs on each of the first `count` records."""
+        rows = data.rows(count)
+        return costs(
+            resolved,
+            self.geometry,
+            [row.visual for row in rows],
+            [row.length - row.visual for row in rows],
+            self.loaded.dtype.itemsize,
+            [row.tiles for row in rows],
+        )
+
+    def _samples(
+        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, data: SplitData, count: int
+    ) -> dict[str, tuple[float, ...]]:
+        """References first, on the unpruned model; then the passes, pruned."""
+        given = [one for one in chosen if "own_answers" not in one.info.needs]
+        own = [one for one in chosen if "own_answers" in one.info.needs]
+        if any({"reference_logits", "states"} & one.info.needs for one in given):
+            data.prepare(count, self._layers(given))
+        answers = {one.label: data.own_answers(count, one.config.max_new_tokens) for one in own}
+        found: dict[str, tuple[float, ...]] = {}
+        attached: AbstractContextManager[Any] = nullcontext()
+        if resolved.stages:
+            attached = Session(self.loaded.model, resolved)
+        with attached as session:
+            if given:
+                found.update(self._pass(given, data, [row.answer for row in data.rows(count)], session))
+            for one in own:
+                found.update(self._pass([one], data, answers[one.label], session))
+        return found
+
+    def _pass(
+        self, chosen: Sequence[Requested], data: SplitData, answers: Sequence[tuple[int, ...]], session: Any
+    ) -> dict[str, tuple[float, ...]]:
+        """One teacher-forced pass over the first records, as many as there are answers."""
+        numbers = {one.label: [0.0] * len(answers) for one in chosen}
+        layers = self._layers(chosen)
+        rows = data.rows(len(answers))
+        device = str(self.loaded.model.device)
+        for batch in batches(rows, answers, self._size, self.loaded.pad, device):
+            view = self._view(chosen, data, batch, layers, session)
+            for one in chosen:
+                result: Tensor = one.info.run(view, one.config)
+                for place, number in zip(batch.indices, result.tolist(), strict=True):
+                    numbers[one.label][place] = number
+        return {label: tuple(found) for label, found in numbers.items()}
+
+    def _view(
+        self, chosen: Sequence[Requested], data: SplitData, batch: Batch, layers: Sequence[int], session: Any
+    ) -> View:
+        import torch
+
+        trace = run(self.loaded, batch, layers, session)
+        device = str(trace.logits.device)
+        compared = any("reference_logits" in one.info.needs for one in chosen)
+        return View(
+            size=batch.size,
+            depth=self.geometry.depth,
+            logits=trace.logits.float(),
+            targets=batch.targets,
+            owners=batch.owners,
+            ends=torch.tensor(self.loaded.eos, device=device),
+            reference=data.logits(batch.indices, device) if compared else None,
+            states=trace.states,
+            reference_states={layer: data.states(layer, batch.indices, device) for layer in layers},
+        )
+
+    def _layers(self, chosen: Sequence[Requested]) -> list[int]:
+        return sorted({layer for one in chosen for layer in one.layers(self.geometry.depth)})
+
+
+def _records(source: CalibrationSource) -> tuple[Record, ...]:
+    records = load_records(source.records, source.images)
+    if source.digest and calibration_digest(records) != source.digest:
+        raise BadInput(f"{source.records}: the calibration set is not the one this study was started with")
+    return records
+
+
+def _check_answers(measures: Sequence[Requested] | Any, records: Sequence[Record]) -> None:
+    needing = [one.label for one in measures if "answers" in one.info.needs]
+    lacking = [record.id for record in records if record.answer is None]
+    if needing and lacking:
+        shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        raise BadInput(f"{', '.join(needing)} compare with answers, which {len(lacking)} records lack: {shown}")
+
+
+def _count(request: EvalRequest, available: int) -> int:
+    if available == 0:
+        raise BadInput(f"the {request.split} split has no records")
+    if request.limit is not None and request.limit < 1:
+        raise BadInput(f"a limit is at least one record, not {request.limit}")
+    return available if request.limit is None else min(request.limit, available)
+
+
+def _check_finite(values: Mapping[str, float], samples: Mapping[str, Sequence[float]], records: Sequence[str]) -> None:
+    for label, value in values.items():
+        if not math.isfinite(value):
+            raise NonFinite(label)
+    for label, numbers in samples.items():
+        for record, number in zip(records, numbers, strict=True):
+            if not math.isfinite(number):
+                raise NonFinite(label, record)

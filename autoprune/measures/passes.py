@@ -1,0 +1,63 @@
+"""One teacher-forced pass over a batch, with or without pruning: everything that model measures look at.
+
+Answers are the last columns of every left-padded row and pruning drops visual columns only, so counted from the right
+end the answer positions and the last prompt token are where they were: physical coordinates need no translation there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autoprune.calibration.batches import Batch
+from autoprune.calibration.encoding import Row
+from autoprune.measures.capture import captured_states
+from autoprune.measures.loading import Loaded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`logits` [T, V] in the model's dtype, `states[l]` [B, width]; rows as in the batch."""
+
+    logits: Tensor
+    states: dict[int, Tensor]
+
+
+def run(loaded: Loaded, batch: Batch, layers: Sequence[int], session: Any = None) -> Trace:
+    """The batch through the model; `session` is the pruning session whose hooks are attached, or None."""
+    places = loaded.family.places(loaded.model)
+    forced = session.teacher_forced(batch.answer_start) if session is not None else nullcontext()
+    with forced, captured_states(places.layers, layers, batch.last_prompt) as states:
+        output = loaded.model(**batch.inputs, use_cache=False, logits_to_keep=batch.scored)
+    return Trace(output.logits[batch.owners, batch.columns], dict(states))
+
+
+def own_answers(loaded: Loaded, rows: Sequence[Row], size: int, max_new_tokens: int) -> list[tuple[int, ...]]:
+    """The unpruned model's greedy answer to every row, its end token included where it came within `max_new_tokens`."""
+    from autoprune.calibration.batches import batches
+
+    found: list[tuple[int, ...]] = [()] * len(rows)
+    for batch in batches(rows, [()] * len(rows), size, loaded.pad, str(loaded.model.device)):
+        made = loaded.model.generate(
+            **batch.inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            eos_token_id=list(loaded.eos),
+            pad_token_id=loaded.pad,
+        )
+        width = batch.inputs["input_ids"].shape[1]
+        for index, tokens in zip(batch.indices, made[:, width:].tolist(), strict=True):
+            found[index] = _until_end(tokens, loaded.eos)
+    return found
+
+
+def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tuple(tokens[:stop])

@@ -1,0 +1,86 @@
+"""The registry of measures. Torch-free: a measure's file declares itself at import time and imports torch when it runs.
+
+Two kinds of function are registered. A model measure takes a `views.View` (one batch of a run) and its config and
+returns one number per sample, shape [B]. A cost (`cost=True`) takes the `costs.SampleCost` of every sample and its
+config and returns one number; it never runs the model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from autoprune.pruning.parts import Config
+
+Direction = Literal["higher", "lower"]
+Need = Literal["answers", "own_answers", "reference_logits", "states"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class MeasureInfo:
+    """What is known of a measure without running it. `version` changes whenever its numbers would; `direction` says
+    which way is better; `bounded` is its range where it has one."""
+
+    name: str
+    config: type[Config]
+    run: Callable[..., Any]
+    version: str
+    direction: Direction
+    needs: frozenset[Need]
+    unit: str
+    bounded: tuple[float, float] | None
+    cost: bool
+    paper: str
+    summary: str
+
+
+_MEASURES: dict[str, MeasureInfo] = {}
+
+
+def measure(
+    name: str,
+    config: type[Config] = Config,
+    *,
+    version: str = "1",
+    direction: Direction,
+    needs: Iterable[Need] = (),
+    unit: str = "",
+    bounded: tuple[float, float] | None = None,
+    cost: bool = False,
+    paper: str = "",
+) -> Callable[[F], F]:
+    """Register the decorated function as a measure."""
+
+    def register(run: F) -> F:
+        if name in _MEASURES and _MEASURES[name].run is not run:
+            raise ValueError(f"measure {name!r} is registered twice")
+        summary = (run.__doc__ or "").strip().split("\n")[0]
+        _MEASURES[name] = MeasureInfo(
+            name, config, run, version, direction, frozenset(needs), unit, bounded, cost, paper, summary
+        )
+        return run
+
+    return register
+
+
+def load_measures() -> None:
+    """Import every measure's file once."""
+    package = importlib.import_module("autoprune.measures.kinds")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def names() -> tuple[str, ...]:
+    load_measures()
+    return tuple(sorted(_MEASURES))
+
+
+def find(name: str) -> MeasureInfo | None:
+    """The measure of that name, or None."""
+    load_measures()
+    return _MEASURES.get(name)

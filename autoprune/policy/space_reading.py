@@ -1,0 +1,162 @@
+"""From a space document's plain data to a `Space`: definitions, references, order, what is solved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from autoprune.document.problems import Path, Problems, dotted, shown, suggest
+from autoprune.policy.holes import Hole, holes
+from autoprune.policy.parameters import Param, read_param
+from autoprune.policy.placing import Order, sorted_names
+from autoprune.policy.reading import check_keys, number
+from autoprune.policy.space import SCHEMA, Space
+
+if TYPE_CHECKING:
+    from autoprune.policy.lookup import PartLookup
+
+KEYS = ("schema", "name", "paper", "budget", "params", "order", "criteria", "stages", "warm_start")
+BUDGET = "budget"
+
+
+def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | None:
+    """The space, or None with every mistake of its frame added to `found`."""
+    before = len(found)
+    if not check_keys(data, (), KEYS, ("stages",), found):
+        return None
+    if data.get("schema", SCHEMA) != SCHEMA:
+        found.add(("schema",), f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}")
+    template = {"criteria": data.get("criteria", {}), "stages": data.get("stages")}
+    if not isinstance(template["stages"], list) or not template["stages"]:
+        found.add(("stages",), f"stages are a list with at least one entry, not {shown(template['stages'])}")
+    declared = _declared(data, found)
+    written = list(_all_holes(template, declared))
+    inline = _inline(written, found)
+    _check_references(written, declared, found)
+    budget = _budget(data, written, found)
+    params = (*(p for p in declared.values() if p is not None), *inline)
+    order = _order(data, {p.name: p for p in params}, found)
+    warm = data.get("warm_start", [])
+    if not isinstance(warm, list) or not all(isinstance(w, str) for w in warm):
+        found.add(("warm_start",), f"warm_start is a list of policy names, not {shown(warm)}")
+    name = data.get("name", "")
+    if not isinstance(name, str):
+        found.add(("name",), f"must be text, not {shown(name)}")
+    if len(found) > before:
+        return None
+    return Space(name, template, params, order, budget, (BUDGET,), tuple(warm), parts)
+
+
+def _declared(data: Mapping[str, Any], found: Problems) -> dict[str, Param | None]:
+    """Name -> definition (None where it is wrong, so that references to it are not wrong as well)."""
+    params = data.get("params", {})
+    if not isinstance(params, Mapping):
+        found.add(("params",), f"params are a mapping from names to definitions, not {shown(params)}")
+        return {}
+    read: dict[str, Param | None] = {}
+    for name, value in params.items():
+        path = ("params", name)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name == BUDGET:
+            rule = "letters, digits and _; `budget` is taken"
+            found.add(path, f"a parameter's name consists of {rule}: {name!r}", key=True)
+            read[name] = None
+        else:
+            read[name] = read_param(name, value, path, found)
+    return read
+
+
+def _all_holes(template: Mapping[str, Any], declared: Mapping[str, Param | None]) -> Iterator[Hole]:
+    """Holes of the template and, in turn, of the options of every choice."""
+    todo = list(holes(template))
+    todo += [h for p in declared.values() if p is not None for h in _in_options(p.options, (*p.path, "choice"))]
+    while todo:
+        hole = todo.pop(0)
+        yield hole
+        if hole.kind == "choice":
+            todo += _in_options(hole.value["choice"], (*hole.path, "choice"))
+
+
+def _in_options(options: Any, path: Path) -> list[Hole]:
+    return [h for i, option in enumerate(options) for h in holes(option, (*path, i))]
+
+
+def _inline(written: list[Hole], found: Problems) -> tuple[Param, ...]:
+    """Inline holes, named by their key path."""
+    read = [read_param(dotted(h.path), h.value, h.path, found) for h in written if h.kind is not None]
+    return tuple(p for p in read if p is not None)
+
+
+def _check_references(written: list[Hole], declared: Mapping[str, Param | None], found: Problems) -> None:
+    used = set()
+    for hole in written:
+        if hole.name is None:
+            continue
+        used.add(hole.name)
+        if hole.name not in declared:
+            known = f"declared: {', '.join(declared) or 'none'}{suggest(hole.name, declared)}"
+            found.add(hole.path, f"unknown parameter ${hole.name}; {known}", offset=hole.offset)
+    for name in declared:
+        if name not in used:
+            found.add(("params", name), f"the parameter {name!r} is not used", key=True)
+
+
+def _budget(data: Mapping[str, Any], written: list[Hole], found: Problems) -> tuple[Fraction, Fraction] | None:
+    solves = [hole for hole in written if hole.solve]
+    for hole in solves[1:]:
+        found.add(
+            hole.path, f"a second `solve` (the first is {dotted(solves[0].path)}): one number follows from a budget"
+        )
+    value = data.get(BUDGET)
+    if value is None:
+        if solves:
+            found.add(solves[0].path, "`solve` needs a budget: `budget: {float: [lowest, highest]}`")
+        return None
+    if not solves:
+        found.add((BUDGET,), "there is a budget, but no number is `solve`", key=True)
+    if not isinstance(value, Mapping):
+        fixed = number(value, (BUDGET,), found)
+        return None if fixed is None else (fixed, fixed)
+    before = len(found)
+    param = read_param(BUDGET, value, (BUDGET,), found)
+    if param is None:
+        return None
+    if param.kind != "float" or param.log or not 0 < param.low < param.high <= 1:
+        if len(found) == before:
+            found.add(
+                (BUDGET,), f"a budget is a number or {{float: [a, b]}} with 0 < a < b <= 1, not {shown(dict(value))}"
+            )
+        return None
+    return Fraction(param.low), Fraction(param.high)
+
+
+def _order(data: Mapping[str, Any], params: Mapping[str, Param], found: Problems) -> Order:
+    """`l1 < l2 < l3` as pairs."""
+    listed = data.get("order", [])
+    if not isinstance(listed, list):
+        found.add(("order",), f"order is a list like [l1 < l2], not {shown(listed)}")
+        return ()
+    pairs: list[tuple[str, str]] = []
+    for i, entry in enumerate(listed):
+        path = ("order", i)
+        names = [name.strip() for name in entry.split("<")] if isinstance(entry, str) else []
+        if len(names) < 2 or not all(names):
+            found.add(path, f"an order reads l1 < l2, not {shown(entry)}")
+            continue
+        for name in names:
+            offset = str(entry).find(name)
+            if name not in params and not _declared_badly(data, name):
+                found.add(path, f"unknown parameter {name!r}{suggest(name, params)}", offset=offset)
+            elif name in params and params[name].kind != "layer":
+                found.add(path, f"order is between layers; {name!r} is a {params[name].kind}", offset=offset)
+        pairs += list(zip(names, names[1:], strict=False))
+    good = tuple(dict.fromkeys(p for p in pairs if all(n in params and params[n].kind == "layer" for n in p)))
+    if sorted_names(tuple(params), good) is None:
+        found.add(("order",), "the order goes in a circle")
+        return ()
+    return good
+
+
+def _declared_badly(data: Mapping[str, Any], name: str) -> bool:
+    return isinstance(data.get("params"), Mapping) and name in data["params"]
