@@ -10,7 +10,7 @@ from autoprune.errors import BadInput
 from autoprune.ports import EvalRequest, EvaluationContext, Split
 
 if TYPE_CHECKING:
-    from autoprune.policy.space import Parameter
+    from autoprune.policy.parameters import Parameter
     from autoprune.spec.goals import Constraint, Objective
 
 Strategy = Literal["auto", "bayesian", "random"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-    from autoprune.policy.space import Parameter
+    from autoprune.policy.parameters import Parameter
     from autoprune.search.plan import Strategy
 
 SamplerName = Literal["gp", "tpe", "random"]

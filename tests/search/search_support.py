@@ -63,19 +63,12 @@ class ToySpace:
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
         distance = self.infeasible(values)
         if distance is not None:
-            raise _infeasible(distance)
+            raise Infeasible(distance)
         snapped = {k: round(v * self.steps) / self.steps if isinstance(v, float) else v for k, v in values.items()}
         return make_candidate("toy", snapped)
 
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         return {"cost": cost(json.loads(candidate.canonical))} if self.known else {}
-
-
-def _infeasible(distance: float) -> Infeasible:
-    error = Infeasible.__new__(Infeasible)
-    Exception.__init__(error, f"budget missed by {distance}")
-    object.__setattr__(error, "distance", distance)
-    return error
 
 
 def make_candidate(name: str, values: Mapping[str, Any]) -> Candidate:

@@ -39,13 +39,23 @@ def document(front) -> str:
     return json.dumps(front.to_json(), sort_keys=True)
 
 
-@pytest.mark.parametrize("strategy", ["random", "bayesian"])
-def test_a_seed_fixes_the_front(strategy):
-    trials = 16 if strategy == "random" else 9
-    fronts = {document(run(make_plan(strategy=strategy, trials=trials))) for _ in range(2)}
+def test_a_seed_fixes_the_front():
+    fronts = {document(run(make_plan())) for _ in range(2)}
     assert len(fronts) == 1
-    other = document(run(make_plan(strategy=strategy, trials=trials, seed=8)))
-    assert other not in fronts
+    assert document(run(make_plan(seed=8))) not in fronts
+
+
+def test_a_seed_fixes_what_the_gaussian_process_proposes():
+    logs = [FakeLog(), FakeLog()]
+    for log in logs:
+        run(make_plan(strategy="bayesian", trials=7), log=log)
+    first, second = ([r.digest for r in log.settled] for log in logs)
+    assert first == second
+    random = FakeLog()
+    run(make_plan(trials=7), log=random)
+    same = [a == b.digest for a, b in zip(first, random.settled, strict=True)]
+    assert all(same[:6]), "random until there is something to learn from"
+    assert not all(same)
 
 
 def test_synchronous_batches_do_not_depend_on_the_order_of_arrival():
@@ -154,7 +164,7 @@ def test_a_budget_that_cannot_be_met_is_infeasible_with_its_distance():
     run(make_plan(proposals=space, trials=8, references=()), log=log)
     infeasible = [r for r in log.settled if r.state == "infeasible"]
     assert infeasible
-    assert all(r.constraints == {"budget reachable": 0.2} and "missed" in r.reason for r in infeasible)
+    assert all(r.constraints == {"budget reachable": 0.2} and "budget" in r.reason for r in infeasible)
 
 
 def test_a_space_of_infeasible_points_ends():
