@@ -38,31 +38,43 @@ class Loaded:
 def load(spec: WorkerSpec) -> Loaded:
     """The model of a worker spec in evaluation mode. Raises BadInput where it cannot be loaded as asked."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
-    if spec.dtype not in DTYPES:
-        raise BadInput(f"model.dtype: {spec.dtype!r} is not one of {', '.join(DTYPES)}")
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     folder = str(locate(spec.model_path, spec.revision))
-    dtype = getattr(torch, spec.dtype)
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=spec.attn_implementation,
-            trust_remote_code=spec.trust_remote_code,
-            local_files_only=True,
-            use_safetensors=True,
-        )
-        processor = load_processor(folder, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise BadInput(f"model {spec.model_path!r} cannot be loaded: {error}") from error
-    model = model.to(spec.device).eval().requires_grad_(False)
+    model, processor = load_model(
+        folder, spec.dtype, spec.device, spec.attn_implementation, trust_remote_code=spec.trust_remote_code
+    )
     eos = _end_tokens(model, processor)
     pad = processor.tokenizer.pad_token_id
     family = family_of(model.config.to_dict())
-    return Loaded(model, processor, family, read_geometry(folder), eos, eos[0] if pad is None else int(pad), dtype)
+    return Loaded(
+        model, processor, family, read_geometry(folder), eos, eos[0] if pad is None else int(pad), model.dtype
+    )
+
+
+def load_model(
+    folder: str, dtype: str, device: str, attn_implementation: str = "sdpa", *, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """-> (model in evaluation mode, processor) of a local folder. Raises BadInput where it cannot be loaded as asked."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    if dtype not in DTYPES:
+        raise BadInput(f"model.dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        processor = load_processor(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"model {folder!r} cannot be loaded: {error}") from error
+    return model.to(device).eval().requires_grad_(False), processor
 
 
 def _end_tokens(model: Any, processor: Any) -> tuple[int, ...]:
