@@ -42,17 +42,20 @@ def experiment(client: Any, uri: str, study: StudyInfo) -> str:
 
 
 def parent(client: Any, experiment_id: str, study: StudyInfo) -> Any:
-    """The study's run, found by its tag or made with the spec, its resolved form and its digests."""
+    """The study's run, found by its tag, or made and described."""
     query = f"tags.`{names.STUDY_TAG}` = '{study.study_id}' and tags.`{names.KIND_TAG}` = 'study'"
     found = client.search_runs([experiment_id], query, max_results=1)
-    if found and found[0].data.tags.get(names.STATE_TAG) == "described":
+    if found:
         return found[0]
-    run = found[0] if found else client.create_run(experiment_id, tags=_parent_tags(study), run_name=study.name)
-    run_id = run.info.run_id
+    run = client.create_run(experiment_id, tags=_parent_tags(study), run_name=study.name)
+    describe(client, run.info.run_id, study)
+    return run
+
+
+def describe(client: Any, run_id: str, study: StudyInfo) -> None:
+    """The spec as written and as resolved; a later version (say, with more trials) replaces an earlier one."""
     client.log_text(run_id, study.spec_text, "spec.yaml")
     client.log_text(run_id, json.dumps(dict(study.resolved), indent=2, sort_keys=True), "resolved.json")
-    client.set_tag(run_id, names.STATE_TAG, "described")  # last: a run without it was interrupted here
-    return client.get_run(run_id)
 
 
 def _parent_tags(study: StudyInfo) -> dict[str, str]:
@@ -121,11 +124,14 @@ def _child_metrics(trial: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def log(client: Any, run: Any, *, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Parameters and metrics of one run, at step 0, stamped with the run's start (so that a repetition is the same)."""
+def log(
+    client: Any, run: Any, *, params: Mapping[str, Any], metrics: Mapping[str, float], stamp: int | None = None
+) -> None:
+    """Parameters and metrics of one run, at step 0. `stamp` is in ms (default: the run's start, so that a repetition
+    leaves no second entry)."""
     from mlflow.entities import Metric, Param
 
-    stamp = run.info.start_time
+    stamp = run.info.start_time if stamp is None else stamp
     numbers = [Metric(names.key(label), value, stamp, 0) for label, value in metrics.items()]
     words = [Param(names.key(name), _plain(value)) for name, value in params.items()]
     for some_metrics, some_params in zip_longest(_chunks(numbers), _chunks(words), fillvalue=()):
@@ -144,7 +150,7 @@ def curve(client: Any, parent_run: Any, points: Sequence[tuple[int, float]]) -> 
     run_id = parent_run.info.run_id
     history = sorted(client.get_metric_history(run_id, names.HYPERVOLUME), key=lambda metric: metric.timestamp)
     there = {metric.step: metric.value for metric in history}
-    stamp = int(time.time() * 1000)
+    stamp = _now()
     new = [Metric(names.HYPERVOLUME, value, stamp, step) for step, value in points if there.get(step) != value]
     for some in _chunks(new):
         client.log_batch(run_id, metrics=some)
@@ -156,7 +162,11 @@ def front(client: Any, parent_run: Any, document: Mapping[str, Any], pictures: M
     client.log_text(run_id, json.dumps(dict(document), indent=2), "front.json")
     for file, figure in pictures.items():
         client.log_figure(run_id, figure, f"figures/{file}")
-    log(client, parent_run, params={}, metrics=_front_metrics(document))
+    known = client.get_run(run_id).data.metrics
+    changed = {
+        label: value for label, value in _front_metrics(document).items() if known.get(names.key(label)) != value
+    }
+    log(client, parent_run, params={}, metrics=changed, stamp=_now())  # a later front's numbers replace these
     client.set_terminated(run_id, status="FINISHED")
 
 
@@ -177,6 +187,11 @@ def _front_metrics(document: Mapping[str, Any]) -> dict[str, float]:
                 if interval.get(part) is not None
             }
     return metrics
+
+
+def _now() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
 
 
 def _plain(value: Any) -> str:

@@ -115,6 +115,7 @@ class MlflowPublisher:
 
     def _publish_study(self, payload: Mapping[str, Any]) -> None:
         run = self._run()
+        projection.describe(self._client, run.info.run_id, self._study)
         if run.info.status != "RUNNING":  # a study that goes on after its end
             self._client.update_run(run.info.run_id, status="RUNNING")
 

@@ -115,12 +115,24 @@ def _counts(uri: str, study: Any) -> tuple[int, int, int, dict[str, float]]:
     return len(children), histories, curve, parent.data.metrics
 
 
-def test_a_study_that_goes_on_shows_as_running_again(uri, study, outbox):
+def test_a_study_that_goes_on_shows_as_running_again_with_its_new_spec(uri, study, outbox, tmp_path):
     MlflowPublisher(outbox, uri, study).flush()
     outbox.add("study", {})
-    MlflowPublisher(outbox, uri, study).flush()
+    MlflowPublisher(outbox, uri, replace(study, spec_text="name: demo\ntrials: 64\n")).flush()
     parent, _ = _runs(uri, study)
     assert parent.info.status == "RUNNING"
+    assert "trials: 64" in _text(uri, parent, "spec.yaml", tmp_path / "s")
+
+
+def test_a_later_front_replaces_the_numbers_of_an_earlier_one(uri, study, outbox):
+    publisher = MlflowPublisher(outbox, uri, study)
+    publisher.flush()
+    document = json.loads(json.dumps(outbox.rows[-1].payload))
+    document["members"][1]["holdout"]["exact_match"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    outbox.add("front", document)
+    time.sleep(0.002)  # MLflow orders values of one step by the millisecond
+    publisher.flush()
+    assert _runs(uri, study)[0].data.metrics["selected/exact_match"] == 0.5
 
 
 def test_a_server_that_refuses_leaves_the_rows_and_a_replay_publishes_them_all(uri, study, outbox, refusing, caplog):
