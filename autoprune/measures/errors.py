@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoprune.errors import AutoPruneError
 
 
-class NonFinite(AutoPruneError):  # noqa: N818 - an outcome of measuring, not a mistake
+class NonFinite(AutoPruneError):
     """A measure came out as NaN or infinite. `record` is the first record where, or empty for a cost."""
 
     def __init__(self, measure: str, record: str = "") -> None:

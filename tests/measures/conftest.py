@@ -35,8 +35,9 @@ VOCABULARY = ("<pad>", "<unk>", "<s>", "</s>", "<image>", *WORDS)
 PAD, BOS, EOS, IMAGE = 0, 2, 3, 4
 SIDE, PATCH = 48, 8
 TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}user : {% for c in m['content'] if c['type'] == 'image' %}<image> "
-    "{% endfor %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% else %} assistant : "
+    "{% for m in messages %}{% if m['role'] == 'user' %}user : "
+    "{% for c in m['content'] if c['type'] == 'image' %}<image> {% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% else %} assistant : "
     "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %} assistant :{% endif %}"
 )
