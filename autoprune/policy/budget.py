@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Step = tuple[int, Keep]
 
 
-class Infeasible(AutoPruneError):  # noqa: N818 - a result of counting, not a mistake
+class Infeasible(AutoPruneError):
     """A budget cannot be met. `distance` is how far above it the cheapest possible policy stays, in budget units."""
 
     def __init__(self, distance: Fraction | float, message: str = "") -> None:

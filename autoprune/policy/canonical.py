@@ -36,7 +36,7 @@ def resolve(policy: Policy, geometry: Geometry, parts: PartLookup, tokens: int |
     """
     Problems(problems(policy, parts, geometry)).raise_for(None)
     placed = _kept(expand(policy, geometry.depth, tokens), geometry.depth, tokens)
-    bind = _Binder(policy, geometry, parts)
+    bind = Binder(policy, geometry, parts)
     return ResolvedPolicy(tuple(bind.stage(p) for p in placed), geometry.depth)
 
 
@@ -76,7 +76,7 @@ def _countable(placed: tuple[Placed, ...]) -> int:
     return len(placed)
 
 
-class _Binder:
+class Binder:
     """Resolves parts for one policy and one geometry."""
 
     def __init__(self, policy: Policy, geometry: Geometry, parts: PartLookup) -> None:

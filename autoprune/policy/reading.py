@@ -256,7 +256,7 @@ def read_curve(value: Any, path: Path, found: Problems) -> CurveSpec | None:
     solve = _read_solve(name, params, inside, found)
     if len(found) > before:
         return None
-    spec = CurveSpec(name, params, solve, path)
+    spec = CurveSpec(name, params if solve is None else replaced(params, solve.path, None), solve, path)
     try:
         build(spec, None if solve is None else solve_range(spec)[1])
     except ValidationError as error:

@@ -41,7 +41,7 @@ class Space:
 
     @classmethod
     def from_source(cls, source: Source, parts: PartLookup | None = None, geometry: Geometry | None = None) -> Space:
-        """The space in a document; with `geometry`, held against that model, too. Raises BadInput with every mistake."""
+        """The space in a document; with `geometry`, held against that model. Raises BadInput with every mistake."""
         return _checked(source.data, parts, geometry, source)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Path, Problems, dotted, shown, suggest
@@ -150,7 +151,7 @@ def _order(data: Mapping[str, Any], params: Mapping[str, Param], found: Problems
                 found.add(path, f"unknown parameter {name!r}{suggest(name, params)}", offset=offset)
             elif name in params and params[name].kind != "layer":
                 found.add(path, f"order is between layers; {name!r} is a {params[name].kind}", offset=offset)
-        pairs += list(zip(names, names[1:], strict=False))
+        pairs += pairwise(names)
     good = tuple(dict.fromkeys(p for p in pairs if all(n in params and params[n].kind == "layer" for n in p)))
     if sorted_names(tuple(params), good) is None:
         found.add(("order",), "the order goes in a circle")

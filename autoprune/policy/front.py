@@ -1,0 +1,115 @@
+"""The front: the non-dominated policies with what was measured. Its JSON is what `autoprune front --json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over records with its two-sided confidence interval (None: too few images to know a limit)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One policy of the front. `policy` is its document, `search` its measures on the search split, `holdout` those on
+    the holdout; `constraints` says certified, undecided or violated by each constraint's text, `certifiable` the bound
+    that could be certified; `published` names the registered version, if any."""
+
+    name: str
+    policy: Mapping[str, Any] | None
+    digest: str
+    budget: float | None
+    search: Mapping[str, float] = field(default_factory=dict)
+    holdout: Mapping[str, Estimate] = field(default_factory=dict)
+    constraints: Mapping[str, str] = field(default_factory=dict)
+    certifiable: Mapping[str, Any] = field(default_factory=dict)
+    selected: bool = False
+    published: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "policy": self.name,
+            "budget": self.budget,
+            "search": dict(self.search),
+            "holdout": {label: estimate.to_json() for label, estimate in self.holdout.items()},
+            "constraints": dict(self.constraints),
+            "selected": self.selected,
+            "published": self.published,
+            "document": None if self.policy is None else dict(self.policy),
+            "digest": self.digest,
+            "certifiable": dict(self.certifiable),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Member:
+        return cls(
+            name=data["policy"],
+            policy=data.get("document"),
+            digest=data.get("digest", ""),
+            budget=data["budget"],
+            search=dict(data["search"]),
+            holdout=_estimates(data["holdout"]),
+            constraints=dict(data["constraints"]),
+            certifiable=dict(data.get("certifiable", {})),
+            selected=data["selected"],
+            published=data["published"],
+        )
+
+
+@dataclass(frozen=True)
+class Front:
+    """A study's result. `baseline` are the unpruned model's holdout measures, `trials` counts by state, `explanation`
+    says in lines why the front is as it is, `hypervolume` is its size after each completed trial."""
+
+    study: str
+    baseline: Mapping[str, Estimate]
+    members: tuple[Member, ...]
+    trials: Mapping[str, int]
+    explanation: tuple[str, ...] = ()
+    hypervolume: tuple[float, ...] = ()
+
+    @property
+    def selected(self) -> Member | None:
+        """The member that is to be published."""
+        return next((member for member in self.members if member.selected), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "study": self.study,
+            "baseline": {"holdout": {label: e.to_json() for label, e in self.baseline.items()}},
+            "members": [member.to_json() for member in self.members],
+            "trials": dict(self.trials),
+            "explanation": list(self.explanation),
+            "hypervolume": list(self.hypervolume),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Front:
+        """What `to_json` wrote. Raises BadInput for anything else."""
+        try:
+            return cls(
+                study=data["study"],
+                baseline=_estimates(data["baseline"]["holdout"]),
+                members=tuple(Member.from_json(member) for member in data["members"]),
+                trials=dict(data["trials"]),
+                explanation=tuple(data.get("explanation", ())),
+                hypervolume=tuple(data.get("hypervolume", ())),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise BadInput(f"not a front document: {type(error).__name__}: {error}") from error
+
+
+def _estimates(data: Mapping[str, Any]) -> dict[str, Estimate]:
+    return {label: Estimate(e["value"], e["low"], e["high"]) for label, e in data.items()}

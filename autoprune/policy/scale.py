@@ -1,0 +1,141 @@
+"""A policy at another budget: the same parts at the same places, keeping other numbers of tokens.
+
+The rule, so that references are comparable:
+
+1. A single curve: its number that says how much is kept (geometric: `ratio`, linear: `from`, p_sigmoid: `mid`) is
+   solved from the budget.
+2. A single stage: its keep becomes `{to_budget: B}`.
+3. Several: the last stage's keep becomes `{to_budget: B}` if the stages before it leave room for that and what they
+   leave reaches B. Otherwise every keep of N is multiplied by the same factor (at most to 1), the largest on a grid of
+   1/1000 that stays at or below B, so that ratios between stages stay; then the last stage takes up the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from autoprune.errors import BadInput
+from autoprune.policy.budget import Infeasible, Step, fractional_budget
+from autoprune.policy.curves import CurveSpec, Solve, build, params_of
+from autoprune.policy.expand import expand
+from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, Stage
+
+if TYPE_CHECKING:
+    from autoprune.policy.document import Policy
+    from autoprune.policy.geometry import Geometry
+
+SOLVED = {"geometric": "ratio", "linear": "from", "p_sigmoid": "mid"}
+GRID = 1000
+
+
+def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None) -> Policy:
+    """The policy scaled to a budget, by the rule above. The unpruned policy (no stage) stays as it is.
+
+    `geometry` is needed for rule 3 only; without it the depth stands in `literal: {depth: …}`. Raises BadInput where
+    neither says it or a keep in tokens has no N, `Infeasible` if not even the smallest keeps meet the budget.
+    """
+    if not policy.stages:
+        return policy
+    only = policy.stages[0] if len(policy.stages) == 1 else None
+    if isinstance(only, Stage):
+        return replace(policy, stages=(_to_budget(only, budget),))
+    if isinstance(only, CurveStage) and only.curve.name in SOLVED:
+        return replace(policy, stages=(replace(only, curve=_solved(only.curve, budget)),))
+    depth = geometry.depth if geometry is not None else policy.literal.get("depth")
+    if not isinstance(depth, int) or isinstance(depth, bool):
+        raise BadInput(
+            f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth"
+        )
+    relative = _relative(policy, None if geometry is None else geometry.tokens_per_image)
+    return _last(relative, budget, depth) or _scaled(relative, budget, depth)
+
+
+def _to_budget(stage: Stage, budget: Fraction) -> Stage:
+    return replace(stage, keep=KeepSpec("to_budget", budget, stage.keep.path))
+
+
+def _solved(curve: CurveSpec, budget: Fraction) -> CurveSpec:
+    field = SOLVED[curve.name]
+    params = {key: value for key, value in curve.params.items() if key != field}
+    return replace(curve, params={**params, field: None}, solve=Solve((field,), budget))
+
+
+def _relative(policy: Policy, tokens: int | None) -> Policy:
+    """Keeps in tokens as fractions of N; budgets that are asked for already as 1 (they are asked for anew)."""
+    stages: list[AnyStage] = []
+    for stage in policy.stages:
+        if isinstance(stage, CurveStage):
+            stages.append(_fixed(stage))
+        elif stage.keep.kind == "tokens":
+            if not tokens:
+                raise BadInput(
+                    "a keep in tokens can be scaled only where every image has the same number of visual tokens"
+                )
+            fraction = min(Fraction(1), stage.keep.value / tokens)
+            stages.append(replace(stage, keep=KeepSpec("fraction", fraction, stage.keep.path)))
+        elif stage.keep.kind == "to_budget":
+            stages.append(replace(stage, keep=KeepSpec("of_current", Fraction(1), stage.keep.path)))
+        else:
+            stages.append(stage)
+    return replace(policy, stages=tuple(stages))
+
+
+def _fixed(stage: CurveStage) -> CurveStage:
+    if stage.curve.solve is None:
+        return stage
+    raise BadInput("a curve that is solved from a budget beside other stages cannot be scaled to another one")
+
+
+def _steps(policy: Policy, depth: int) -> list[Step]:
+    return [(p.layer, p.keep) for p in expand(policy, depth)]
+
+
+def _last(policy: Policy, budget: Fraction, depth: int) -> Policy | None:
+    """Only the last stage changes, where that is enough."""
+    last = policy.stages[-1]
+    if not isinstance(last, Stage):
+        return None
+    before = _steps(replace(policy, stages=policy.stages[:-1]), depth)
+    made = replace(policy, stages=(*policy.stages[:-1], _to_budget(last, budget)))
+    if fractional_budget(before, depth) < budget:
+        return None
+    try:
+        fractional_budget(_steps(made, depth), depth)
+    except Infeasible:
+        return None
+    return made
+
+
+def _scaled(policy: Policy, budget: Fraction, depth: int) -> Policy:
+    """Every keep of N times the largest factor that stays at or below the budget."""
+
+    def made(factor: int) -> Policy:
+        return replace(policy, stages=tuple(_times(s, Fraction(factor, GRID), i) for i, s in enumerate(policy.stages)))
+
+    def spent(factor: int) -> Fraction:
+        return fractional_budget(_steps(made(factor), depth), depth)
+
+    if spent(1) > budget:
+        raise Infeasible(spent(1) - budget)
+    low, high = 1, 1000 * GRID
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if spent(middle) <= budget else (low, middle - 1)
+    result = made(low)
+    last = result.stages[-1]
+    if not isinstance(last, Stage):
+        return result
+    return replace(result, stages=(*result.stages[:-1], _to_budget(last, budget)))
+
+
+def _times(stage: AnyStage, factor: Fraction, number: int) -> AnyStage:
+    """A stage with its keep of N multiplied. `of_current` says a ratio between stages and stays, but for the first."""
+    if isinstance(stage, CurveStage):
+        curve = build(stage.curve).scaled(factor)
+        return replace(stage, curve=replace(stage.curve, params=params_of(curve)))
+    if stage.keep.kind == "of_current" and number > 0:
+        return stage
+    keep = KeepSpec("fraction", min(Fraction(1), stage.keep.value * factor), stage.keep.path)
+    return replace(stage, keep=keep)
