@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from autoprune.errors import AutoPruneError, BadInput
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 STILLBORN = 2
 """So many workers in a row may die while they load the model; then loading itself is at fault."""
 
+NOTICE_SECONDS = 60.0
+"""How often to say that workers have not started: Ray waits in silence while others hold the cluster."""
+
 
 @dataclass(eq=False)
 class _Actor:
@@ -28,7 +31,7 @@ class _Actor:
     handle: Any
     call: Any
     request: EvalRequest | None = None
-    deadline: float | None = field(default=None)
+    deadline: float | None = None
 
 
 class RayExecutor:
@@ -76,8 +79,7 @@ class RayExecutor:
                 "num_gpus": gpus_per_worker,
             }
             self._remote = import_ray().remote(**options)(Worker)
-            for _ in range(workers):
-                self._hire()
+            self._dispatch()
         except BaseException:
             self.close()
             raise
@@ -95,7 +97,8 @@ class RayExecutor:
             self._collect(until)
             if until is not None and time.monotonic() >= until:
                 break
-        self._dispatch()
+        if not self._closed:
+            self._dispatch()
         answers, self._answers = self._answers, []
         return answers
 
@@ -113,17 +116,17 @@ class RayExecutor:
     def _hire(self) -> None:
         handle = self._remote.remote()
         self._actors.append(_Actor(handle, handle.start.remote(*self._start_arguments)))
+        self._notice = time.monotonic() + NOTICE_SECONDS
 
     def _dismiss(self, actor: _Actor) -> None:
         self._actors.remove(actor)
         import_ray().kill(actor.handle, no_restart=True)
 
-    def _replace(self, actor: _Actor) -> None:
-        self._dismiss(actor)
-        self._hire()
-
     def _dispatch(self) -> None:
-        """Give queued requests to idle workers. One each: what waits here is not lost with a worker."""
+        """Fill the places of workers that went, then give queued requests to idle ones: one each, because what waits
+        here is not lost with a worker."""
+        while len(self._actors) < self.capacity:
+            self._hire()
         for actor in self._actors:
             if self._queue and actor.call is None:
                 request = self._queue[0]
@@ -137,10 +140,15 @@ class RayExecutor:
         """Wait for the first call to end (or `until`, or a deadline) and take everything that has ended by then."""
         ray = import_ray()
         busy = {actor.call: actor for actor in self._actors if actor.call is not None}
-        limits = [limit for limit in (until, *(actor.deadline for actor in busy.values())) if limit is not None]
-        patience = max(0.0, min(limits) - time.monotonic()) if limits else None
+        starting = [actor for actor in busy.values() if actor.request is None]
+        limits = [until, self._notice if starting else None, *(actor.deadline for actor in busy.values())]
+        nearest = min((limit for limit in limits if limit is not None), default=None)
+        patience = None if nearest is None else max(0.0, nearest - time.monotonic())
         ray.wait(list(busy), num_returns=1, timeout=patience)
         ended, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
+        if starting and not ended and time.monotonic() >= self._notice:
+            self._notice += NOTICE_SECONDS
+            log.warning("%d workers have not loaded the model yet; is the Ray cluster busy otherwise?", len(starting))
         for call in ended:
             self._take(busy[call])
         for actor in list(self._actors):
@@ -180,12 +188,12 @@ class RayExecutor:
             self._answer(actor, gone, replace=True)
             return
         self._stillborn += 1
+        self._dismiss(actor)
         if self._stillborn >= STILLBORN:
             raise AutoPruneError(f"{self._stillborn} workers in a row died while loading the model; the last: {why}")
-        self._replace(actor)
 
     def _answer(self, actor: _Actor, outcome: Outcome, replace: bool = False) -> None:
         self._answers.append(outcome)
         actor.call = actor.request = actor.deadline = None
         if replace:
-            self._replace(actor)
+            self._dismiss(actor)

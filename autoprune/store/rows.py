@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, cast
 
-from sqlalchemy import CursorResult
+from sqlalchemy import literal
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -41,8 +41,8 @@ def outbox_row(row: OutboxEntry) -> OutboxRow:
 def insert_once(session: Session, table: type[Base], values: Mapping[str, Any]) -> bool:
     """INSERT unless the primary key is taken (also by a transaction that commits first); True if it went in."""
     insert = (postgresql if _postgres(session) else sqlite).insert(table)
-    done = session.execute(insert.values(dict(values)).on_conflict_do_nothing())
-    return cast("CursorResult[Any]", done).rowcount == 1
+    written = insert.values(dict(values)).on_conflict_do_nothing().returning(literal(1))
+    return session.execute(written).first() is not None
 
 
 def count_use(session: Session, holdout: str) -> int:

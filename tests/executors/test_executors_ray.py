@@ -14,17 +14,19 @@ from executors_fakes import ask, worker_spec
 from test_executors_conformance import builds, drain
 
 from autoprune.errors import AutoPruneError, BadInput
-from autoprune.executors import RayExecutor
+from autoprune.executors import RayExecutor, ray_actors
+from autoprune.executors.ray_worker import Worker
 from autoprune.ports import Failed, Lost, Measured
 
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture
-def make(cluster: None, tmp_path: Path) -> Iterator[Callable[..., RayExecutor]]:
+@pytest.fixture(name="make")
+def make_ray(cluster: None, tmp_path: Path) -> Iterator[Callable[..., RayExecutor]]:
     made: list[RayExecutor] = []
 
     def build(workers: int = 1, how: str = "build", **options: Any) -> RayExecutor:
+        options = {"cpus_per_worker": 0.05, **options}
         made.append(RayExecutor(worker_spec(tmp_path), workers, build=f"executors_fakes:{how}", **options))
         return made[-1]
 
@@ -59,9 +61,6 @@ def test_a_hang_ends_at_the_timeout_every_time(make: Callable[..., RayExecutor])
         assert outcome.kind == "timeout"
         assert "1 s" in outcome.message
         assert time.monotonic() - began < 20
-    executor.submit(ask("slow"))
-    (outcome,) = drain(executor)
-    assert isinstance(outcome, Measured)
 
 
 def test_a_worker_that_ran_out_of_memory_is_recycled(make: Callable[..., RayExecutor], tmp_path: Path) -> None:
@@ -75,33 +74,36 @@ def test_a_worker_that_ran_out_of_memory_is_recycled(make: Callable[..., RayExec
     assert builds(tmp_path) == 2
 
 
-def test_a_wait_that_runs_out_is_empty_and_loses_nothing(make: Callable[..., RayExecutor]) -> None:
-    executor = make()
-    executor.submit(ask("slow"))
-    assert executor.wait(timeout=0) == []
-    (outcome,) = drain(executor)
+@pytest.fixture(scope="module")
+def pair(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayExecutor]:
+    executor = RayExecutor(
+        worker_spec(tmp_path_factory.mktemp("pair")), 2, cpus_per_worker=0.05, build="executors_fakes:build"
+    )
+    yield executor
+    executor.close()
+
+
+def test_a_wait_that_runs_out_is_empty_and_loses_nothing(pair: RayExecutor) -> None:
+    pair.submit(ask("slow"))
+    assert pair.wait(timeout=0) == []
+    (outcome,) = drain(pair)
     assert isinstance(outcome, Measured)
 
 
-def test_an_interrupt_loses_nothing(make: Callable[..., RayExecutor]) -> None:
-    executor = make()
-    executor.submit(ask("a", tag="first"))
-    drain(executor)
-    executor.submit(ask("slow"))
-    timer = threading.Timer(0.2, _thread.interrupt_main)
-    timer.start()
+def test_an_interrupt_loses_nothing(pair: RayExecutor) -> None:
+    pair.submit(ask("slow"))
+    threading.Timer(0.2, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
-        executor.wait()
-    (outcome,) = drain(executor)
+        pair.wait()
+    (outcome,) = drain(pair)
     assert outcome.request == ask("slow")
 
 
-def test_two_workers_work_at_the_same_time(make: Callable[..., RayExecutor]) -> None:
-    executor = make(workers=2)
-    assert executor.capacity == 2
+def test_two_workers_work_at_the_same_time(pair: RayExecutor) -> None:
+    assert pair.capacity == 2
     for number in range(4):
-        executor.submit(ask("slow", tag=str(number)))
-    pids = {outcome.measurement.records for outcome in drain(executor) if isinstance(outcome, Measured)}
+        pair.submit(ask("slow", tag=str(number)))
+    pids = {outcome.measurement.records for outcome in drain(pair) if isinstance(outcome, Measured)}
     assert len(pids) == 2
 
 
@@ -124,8 +126,11 @@ def test_a_builder_that_fails_says_why(make: Callable[..., RayExecutor], tmp_pat
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"workers": 3}, "3 workers with 0 GPUs and 1 CPUs each do not fit, only 2 would"),
-        ({"workers": 1, "gpus_per_worker": 1}, "1 workers with 1 GPUs .* only 0 would .*: 2 CPUs and 0 GPUs"),
+        ({"workers": 3, "cpus_per_worker": 1}, "3 workers with 0 GPUs and 1 CPUs each do not fit, only 2 would"),
+        (
+            {"workers": 1, "gpus_per_worker": 1},
+            "1 GPUs and 0.05 CPUs .* only 0 would .*: 2 CPUs and 0 GPUs",
+        ),
         ({"workers": 1, "cpus_per_worker": 4}, "only 0 would"),
         ({"workers": 0}, "workers is at least 1"),
     ],
@@ -142,3 +147,20 @@ def test_ray_that_was_running_stays_running(make: Callable[..., RayExecutor]) ->
 
     make().close()
     assert ray.is_initialized()
+
+
+def test_workers_that_cannot_start_are_spoken_of(
+    make: Callable[..., RayExecutor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_actors, "NOTICE_SECONDS", 0.1)
+    import ray
+
+    blocker = ray.remote(num_cpus=1.5)(Worker).remote()  # others hold most of the cluster
+    ray.get(blocker.__ray_ready__.remote())
+    executor = make(cpus_per_worker=1)
+    executor.submit(ask("a"))
+    assert executor.wait(timeout=0.5) == []
+    assert "1 workers have not loaded the model yet" in caplog.text
+    ray.kill(blocker)
+    (outcome,) = drain(executor)
+    assert isinstance(outcome, Measured)
