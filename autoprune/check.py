@@ -158,7 +158,8 @@ def check(path: str | Path) -> Checked:
     for name in ALWAYS:
         if not any(known.name == name for known in goals.by_label.values()):
             goals.fill(request(name), loaded.source, ("objectives",), 0)
-    found, warnings = goals.found, []
+    found = goals.found
+    warnings: list[Located] = []
     folder, geometry = _model(loaded, found, warnings)
     space = _space(loaded, geometry, found)
     found.extend(_records(loaded, goals.needs_answers))

@@ -170,7 +170,7 @@ class Executor(Protocol):
         ...
 
     def wait(self, timeout: float | None = None) -> Sequence[Outcome]:
-        """Block until at least one outcome is there (or the timeout passed: empty). Empty at once if none is in flight."""
+        """Block until at least one outcome is there (empty: the timeout passed). Empty at once if none is in flight."""
         ...
 
     def close(self) -> None:
@@ -178,14 +178,14 @@ class Executor(Protocol):
         ...
 
 
-# ---------------------------------------------------------------------------------------------------- what is remembered
+# --------------------------------------------------------------------------------------------------- what is remembered
 @dataclass(frozen=True)
 class TrialRecord:
     """One settled point of a study.
 
     `number` counts settled points from 0 in the order they were settled; `sampler_number` is Optuna's number where
     Optuna proposed the point. `values` holds search-split measures by label; `constraints` maps the constraint's text
-    to its slack in the measure's own unit (<= 0 is met). `policy` is the policy *document*, `canonical` its canonical JSON.
+    to its slack in the measure's own unit (<= 0 is met). `policy` is the policy *document*, `canonical` its JSON.
     """
 
     number: int
@@ -241,7 +241,7 @@ class Publisher(Protocol):
         ...
 
 
-# -------------------------------------------------------------------------------------------------------------- progress
+# ------------------------------------------------------------------------------------------------------------- progress
 @dataclass(frozen=True)
 class Progress:
     """A snapshot for people: what is going on, how far, how good."""

@@ -34,10 +34,7 @@ def _spec() -> Json:
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
-        "properties": {
-            d: _one_key({m: _config(measures.find(m).config) for m in measures.names()})
-            for d in ("minimize", "maximize")
-        },
+        "properties": {d: _one_key(_measures()) for d in ("minimize", "maximize")},
         "additionalProperties": False,
     }
     text = {"type": "string", "pattern": rf"^(minimize|maximize)\s+({known})$"}
@@ -48,7 +45,12 @@ def _spec() -> Json:
     return schema
 
 
-# --------------------------------------------------------------------------------------------------- policies and spaces
+def _measures() -> dict[str, Json]:
+    found = {name: measures.find(name) for name in measures.names()}
+    return {name: _config(info.config) for name, info in found.items() if info is not None}
+
+
+# ------------------------------------------------------------------------------------------------- policies and spaces
 NUMBER: Json = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\d*\.?\d+(/\d+)?$"}]}
 
 

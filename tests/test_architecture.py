@@ -26,7 +26,8 @@ ORDER = [
     {"check", "schema"},
     {"api"},
     {"retune", "serving", "evaluation", "report"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 HOME = {

@@ -37,12 +37,12 @@ def answer(
 
     import torch
 
-    from autoprune.calibration.encoding import load_processor
     from autoprune.measures.loading import load_model
 
     folder = weights_folder(str(name), made_for.get("revision") if model is None else None)
-    network = load_model(folder, device=device, dtype=made_for.get("dtype", "float32"))
-    processor = load_processor(folder)
+    measured = loaded.metadata.get("environment", {})
+    attention = measured.get("attn_implementation", "sdpa")
+    network, processor = load_model(folder, measured.get("dtype", "float32"), device, attention)
     content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": prompt}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     start = processor.tokenizer.bos_token

@@ -19,7 +19,8 @@ from autoprune.ports import Executor, Observer, Progress, SilentObserver
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
     from autoprune.registry.tracking import MlflowPublisher, NullPublisher
-    from autoprune.store import StudyLog
+    from autoprune.store.study_log import StudyLog
+    from autoprune.store.values import StudyState
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,16 @@ class _Run:
         plan = replace(plan, storage=state.optuna_url(self.loaded))
         self.log.set_state("running")
         workers = self._executor()
-        finished = False
+        outcome: StudyState = "failed"
         try:
             front = driver.run(plan, workers, self.log, self.publisher, self.observer, self.stop)
-            finished = True
+            outcome = "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
         finally:
             workers.close()
-            self.log.set_state("finished" if finished else "interrupted")
+            self.log.set_state(outcome)
         document = self._publish(front)
         self._write(document)
         self.observer.update(Progress("done"))

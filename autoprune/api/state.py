@@ -13,7 +13,7 @@ from autoprune.errors import BadInput
 from autoprune.spec.load import LoadedSpec, load
 
 if TYPE_CHECKING:
-    from autoprune.store import Store
+    from autoprune.store.store import Store
 
 FOLDER = ".autoprune"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from autoprune.measures.context import evaluation_context
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy import canonical, catalog
+from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.scale import at_budget
@@ -194,7 +196,8 @@ class Prepared:
             policy = Policy.from_source(read(catalog.find("policies", name, folders)), PARTS)
             if self.space.budget is not None:
                 low, high = (Fraction(b).limit_denominator(1000) for b in self.space.budget)
-                policy = at_budget(policy, (low + high) / 2)
+                with suppress(Infeasible):  # it cannot get there at its published places: then as published
+                    policy = at_budget(policy, (low + high) / 2, self.geometry)
             made.append(Reference(candidate(policy, self.geometry, self.tokens, name), self.space.express(policy)))
         return tuple(made)
 
@@ -231,7 +234,7 @@ class Prepared:
             "search_space": self.checked.loaded.space_source.data,
             "objectives": [asdict(o) for o in self.checked.objectives],
             "constraints": [asdict(c) for c in self.checked.constraints],
-            "calibration": asdict(replace(self.calibration)),
+            "calibration": asdict(self.calibration),
             "tokens": self.tokens,
         }
 

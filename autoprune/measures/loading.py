@@ -56,12 +56,13 @@ def load(spec: WorkerSpec) -> Loaded:
 def load_model(
     folder: str, dtype: str, device: str, attn_implementation: str = "sdpa", *, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
-    """-> (model in evaluation mode, processor) of a local folder. Raises BadInput where it cannot be loaded as asked."""
+    """Model in evaluation mode and processor of a local folder. Raises BadInput if they cannot be loaded as asked."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     if dtype not in DTYPES:
         raise BadInput(f"model.dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    logging.disable_progress_bar()  # we show progress ourselves, and stderr is for people
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             folder,

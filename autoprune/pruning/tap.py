@@ -25,7 +25,7 @@ NAME = "autoprune_tap"
 Listener = Callable[["Tensor", "Tensor", float, "Tensor | None"], None]
 
 
-class Abort(Exception):  # noqa: N818
+class Abort(Exception):
     """Ends a layer's forward right after its queries and keys were seen. Never leaves the engine."""
 
 

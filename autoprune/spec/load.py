@@ -96,7 +96,7 @@ def _objective_document(
     return document, listed, ("objectives",)
 
 
-def _named(text: str, kind: str, folder: Path) -> Path:
+def _named(text: str, kind: catalog.Kind, folder: Path) -> Path:
     """A path (anything that looks like one) relative to the spec, else a catalog name."""
     if text.endswith((".yaml", ".yml")) or "/" in text:
         return folder / Path(text).expanduser()

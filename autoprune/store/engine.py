@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.schema import CreateSchema
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.store.faults import UnstorableError
@@ -41,6 +42,15 @@ def writing(engine: Engine) -> Engine:
     in between; one that begins by taking the lock waits its turn.
     """
     return engine.execution_options(**{WRITES: True})
+
+
+def in_schema(url: str, schema: str) -> str:
+    """The same PostgreSQL database with `schema` (made if needed) in front: tables of another program that has its own
+    `alembic_version` live there beside ours."""
+    parsed = _parse(url)
+    with create_engine(parsed).begin() as connection:
+        connection.execute(CreateSchema(schema, if_not_exists=True))
+    return parsed.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
 
 
 def shown(url: URL) -> str:

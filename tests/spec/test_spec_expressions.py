@@ -67,9 +67,11 @@ def test_objectives_take_options() -> None:
     assert rich.label == "information_flow(distance=l2, layers=1/2/-1)"
 
 
-@pytest.mark.parametrize("value", ["prefill_flops", "minimise x", {"minimize": 3}, {"less": "x"}, 7, {"minimize": {"a": {}, "b": {}}}])
+@pytest.mark.parametrize(
+    "value", ["prefill_flops", "minimise x", {"minimize": 3}, {"less": "x"}, 7, {"minimize": {"a": {}, "b": {}}}]
+)
 def test_wrong_objectives_are_refused(value: object) -> None:
-    with pytest.raises(ExpressionError, match="minimize|direction"):
+    with pytest.raises(ExpressionError, match=r"minimize|direction"):
         parse_objective(value)
 
 
