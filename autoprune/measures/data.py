@@ -9,7 +9,7 @@ from autoprune.calibration.batches import batches
 from autoprune.calibration.encoding import Encoder, Row
 from autoprune.calibration.records import Record
 from autoprune.measures.loading import Loaded
-from autoprune.measures.passes import own_answers, run
+from autoprune.measures.passes import count_newlines, own_answers, run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,7 @@ class SplitData:
         self._logits: dict[int, Tensor] = {}
         self._states: dict[int, dict[int, Tensor]] = {}
         self._own: dict[int, list[tuple[int, ...]]] = {}
+        self._newlines: list[int] = []
 
     def rows(self, count: int) -> list[Row]:
         """The first `count` records as model inputs."""
@@ -44,6 +45,16 @@ class SplitData:
             rows = self.rows(count)[len(known) :]
             known.extend(own_answers(self._loaded, rows, self._size, max_new_tokens))
         return known[:count]
+
+    def newlines(self, count: int) -> list[int]:
+        """How many visual positions of each of the first `count` records are separators. Asked of the model's own
+        packing, and only where images differ in their number of tokens: elsewhere there are none."""
+        rows = self.rows(count)
+        if self._loaded.geometry.tokens_per_image is not None:
+            return [0] * count
+        for row in rows[len(self._newlines) :]:
+            self._newlines.append(count_newlines(self._loaded, row))
+        return self._newlines[:count]
 
     def prepare(self, count: int, layers: Sequence[int]) -> None:
         """Run the unpruned model on those of the first `count` records whose reference is not there yet. The model must

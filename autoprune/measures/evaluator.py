@@ -117,6 +117,7 @@ class ModelEvaluator:
             [row.length - row.visual for row in rows],
             self.loaded.dtype.itemsize,
             [row.tiles for row in rows],
+            data.newlines(count) if resolved.stages else None,
         )
 
     def _samples(

@@ -59,6 +59,7 @@ def load_model(
     """Model in evaluation mode and processor of a local folder. Raises BadInput if they cannot be loaded as asked."""
     import torch
     from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
 
     if dtype not in DTYPES:
         raise BadInput(f"model.dtype: {dtype!r} is not one of {', '.join(DTYPES)}")

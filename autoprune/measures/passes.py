@@ -11,10 +11,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoprune.calibration.batches import Batch
+from autoprune.calibration.batches import Batch, batches
 from autoprune.calibration.encoding import Row
 from autoprune.measures.capture import captured_states
 from autoprune.measures.loading import Loaded
+from autoprune.models.family import ImageLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,6 @@ def run(loaded: Loaded, batch: Batch, layers: Sequence[int], session: Any = None
 
 def own_answers(loaded: Loaded, rows: Sequence[Row], size: int, max_new_tokens: int) -> list[tuple[int, ...]]:
     """The unpruned model's greedy answer to every row, its end token included where it came within `max_new_tokens`."""
-    from autoprune.calibration.batches import batches
-
     found: list[tuple[int, ...]] = [()] * len(rows)
     for batch in batches(rows, [()] * len(rows), size, loaded.pad, str(loaded.model.device)):
         made = loaded.model.generate(
@@ -56,6 +55,23 @@ def own_answers(loaded: Loaded, rows: Sequence[Row], size: int, max_new_tokens: 
         for index, tokens in zip(batch.indices, made[:, width:].tolist(), strict=True):
             found[index] = _until_end(tokens, loaded.eos)
     return found
+
+
+def count_newlines(loaded: Loaded, row: Row) -> int:
+    """Separators among the visual positions of a row, as the family reports them when its images are encoded."""
+    import torch
+
+    places = loaded.family.places(loaded.model)
+    seen: list[ImageLayout] = []
+    undo = loaded.family.watch(places, seen.extend)
+    base: Any = places.base
+    device = str(loaded.model.device)
+    try:
+        with torch.inference_mode():
+            base.get_image_features(**{name: value.to(device) for name, value in row.vision.items()})
+    finally:
+        undo()
+    return sum(layout.newlines for layout in seen)
 
 
 def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:

@@ -111,6 +111,17 @@ def test_seed_changes_the_splits_and_nothing_else_does(pool: list[str]) -> None:
     assert split(records, 30, 30, "type", 1).search != split(records, 30, 30, "type", 2).search
 
 
+def test_file_order_decides_nothing_even_where_ids_are_line_numbers(pool: list[str]) -> None:
+    rows = [(pool[i % POOL], f"q{i}", "xyz"[i % 3]) for i in range(90)]
+
+    def asked(order: list[tuple[str, str, str]]) -> list[str | None]:
+        records = [Record(str(i), (p,), prompt=q, type=t) for i, (p, q, t) in enumerate(order, 1)]
+        made = split(records, 30, 30, "type", 4)
+        return [r.prompt for r in (*made.search, *made.holdout)]
+
+    assert asked(rows) == asked(rows[::-1])
+
+
 def test_search_does_not_depend_on_the_holdout_size(pool: list[str]) -> None:
     records = make(pool, [[i % POOL] for i in range(120)], ["x", "y"])
     assert split(records, 30, 10, None, 1).search == split(records, 30, 80, None, 1).search

@@ -55,6 +55,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         additional_special_tokens=["<image>"],
         padding_side="left",
+        chat_template=TEMPLATE,
     )
 
 
@@ -170,3 +171,8 @@ def write_records(path: Path, lines: list[dict[str, Any]]) -> str:
 @pytest.fixture(scope="session")
 def records_file() -> Callable[[Path, list[dict[str, Any]]], str]:
     return write_records
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer()

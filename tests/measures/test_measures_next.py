@@ -1,0 +1,109 @@
+"""Images with different numbers of tokens: LLaVA-NeXT tiles, separators, ragged batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+)
+
+from autoprune.calibration.batches import collate
+from autoprune.measures.evaluator import ModelEvaluator, build
+from autoprune.policy import canonical
+from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+from autoprune.ports import CalibrationSource, EvalRequest, MeasureRequest, WorkerSpec
+from autoprune.pruning.session import Session
+
+SIZES = ((48, 96), (96, 48), (96, 96), (40, 90))
+PINPOINTS = [[48, 96], [96, 48], [96, 96]]
+MEASURES = ("answer_nll", "exact_match", "information_flow", "budget", "prefill_flops", "kv_bytes")
+Lines = list[dict[str, Any]]
+
+
+def policy() -> ResolvedPolicy:
+    def stage(layer: int, share: Fraction, part: Part) -> ResolvedStage:
+        pick = ResolvedPick(part, Part("top"))
+        return ResolvedStage("llm", layer, Keep("fraction", share), (pick,), Part("drop"), protect="newlines")
+
+    norm = Part("feature_norm", {"space": "hidden"})
+    return ResolvedPolicy((stage(0, Fraction(1, 2), norm), stage(2, Fraction(1, 36), norm)), 3)
+
+
+@pytest.fixture(scope="module")
+def spec(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, records_file: Callable[[Path, Lines], str]
+) -> WorkerSpec:
+    folder = tmp_path_factory.mktemp("next")
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=48, patch_size=8
+    )
+    text = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    config = LlavaNextConfig(
+        vision_config=vision, text_config=text, image_token_id=4, image_grid_pinpoints=PINPOINTS, image_seq_length=36
+    )
+    LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    side = {"height": 48, "width": 48}
+    LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": 48}, crop_size=side, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=tiny_tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tiny_tokenizer.chat_template,
+    ).save_pretrained(folder)
+    draw, lines = random.Random(0), []
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 256, (*SIZES[number % len(SIZES)], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        words = " ".join(f"w{draw.randrange(40)}" for _ in range(draw.randint(1, 6)))
+        lines.append({"images": [f"{number}.png"], "prompt": words, "answer": f"w{number} w2"})
+    source = CalibrationSource(records_file(folder / "r.jsonl", lines), None, 12, 4, None, 0)
+    return WorkerSpec(str(folder), source, tuple(MeasureRequest(m) for m in MEASURES), batch_size=8, threads=1)
+
+
+def test_ragged_batches_equal_singles_and_costs_equal_the_run(spec: WorkerSpec) -> None:
+    evaluator = build(spec)
+    loaded, data = evaluator.loaded, evaluator._data["search"]
+    rows = data.rows(12)
+    assert len({row.visual for row in rows}) >= 3
+    assert all(count > 0 for count in data.newlines(12))
+    for row, cost in zip(rows, evaluator.sample_costs(policy(), data, 12), strict=True):
+        with torch.inference_mode(), Session(loaded.model, policy()) as session:
+            output = loaded.model(**collate([row], [()], [0], loaded.pad).inputs, use_cache=True)
+        assert tuple(layer[0] for layer in session.run.lengths) == cost.visual
+        stored = sum(p.untyped_storage().nbytes() for c in output.past_key_values.layers for p in (c.keys, c.values))
+        assert stored == cost.kv_bytes
+    request = EvalRequest(canonical.to_json(policy()), "search", MEASURES)
+    many = evaluator.evaluate(request)
+    single = ModelEvaluator(loaded, evaluator._data, evaluator._measures, 1).evaluate(request)
+    for label, numbers in many.samples.items():
+        assert single.samples[label] == pytest.approx(numbers, rel=1e-4, abs=1e-5)
+    assert many.values["budget"] == pytest.approx(single.values["budget"])
