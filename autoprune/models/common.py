@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOWERS_WITH_CLS = ("clip_vision_model",)
+DERIVED = ("num_key_value_heads", "head_dim")  # null means: from the other values
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def _filled(
     kind = given.get("model_type", default_type)
     if kind not in table:
         raise BadInput(f"{key}.model_type {kind!r} is not supported; supported: {', '.join(sorted(table))}")
-    filled = {**table[kind], **{k: v for k, v in given.items() if v is not None}, "model_type": kind}
+    filled = {**table[kind], **{k: v for k, v in given.items() if v is not None or k in DERIVED}, "model_type": kind}
     wrong = [k for k in table[kind] if filled[k] is not None and not _is_count(filled[k])]
     if wrong:
         raise BadInput(f"{key}.{wrong[0]}: expected a positive integer, found {filled[wrong[0]]!r}")

@@ -23,7 +23,9 @@ OWN_TEXT = ("llm_attention", {"layer": "own", "from": "text"})
 POLICIES = {
     "input": policy(stage(0, "1/2", "encoder_attention")),
     "inside": policy(stage(2, "1/2", "llm_attention"), stage(4, "1/4", OWN_TEXT)),
-    "mixed": policy(stage(0, "2/3", None, "far", site="projector"), stage(3, "1/5", ("feature_norm", {"space": "keys"}))),
+    "mixed": policy(
+        stage(0, "2/3", None, "far", site="projector"), stage(3, "1/5", ("feature_norm", {"space": "keys"}))
+    ),
     "drop all": policy(stage(2, 0, None, "stride")),
 }
 RAGGED = {

@@ -170,7 +170,7 @@ def test_the_budget_is_what_the_layers_saw() -> None:
         for i in range(2):
             seen: list[int] = []
             handles = [
-                layer.register_forward_pre_hook(lambda m, a: seen.append(a[0].shape[1]))
+                layer.register_forward_pre_hook(lambda m, a, seen=seen: seen.append(a[0].shape[1]))
                 for layer in made.model.language_model.layers
             ]
             alone = single(batch, samples, i)
@@ -238,12 +238,10 @@ def test_an_exception_inside_the_model_leaves_nothing_behind() -> None:
         raise RuntimeError("broken layer")
 
     session = Session(made, EVERYTHING)
+    handle = made.model.language_model.layers[4].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="broken layer"), session:
-        handle = made.model.language_model.layers[4].register_forward_pre_hook(fail)
-        try:
-            generate(made, batch, 3)
-        finally:
-            handle.remove()
+        generate(made, batch, 3)
+    handle.remove()
     assert same(snapshot(made), before)
     assert difference(generate(made, batch, 3), base) == 0.0
     with session:  # and the session can be entered again

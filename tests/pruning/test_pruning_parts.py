@@ -9,8 +9,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin
 
-import pytest
 import pruning_support  # noqa: F401 - one thread, quiet library
+import pytest
 import torch
 
 from autoprune.errors import BadInput

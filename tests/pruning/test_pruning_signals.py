@@ -77,10 +77,7 @@ def test_encoder_attention_lines_up_with_the_visual_tokens(family: str, block: i
     with torch.no_grad():
         attention = eager.model.vision_tower(pixels, output_attentions=True, return_dict=True).attentions[block]
     rows = attention.mean(1)[:, 0, 1:]  # [tiles, patches]
-    if family == "llava_next":
-        images = packed_by_hand(rows, batch["image_sizes"].tolist(), counts)
-    else:
-        images = list(rows)
+    images = packed_by_hand(rows, batch["image_sizes"].tolist(), counts) if family == "llava_next" else list(rows)
     expected = [images[0], torch.cat(images[1:])]
     assert close(scores(made, batch, ("encoder_attention", {"layer": block}), 2), expected)
 

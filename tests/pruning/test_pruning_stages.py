@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_support import LAYERS, Sample, inputs, model, policy, stage
+from pruning_support import Sample, inputs, model, policy, stage
 
 from autoprune.errors import AutoPruneError, BadInput, PolicyMismatch
 from autoprune.policy.budget import Infeasible, lengths
@@ -136,7 +136,9 @@ def test_unsafe_models_are_refused_with_the_reason() -> None:
     with pytest.raises(BadInput, match="physical distance"):
         refuse_model(Holder(_attn_implementation="flash_attention_2", sliding_window=64))
     with pytest.raises(BadInput, match="physical distance"):
-        refuse_model(Holder(_attn_implementation="flash_attention_2", layer_types=["full_attention", "sliding_attention"]))
+        refuse_model(
+            Holder(_attn_implementation="flash_attention_2", layer_types=["full_attention", "sliding_attention"])
+        )
     refuse_model(Holder(_attn_implementation="sdpa", sliding_window=64))
     refuse_model(Holder(_attn_implementation="flash_attention_2", sliding_window=None))
     compact = policy(stage(1, "1/2", positions="compact"))
@@ -158,4 +160,3 @@ def test_mixed_up_images_are_noticed() -> None:
         torch.no_grad(),
     ):
         made(**swapped, use_cache=False)
-    assert LAYERS == made.config.text_config.num_hidden_layers
