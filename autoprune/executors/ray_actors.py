@@ -167,7 +167,7 @@ class RayExecutor:
             if isinstance(cause, BadInput):
                 raise cause from None
             if request is None:
-                raise AutoPruneError(f"a worker could not load the model: {type(cause).__name__}: {cause}") from error
+                raise AutoPruneError(str(cause)) from error
             self._answer(actor, failed(request, cause))
         except ray.exceptions.OutOfMemoryError as error:
             self._gone(actor, error, "oom")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprune.errors import AutoPruneError, BadInput
 from autoprune.executors.build import build_evaluator
 from autoprune.executors.classify import attempt
 from autoprune.ports import EvalRequest, Evaluator, Failed, Measured, WorkerSpec
@@ -18,7 +19,12 @@ class Worker:
             import torch
 
             torch.cuda.set_per_process_memory_fraction(gpus)  # Ray only counts; it caps nothing
-        self._evaluator = build_evaluator(build, spec)
+        try:
+            self._evaluator = build_evaluator(build, spec)
+        except BadInput:
+            raise
+        except Exception as error:  # not every library's exception survives the trip to the driver: its text does
+            raise AutoPruneError(f"a worker could not load the model: {type(error).__name__}: {error}") from error
 
     def evaluate(self, request: EvalRequest) -> Measured | Failed:
         if self._evaluator is None:

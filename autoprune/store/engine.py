@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateSchema
 
 from autoprune.errors import AutoPruneError, BadInput
-from autoprune.store.faults import UnstorableError
+from autoprune.store.faults import UnstorableError, translated
 
 BUSY_SECONDS = 30
 WRITES = "autoprune_writes"
@@ -48,8 +48,10 @@ def in_schema(url: str, schema: str) -> str:
     """The same PostgreSQL database with `schema` (made if needed) in front: tables of another program that has its own
     `alembic_version` live there beside ours."""
     parsed = _parse(url)
-    with create_engine(parsed).begin() as connection:
+    engine = open_engine(url)
+    with translated(shown(parsed), f"making the schema '{schema}'"), engine.begin() as connection:
         connection.execute(CreateSchema(schema, if_not_exists=True))
+    engine.dispose()
     return parsed.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
 
 

@@ -15,6 +15,13 @@ class NonFinite(Exception):
     """As raised by a measure that meets NaN on its way."""
 
 
+class Awkward(Exception):
+    """Pickles, and cannot be read back: as many libraries' exceptions."""
+
+    def __init__(self, what: str, how: str) -> None:
+        super().__init__(f"{what} is {how}")
+
+
 def worker_spec(folder: Path, **changes: object) -> WorkerSpec:
     source = CalibrationSource(records="", images=None, search=1, holdout=1, stratify_by=None, seed=0)
     return WorkerSpec(model_path=str(folder), calibration=source, measures=(), **changes)  # type: ignore[arg-type]
@@ -71,7 +78,7 @@ def build_refused(spec: WorkerSpec) -> Obedient:
 
 def build_broken(spec: WorkerSpec) -> Obedient:
     (Path(spec.model_path) / f"built-{uuid.uuid4().hex}").touch()
-    raise ImportError("libfoo.so is missing")
+    raise Awkward("libfoo.so", "missing")
 
 
 def build_dies(spec: WorkerSpec) -> Obedient:

@@ -118,7 +118,7 @@ def test_workers_that_die_while_loading_end_the_run(make: Callable[..., RayExecu
 def test_a_builder_that_fails_says_why(make: Callable[..., RayExecutor], tmp_path: Path) -> None:
     executor = make(how="build_broken")
     executor.submit(ask("a"))
-    with pytest.raises(AutoPruneError, match=r"ImportError: libfoo\.so is missing"):
+    with pytest.raises(AutoPruneError, match=r"Awkward: libfoo\.so is missing"):
         drain(executor)
     assert builds(tmp_path) == 1
 

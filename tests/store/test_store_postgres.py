@@ -14,6 +14,7 @@ from test_store_database import drift
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.store import open_store
+from autoprune.store.engine import in_schema
 from autoprune.store.store import Store
 
 SCHEMAS = ("autoprune_test", "optuna_test")
@@ -80,6 +81,16 @@ def test_beside_optuna_in_a_schema_each_but_not_in_the_same(urls: list[str]) -> 
         optuna.storages.RDBStorage(urls[1])
     with pytest.raises(BadInput, match=r"already belongs to Optuna.*search_path"):
         open_store(urls[1])
+
+
+def test_a_schema_of_its_own_for_the_samplers_memory(urls: list[str]) -> None:
+    import optuna
+
+    open_store(urls[0]).close()
+    for _ in range(2):
+        optuna.storages.RDBStorage(in_schema(urls[0], SCHEMAS[1]))
+    with pytest.raises(AutoPruneError, match="making the schema 'x' failed: the server does not answer"):
+        in_schema(make_url(urls[0]).set(port=1).render_as_string(), "x")
 
 
 def test_opening_at_once(urls: list[str]) -> None:
