@@ -62,8 +62,10 @@ class Session:
     """`with Session(model, resolved) as session:` prunes every prefill of the model, from any thread.
 
     The model is an unmodified `*ForConditionalGeneration` of a supported family; leaving the context restores it bit
-    for bit. Raises AutoPruneError if the model already has a session, BadInput or PolicyMismatch if the policy cannot
-    run on it.
+    for bit. Logits, hidden states and `logits_to_keep` are in physical columns (`run.index`); rows of different length
+    end together, so columns counted from the end stay what they were.
+
+    Raises AutoPruneError if the model already has a session, BadInput or PolicyMismatch if the policy cannot run on it.
     """
 
     def __init__(self, model: Any, resolved: ResolvedPolicy) -> None:
