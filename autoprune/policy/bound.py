@@ -187,7 +187,7 @@ def _cut(template: list[Any], stages: list[Any]) -> list[Any]:
                 fraction = exact(keep)
             except ValueError:
                 fraction = least
-            if sampled and fraction > least:
+            if sampled and least < fraction <= 1:
                 stage = {**stage, "keep": text(least)}
             least = min(least, fraction)
         result.append(stage)

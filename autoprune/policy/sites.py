@@ -26,12 +26,12 @@ def layer_text(layer: Layer) -> int | str:
 def layer_of(value: Any) -> Layer:
     """A layer as written: an integer from 0, or a fraction of the depth between 0 and 1. Raises ValueError."""
     wrong = f"a layer is an integer from 0, or a fraction of the depth like 1/2, not {shown(value)}"
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,6}", value):
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise ValueError(f"a decoder layer counts from 0, not {value}")
         return value
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}", value):
-        return int(value)
     try:
         number = exact(value)
     except ValueError as error:

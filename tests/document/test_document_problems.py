@@ -77,13 +77,23 @@ def test_suggest() -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [(0.33, (33, 100)), ("1/6", (1, 6)), (".33", (33, 100)), ("2", (2, 1)), (3, (3, 1)), ("1e-3", (1, 1000)), (1e-6, (1, 10**6))],
+    [
+        (0.33, (33, 100)),
+        ("1/6", (1, 6)),
+        (".33", (33, 100)),
+        ("2", (2, 1)),
+        (3, (3, 1)),
+        ("1e-3", (1, 1000)),
+        (1e-6, (1, 10**6)),
+    ],
 )
 def test_exact_numbers(value: object, number: tuple[int, int]) -> None:
     assert exact(value) == Fraction(*number)
 
 
-@pytest.mark.parametrize("value", [True, None, "x", "1/0", float("nan"), float("inf"), "25%", "1 / 2", "1_0", [1], "1e999"])
+@pytest.mark.parametrize(
+    "value", [True, None, "x", "1/0", float("nan"), float("inf"), "25%", "1 / 2", "1_0", [1], "1e999"]
+)
 def test_what_is_no_number_says_so(value: object) -> None:
     with pytest.raises(ValueError, match=r"number|zero|range"):
         exact(value)

@@ -11,9 +11,13 @@ from autoprune.errors import BadInput
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cn", "Co")), max_size=12)
 SCALARS = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
-TRAPS = st.sampled_from(["on", "off", "yes", "1e-3", "1/6", "007", "12:30", "~", "", "null", ".5", "=", "<<", "0x1f", "y"])
+TRAPS = st.sampled_from(
+    ["on", "off", "yes", "1e-3", "1/6", "007", "12:30", "~", "", "null", ".5", "=", "<<", "0x1f", "y"]
+)
 TREES = st.recursive(
-    SCALARS | PLAIN | TRAPS, lambda t: st.lists(t, max_size=4) | st.dictionaries(PLAIN | TRAPS, t, max_size=4), max_leaves=12
+    SCALARS | PLAIN | TRAPS,
+    lambda t: st.lists(t, max_size=4) | st.dictionaries(PLAIN | TRAPS, t, max_size=4),
+    max_leaves=12,
 )
 
 
@@ -25,7 +29,23 @@ def test_what_is_written_reads_back(tree: object) -> None:
 
 def test_words_stay_words_and_numbers_numbers() -> None:
     data = parse("[on, off, yes, no, true, False, 1e-3, .33, 1/6, 007, 12:30, 2020-01-01, 1_000, -3, 0x1f]").data
-    assert data == ["on", "off", "yes", "no", True, False, 1e-3, 0.33, "1/6", "007", "12:30", "2020-01-01", 1000, -3, "0x1f"]
+    assert data == [
+        "on",
+        "off",
+        "yes",
+        "no",
+        True,
+        False,
+        1e-3,
+        0.33,
+        "1/6",
+        "007",
+        "12:30",
+        "2020-01-01",
+        1000,
+        -3,
+        "0x1f",
+    ]
     assert [type(v) for v in data[4:8]] == [bool, bool, float, float]
 
 

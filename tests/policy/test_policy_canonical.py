@@ -1,0 +1,149 @@
+# ruff: noqa: E501 - tables with one case a line
+"""Equal effects have one canonical form; different effects have different ones."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from policy_fakes import PARTS, geometry
+
+from autoprune.errors import BadInput
+from autoprune.policy.canonical import digest, from_json, resolve, to_json
+from autoprune.policy.document import Policy
+from autoprune.policy.resolved import Keep, Mix, Part
+
+LAST: dict[str, Any] = {"at": "llm:4", "keep": 0.5, "score": "llm_attention"}
+
+
+def document(*stages: dict[str, Any], **more: Any) -> Policy:
+    return Policy.parse({"schema": "autoprune/policy/1", "stages": list(stages), **more}, PARTS)
+
+
+def of(*stages: dict[str, Any], tokens: int | None = 64, depth: int = 8, **more: Any) -> str:
+    return digest(resolve(document(*stages, **more), geometry(depth, tokens), PARTS, tokens))
+
+
+def mix(weights: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"mix": {"weights": weights, **more}}
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (LAST, {**LAST, "at": "llm:1/2"}),
+        (LAST, {**LAST, "keep": "1/2"}),
+        (LAST, {**LAST, "keep": {"tokens": 32}}),
+        (LAST, {**LAST, "keep": {"of_current": 0.5}}),
+        (LAST, {**LAST, "keep": {"to_budget": 0.75}}),
+        (LAST, {**LAST, "keep": 0.497}),  # 31.8 tokens are 32
+        (LAST, {**LAST, "score": {"llm_attention": {"layer": 3, "from": "last"}}}),
+        (LAST, {**LAST, "score": {"llm_attention": {"layer": "3/8"}}}),
+        (LAST, {**LAST, "score": mix({"llm_attention": 3, "random": 0})}),
+        (LAST, {**LAST, "pick": [{"share": 1, "score": "llm_attention"}], "score": None}),
+        ({**LAST, "select": "stride"}, {"at": "llm:4", "keep": 0.5, "select": "stride"}),
+        ({**LAST, "score": mix({"random": 1, "feature_norm": 3})}, {**LAST, "score": mix({"feature_norm": 0.75, "random": 0.25})}),
+        ({"at": "input", "keep": 0.5, "score": "random"}, {"at": "llm:0", "keep": 0.5, "score": {"random": {"seed": 0}}}),
+        ({**LAST, "score": {"encoder_attention": {"layer": -2}}}, {**LAST, "score": {"encoder_attention": {"layer": 4}}}),
+        ({**LAST, "score": {"encoder_attention": {"layer": "5/24"}}}, {**LAST, "score": {"encoder_attention": {"layer": 1}}}),
+        ({**LAST, "protect": {"index": [3, 1, 3]}}, {**LAST, "protect": {"index": [1, 3]}}),
+    ],
+)  # fmt: skip
+def test_equal_effects_share_one_digest(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert of(a) == of({k: v for k, v in b.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    "b",
+    [
+        {**LAST, "at": "llm:3"},
+        {**LAST, "keep": 0.51},
+        {**LAST, "score": {"llm_attention": {"layer": "own"}}},
+        {**LAST, "score": {"llm_attention": {"from": "text"}}},
+        {**LAST, "select": "far"},
+        {**LAST, "merge": "nearest"},
+        {**LAST, "positions": "compact"},
+        {**LAST, "protect": "newlines"},
+        {**LAST, "score": mix({"llm_attention": 1, "random": 1})},
+        # a merger that reads the values of scores sees the difference between a criterion and its ranks
+    ],
+)
+def test_different_effects_differ(b: dict[str, Any]) -> None:
+    assert of(LAST) != of(b)
+
+
+def test_what_reads_values_sees_the_normalisation() -> None:
+    soft = {**LAST, "merge": "soft"}
+    assert of(soft) != of({**soft, "score": mix({"llm_attention": 1})})
+    assert of({**soft, "select": "stride"}) != of(
+        {"at": "llm:4", "keep": 0.5, "select": "stride", "merge": "soft", "score": "random"}
+    )
+
+
+def test_names_documentation_and_stages_that_keep_everything_leave_no_trace() -> None:
+    named = {**LAST, "score": "mine"}
+    plain = of(LAST)
+    assert of(named, criteria={"mine": "llm_attention"}, name="x", paper="y", literal={"depth": 32}) == plain
+    assert of({"at": "projector", "keep": 1, "score": "random"}, LAST) == plain
+    assert of(LAST, {"at": "llm:6", "keep": {"of_current": 1}, "score": "random"}) == plain
+    assert of(LAST, {"at": "llm:6", "keep": 0.5, "score": "random"}) == plain
+    assert of(LAST, {"at": "llm:6", "keep": {"to_budget": 0.8}, "score": "random"}) == plain
+    assert of({"at": "projector", "keep": 1, "score": "random"}, LAST, tokens=None) == of(LAST, tokens=None)
+    assert of({"at": "projector", "keep": 1, "score": "random"}) == of()
+
+
+def test_a_curve_is_its_stages() -> None:
+    curve = {"along": ["1/4", "3/4"], "curve": {"geometric": {"ratio": 0.5, "every": 2}}, "score": "llm_attention"}
+    stages = [{**LAST, "at": f"llm:{layer}", "keep": keep} for layer, keep in ((2, "1/2"), (4, "1/4"), (6, "1/8"))]
+    for tokens in (None, 64):
+        assert of(curve, tokens=tokens) == of(*stages, tokens=tokens)
+
+
+def test_keeps_are_exact_fractions_where_n_differs_and_counts_where_it_does_not() -> None:
+    policy = document({**LAST, "keep": "1/3"}, {**LAST, "at": "llm:6", "keep": {"to_budget": 0.6}})
+    assert [s.keep for s in resolve(policy, geometry(), PARTS).stages] == [
+        Keep("fraction", Fraction(1, 3)),
+        Keep("to_budget", Fraction(3, 5)),
+    ]
+    # 64 tokens: 21; budget 0.6 of 512 = 307.2, 4·64 + 2·21 = 298 spent, 9.2 left for two layers: 4
+    counted = resolve(policy, geometry(), PARTS, 64)
+    assert [s.keep for s in counted.stages] == [Keep("tokens", Fraction(21)), Keep("tokens", Fraction(4))]
+
+
+def test_counts_stop_where_newlines_are_protected() -> None:
+    policy = document(LAST, {**LAST, "at": "llm:6", "keep": 0.2, "protect": "newlines"})
+    assert [s.keep.kind for s in resolve(policy, geometry(), PARTS, 64).stages] == ["tokens", "fraction"]
+
+
+def test_resolved_values() -> None:
+    score = mix({"a": 1, "random": 3}, op="max", normalise="minmax")
+    pick = [{"share": "1/4", "score": score, "select": {"nms": {"tau": 0.5}}}, {"select": "stride"}]
+    policy = document({"at": "llm:1/2", "keep": 0.5, "pick": pick}, criteria={"a": {"llm_attention": {"layer": "own"}}})
+    (stage,) = resolve(policy, geometry(), PARTS, 64).stages
+    assert (stage.site, stage.layer, stage.merge) == ("llm", 4, Part("drop"))
+    assert stage.picks[0].score == Mix(
+        (
+            (Fraction(1, 4), Part("llm_attention", {"layer": 4, "from": "last"})),
+            (Fraction(3, 4), Part("random", {"seed": 0})),
+        ),
+        "minmax",
+        "max",
+    )
+    assert (stage.picks[0].share, stage.picks[1].share) == (Fraction(1, 4), None)
+    assert stage.picks[1].score is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"schema": "x"}', '{"schema": "autoprune/canonical/1", "depth": 8, "stages": [1]}']
+)
+def test_a_corrupt_canonical_form_is_bad_input(text: str) -> None:
+    with pytest.raises(BadInput, match="not a canonical policy"):
+        from_json(text)
+
+
+def test_canonical_json_is_sorted_compact_and_tagged() -> None:
+    text = to_json(resolve(document(LAST), geometry(), PARTS, 64))
+    assert json.loads(text)["schema"] == "autoprune/canonical/1"
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))

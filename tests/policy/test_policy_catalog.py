@@ -1,0 +1,159 @@
+# ruff: noqa: E501 - tables with one case a line
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from policy_fakes import PARTS, geometry
+
+from autoprune.document.yaml import read
+from autoprune.errors import BadInput
+from autoprune.policy import catalog
+from autoprune.policy.budget import Infeasible, budget, lengths
+from autoprune.policy.canonical import resolve
+from autoprune.policy.diff import Change, diff
+from autoprune.policy.document import Policy
+from autoprune.policy.front import Estimate, Front, Member
+from autoprune.policy.scale import at_budget
+from autoprune.pruning.lookup import RegisteredParts
+
+SHIPPED = ("divprune", "fastervlm", "fastv", "pyramiddrop", "random", "stride")
+
+
+def shipped(name: str) -> Policy:
+    return Policy.from_source(read(catalog.find("policies", name)), RegisteredParts())
+
+
+@pytest.mark.parametrize(
+    ("name", "large", "small"),
+    [  # budget on 32 layers and 576 tokens, on 8 layers and 64
+        ("fastv", (2 + 30 / 2) / 32, (2 + 6 / 2) / 8),
+        ("pyramiddrop", 270 / 576, 0.46875),
+        ("fastervlm", 0.25, 0.25),
+        ("random", 0.25, 0.25),
+        ("stride", 0.25, 0.25),
+        ("divprune", 56 / 576, 6 / 64),
+    ],
+)
+def test_shipped_policies_spend_what_their_papers_say(name: str, large: float, small: float) -> None:
+    for depth, tokens, expected in ((32, 576, large), (8, 64, small)):
+        resolved = resolve(shipped(name), geometry(depth, tokens), RegisteredParts(), tokens)
+        assert budget([lengths(resolved, tokens)], [tokens], depth) == pytest.approx(expected, abs=1e-12)
+
+
+def test_published_sites() -> None:
+    def layers(name: str) -> list[tuple[str, int, Any]]:
+        stages = resolve(shipped(name), geometry(32, 576, 24), RegisteredParts(), 576).stages
+        return [
+            (s.site, s.layer, dict(s.picks[0].score.params).get("layer") if s.picks[0].score else None) for s in stages
+        ]  # type: ignore[union-attr]
+
+    assert layers("fastv") == [("llm", 2, 1)]
+    assert layers("pyramiddrop") == [("llm", 8, 8), ("llm", 16, 16), ("llm", 24, 24)]
+    assert layers("fastervlm") == [("projector", 0, 22)]
+    assert layers("divprune") == [("llm", 0, None)]
+
+
+def test_names_and_precedence(tmp_path: Path) -> None:
+    assert set(SHIPPED) <= set(catalog.names("policies"))
+    (tmp_path / "fastv.yaml").write_text("mine: true\n")
+    (tmp_path / "own.yml").write_text("")
+    assert catalog.find("policies", "fastv", (tmp_path,)) == tmp_path / "fastv.yaml"
+    assert catalog.find("policies", "own", (tmp_path / "missing", tmp_path)).name == "own.yml"
+    assert catalog.find("policies", "fastv").parent.name == "policies"
+    with pytest.raises(BadInput, match=r"unknown policy 'fastvv'; known: .*fastv.*; did you mean 'fastv'\?"):
+        catalog.find("policies", "fastvv")
+
+
+def test_documents_are_read_without_torch() -> None:
+    code = (
+        "import sys; from autoprune.policy import catalog; from autoprune.document.yaml import read\n"
+        "from autoprune.policy.space import Space; from autoprune.pruning.lookup import RegisteredParts\n"
+        "Space.from_source(read(catalog.find('search_spaces', 'two_stage_mixed')), RegisteredParts())\n"
+        "bad = {'torch', 'transformers', 'optuna', 'numpy'} & set(sys.modules); sys.exit(repr(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _stages(*stages: dict[str, Any], **more: Any) -> Policy:
+    made = [{"select": "stride", **s} for s in stages]
+    return Policy.parse({"schema": "autoprune/policy/1", "stages": made, **more}, PARTS)
+
+
+def _spent(policy: Policy, tokens: int = 576, depth: int = 32) -> float:
+    resolved = resolve(policy, geometry(depth, tokens), PARTS, tokens)
+    return budget([lengths(resolved, tokens)], [tokens], depth)
+
+
+@pytest.mark.parametrize("b", [Fraction(3, 10), Fraction(1, 2), Fraction(9, 10)])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        _stages({"at": "llm:2", "keep": 0.5}),
+        _stages({"along": ["1/4", "3/4"], "curve": {"geometric": {"ratio": 0.5, "every": "1/4"}}}),
+        _stages({"at": "projector", "keep": 0.6}, {"at": "llm:8", "keep": 0.2}),
+        _stages({"at": "projector", "keep": {"tokens": 300}}, {"at": "llm:8", "keep": {"of_current": 0.5}}),
+        _stages({"at": "projector", "keep": 0.9}, {"along": [4, 20], "curve": {"steps": [[4, 0.5], [12, 0.25]]}}),
+    ],
+)
+def test_scaled_policies_meet_the_budget_closely(policy: Policy, b: Fraction) -> None:
+    used = _spent(at_budget(policy, b, geometry(32, 576)))
+    assert used <= b + Fraction(1, 1000)
+    assert used == pytest.approx(float(b), abs=0.005)
+
+
+def test_ratios_stay_where_the_last_stage_alone_cannot() -> None:
+    policy = _stages({"at": "projector", "keep": 0.8}, {"at": "llm:4", "keep": 0.4}, {"at": "llm:16", "keep": 0.2})
+    enough = at_budget(policy, Fraction(3, 10), geometry(32, 576)).dump()["stages"]
+    assert [s["keep"] for s in enough] == [0.8, 0.4, {"to_budget": 0.3}]  # 0.8·4 + 0.4·12 = 8 of 32: 0.25
+    less = at_budget(policy, Fraction(1, 10), geometry(32, 576)).dump()["stages"]
+    assert less[0]["keep"] == pytest.approx(2 * less[1]["keep"])
+    assert less[0]["keep"] == pytest.approx(0.8 * 0.1 * 32 / (0.8 * 4 + 0.4 * 12 + 0.2 * 16), abs=0.001)
+
+
+def test_what_cannot_be_scaled_says_so() -> None:
+    two = _stages({"at": "llm:4", "keep": 0.5}, {"at": "llm:16", "keep": 0.2})
+    with pytest.raises(Infeasible):
+        at_budget(two, Fraction(1, 10), geometry(32))
+    with pytest.raises(BadInput, match="needs the model's depth"):
+        at_budget(two, Fraction(1, 2))
+    tokens = _stages({"at": "llm:4", "keep": {"tokens": 40}}, {"at": "llm:16", "keep": {"tokens": 10}})
+    with pytest.raises(BadInput, match="same number of visual tokens"):
+        at_budget(tokens, Fraction(1, 2), geometry(32, None))
+    assert at_budget(_stages(), Fraction(1, 2)) == _stages()
+
+
+def test_diff() -> None:
+    a = _stages({"at": "llm:2", "keep": 0.5}, name="a")
+    b = _stages({"at": "llm:2", "keep": "1/4", "merge": "nearest"}, {"at": "llm:4", "keep": 0.1}, name="a")
+    assert diff(a, a) == []
+    assert diff(a, b) == [
+        Change("stages[0].keep", 0.5, 0.25),
+        Change("stages[0].merge", None, "nearest"),
+        Change("stages[1]", None, {"at": "llm:4", "keep": 0.1, "select": "stride"}),
+    ]
+
+
+def test_the_front_has_the_shape_that_is_printed() -> None:
+    estimate = Estimate(0.9, 0.8, 0.95)
+    member = Member(
+        "fastv-1", {"schema": "autoprune/policy/1", "stages": []}, "ab", 0.5, {"exact_match": 0.9}, {"exact_match": estimate},
+        {"exact_match >= 0.95 * baseline": "certified"}, {"exact_match >= 0.95 * baseline": 0.96}, True,
+    )  # fmt: skip
+    front = Front(
+        "s", {"exact_match": estimate}, (member,), {"complete": 3, "failed": 0, "running": 0}, ("why",), (0.1, 0.2)
+    )
+    data = json.loads(json.dumps(front.to_json()))
+    assert data["baseline"] == {"holdout": {"exact_match": {"value": 0.9, "low": 0.8, "high": 0.95}}}
+    assert {"policy", "budget", "search", "holdout", "constraints", "selected", "published"} <= set(data["members"][0])
+    assert data["members"][0]["policy"] == "fastv-1"
+    assert data["trials"] == {"complete": 3, "failed": 0, "running": 0}
+    assert Front.from_json(data) == front
+    assert front.selected == member
+    with pytest.raises(BadInput, match="not a front document"):
+        Front.from_json({"study": "s"})

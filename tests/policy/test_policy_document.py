@@ -1,0 +1,204 @@
+# ruff: noqa: E501 - a table with one case a line
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_fakes import PARTS, geometry
+
+from autoprune.document.yaml import parse
+from autoprune.errors import BadInput
+from autoprune.policy.canonical import digest, from_json, resolve, to_json
+from autoprune.policy.document import Policy
+from autoprune.policy.validate import problems
+
+HEAD = "schema: autoprune/policy/1\nstages:\n"
+
+FRACTION = st.fractions(0, 1, max_denominator=60).map(str) | st.integers(1, 999).map(lambda i: i / 1000)
+CRITERIA = st.sampled_from(
+    [
+        "feature_norm",
+        {"random": {"seed": 3}},
+        {"encoder_attention": {"layer": "1/2", "from": "cls"}},
+        {"encoder_attention": {"layer": -2}},
+        {"feature_norm": {"space": "keys"}},
+    ]
+)
+NAMED = st.dictionaries(
+    st.text(string.ascii_lowercase, min_size=3, max_size=6).map(lambda n: "c_" + n), CRITERIA, max_size=3
+)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    named = draw(NAMED)
+    names = [*named, "random", "feature_norm"]
+    mixes = st.dictionaries(st.sampled_from(names), st.integers(1, 9) | FRACTION.filter(lambda f: f != "0"), min_size=1)
+    scores = CRITERIA | st.sampled_from(names) | mixes.map(lambda w: {"mix": {"weights": w}})
+    select = st.sampled_from(["top", "stride", "far", {"far": {"space": "hidden"}}, {"nms": {"tau": 0.5}}])
+    stages, least, kind = [], 1000, draw(st.sampled_from(["fraction", "of_current"]))
+    for layer in sorted(draw(st.sets(st.integers(1, 7), max_size=3))):
+        least = draw(st.integers(1, least))
+        keep = least / 1000 if kind == "fraction" else {"of_current": least / 1000}
+        stage = {"at": f"llm:{layer}", "keep": keep}
+        one = {"score": draw(scores), "select": draw(select)}
+        stage |= draw(st.sampled_from([one, {"pick": [{"share": "1/3", **one}, {"score": draw(scores)}]}]))
+        stage |= {"merge": draw(st.sampled_from(["drop", "soft", {"nearest": {"space": "hidden"}}]))}
+        stage |= draw(
+            st.sampled_from([{}, {"protect": "newlines"}, {"protect": {"index": [4, 1]}}, {"positions": "compact"}])
+        )
+        stages.append(stage)
+    return {"schema": "autoprune/policy/1", "name": draw(st.text(max_size=5)), "criteria": named, "stages": stages}
+
+
+@settings(max_examples=120, deadline=None)
+@given(documents(), st.sampled_from([None, 64, 7]))
+def test_documents_and_canonical_forms_round_trip(document: dict[str, Any], tokens: int | None) -> None:
+    policy = Policy.parse(document, PARTS)
+    assert Policy.parse(policy.dump(), PARTS) == policy
+    if policy.name.isprintable():
+        assert Policy.from_source(parse(policy.to_yaml()), PARTS) == policy
+    resolved = resolve(policy, geometry(), PARTS, tokens)
+    assert from_json(to_json(resolved)) == resolved
+    assert digest(resolve(Policy.parse(policy.dump()), geometry(), PARTS, tokens)) == digest(resolved)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"along": [2, "3/4"], "curve": {"p_sigmoid": {"low": 0, "high": 1, "mid": {"to_budget": 0.5}, "slope": 8}}},
+        {"along": [2, 5], "curve": {"steps": [[2, 0.5], [4, {"to_budget": 0.4}]]}},
+        {"along": [2, 5], "curve": {"linear": {"from": {"to_budget": 0.4}, "to": ".1"}}},
+        {"along": [2, 5], "curve": {"geometric": {"ratio": "2/3", "every": 2}}},
+    ],
+)
+def test_curves_stay_curves(stage: dict[str, Any]) -> None:
+    policy = Policy.parse({"schema": "autoprune/policy/1", "stages": [{**stage, "select": "stride"}]}, PARTS)
+    assert policy.dump()["stages"][0]["curve"] == stage["curve"]
+    assert Policy.parse(policy.dump()) == policy
+    assert resolve(policy, geometry(), PARTS, 64).stages
+
+
+STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('  - {at: llm:4, «kep: 0.5, keep: 1, score: random}', "stages[0].kep: unknown key 'kep'; allowed: at, keep"),
+        ('  - «{at: llm:4, score: random}', "stages[0].keep: the key 'keep' is missing"),
+        ('  - {at: llm:4, keep: 0.5, score: «featur_norm}', "stages[0].score: unknown criterion 'featur_norm'; known:"),
+        ('  - {at: llm:4, keep: 0.5, score: {«randm: {seed: 1}}}', "stages[0].score.randm: unknown criterion 'randm'"),
+        ('  - {at: llm:4, keep: 0.5, score: random, select: «tpo}', "stages[0].select: unknown selector 'tpo'"),
+        ('  - {at: llm:4, keep: 0.5, score: random, merge: «nearst}', "did you mean 'nearest'?"),
+        ('  - {at: llm:4, keep: 0.5, score: {random: {«sed: 1}}}', "stages[0].score.random.sed: unknown key 'sed'; allowed: seed; did you mean 'seed'?"),
+        ('  - {at: llm:4, keep: 0.5, score: {random: {seed: «x}}}', 'stages[0].score.random.seed: should be a valid integer'),
+        ('  - {at: llm:4, keep: 0.5, score: {random: «1}}', "stages[0].score.random: the parameters of 'random' are a mapping"),
+        ('  - {at: llm:4, keep: «x, score: random}', "stages[0].keep: must be a number like 0.25 or 1/4, not 'x'"),
+        ('  - {at: llm:4, keep: «1.5, score: random}', 'stages[0].keep: must be between 0 and 1, not 1.5'),
+        ('  - {at: llm:4, keep: {tokens: «2.5}, score: random}', 'stages[0].keep.tokens: a number of tokens is an integer'),
+        ('  - {at: llm:4, keep: {«of_curent: 0.5}, score: random}', 'stages[0].keep.of_curent: unknown kind of keep'),
+        ('  - {at: «lm:4, keep: 0.5, score: random}', "stages[0].at: unknown site 'lm:4'; allowed: projector, input, llm:<layer>"),
+        ("  - {at: 'llm:«x', keep: 0.5, score: random}", 'stages[0].at: a layer is an integer from 0, or a fraction'),
+        ('  - {at: llm:«8, keep: 0.5, score: random}', 'stages[0].at: llm:8 is beyond the model: its 8 decoder layers are 0 to 7'),
+        ('  - {at: «encoder:3, keep: 0.5, score: random}', "stages[0].at: the site 'encoder' is not available in this version"),
+        ('  - {at: «cache:3, keep: 0.5, score: random}', "the site 'cache' is not available in this version"),
+        ('  - {at: llm:4, keep: 0.5, score: random, «group: image}', "stages[0].group: 'group' is not available in this version"),
+        ('  - {at: llm:4, keep: 0.5, score: random, «restore: 1}', "'restore' is not available in this version"),
+        (STAGE + '«parity: {positions: compact}', "parity: 'parity' is not available in this version"),
+        ('  - {at: projector, keep: 0.5, score: «llm_attention}', 'stages[0].score: an LM row at projector'),
+        ('  - {at: input, keep: 0.5, score: «llm_attention}', 'stages[0].score: `layer: prev` at llm:0'),
+        ('  - {at: llm:0, keep: 0.5, score: {llm_attention: {layer: «prev}}}', 'stages[0].score.llm_attention.layer: `layer: prev`'),
+        ('  - {at: llm:4, keep: 0.5, score: {llm_attention: {layer: «5}}}', 'the row of layer 5 does not exist yet at llm:4'),
+        ('  - {at: llm:4, keep: 0.5, score: {encoder_attention: {layer: «-7}}}', 'stages[0].score.encoder_attention.layer: encoder block -7'),
+        (STAGE + '  - {at: llm:6, keep: «0.6, score: random}', 'stages[1].keep: keep rises with depth: 3/5 after 1/2'),
+        (STAGE + '  - {at: «llm:4, keep: 0.1, score: random}', 'stages[1].at: a second stage at llm:4: one per site'),
+        (STAGE + '  - {at: «llm:1/2, keep: 0.1, score: random}', 'stages[1].at: a second stage at llm:1/2: one per site'),
+        (STAGE + '  - {at: «llm:2, keep: 0.1, score: random}', 'stages[1].at: llm:2 after llm:4: stages go from shallow to deep'),
+        (STAGE + '  - {at: «projector, keep: 0.1, score: random}', 'stages[1].at: projector stands after a deeper stage'),
+        ('  - {at: llm:2, keep: {to_budget: «0.5}, score: random}\n  - {at: llm:4, keep: 0.5, score: feature_norm}\n', 'stages[0].keep.to_budget: to_budget stands in the last stage'),
+        ('  - {at: llm:2, keep: {to_budget: 0.5}, score: random}\n  - {at: llm:3, keep: {to_budget: «0.4}, score: random}', 'stages[1].keep.to_budget: a second to_budget'),
+        ('  - «{at: llm:2, keep: 0.5}', 'stages[0]: select: top needs a `score`'),
+        ('  - {at: llm:2, keep: 0.5, score: {mix: {weights: {random: «-1, feature_norm: 1}}}}', 'stages[0].score.mix.weights.random: must be at least 0'),
+        ('  - {at: llm:2, keep: 0.5, score: {mix: {weights: «{random: 0}}}}', 'stages[0].score.mix.weights: all weights are zero'),
+        ('  - {at: llm:2, keep: 0.5, score: {mix: {weights: {«randm: 1}}}}', "stages[0].score.mix.weights.randm: unknown criterion 'randm'"),
+        ('  - {at: llm:2, keep: 0.5, score: {mix: {weights: {random: 1}, op: «ad}}}', "must be one of sum, product, max, not 'ad'"),
+        ('  - {at: llm:2, keep: 0.5, pick: «[{share: 0.7, score: random}, {share: 0.7, score: random}, {score: random}]}', 'stages[0].pick: the shares sum to 7/5'),
+        ('  - {at: llm:2, keep: 0.5, pick: [«{score: random}, {score: random}]}', 'stages[0].pick[0]: only the last pick takes the rest'),
+        ('  - {at: llm:2, keep: 0.5, «score: random, pick: [{score: random}]}', "'score' stands in the entries of `pick`"),
+        ('  - {at: llm:2, keep: 0.5, score: random, protect: {index: «[1, -1]}}', 'stages[0].protect.index: index is a list of visual positions'),
+        ('  - {at: llm:2, keep: 0.5, score: random, protect: {index: «[64]}}', "position 64 is beyond an image's 64 visual tokens"),
+        ('  - {at: llm:2, keep: 0.5, score: random, protect: «newline}', "did you mean 'newlines'?"),
+        ('  - {at: llm:2, keep: 0.5, score: random, positions: «compct}', "did you mean 'compact'?"),
+        ('  - {along: [2, «9], curve: {linear: {from: 1, to: 0}}, score: random}', 'stages[0].along[1]: llm:9 is beyond the model'),
+        ('  - {along: «[5, 2], curve: {linear: {from: 1, to: 0}}, score: random}', 'along goes from shallow to deep'),
+        ('  - {along: [2, 5], curve: {linear: «{from: 0, to: 1}}, score: random}', 'keep rises with depth: `to` (1) is above `from` (0)'),
+        ('  - {along: [2, 5], curve: {«linar: {from: 1, to: 0}}, score: random}', "stages[0].curve.linar: unknown curve 'linar'"),
+        ('  - {along: [2, 5], curve: {linear: {from: 1, «t: 0}}, score: random}', "stages[0].curve.linear.t: unknown key 't'; allowed: from, to"),
+        ('  - {along: [2, 5], curve: {«logistic: {}}, score: random}', "the curve 'logistic' is not available in this version"),
+        ('  - {along: [2, 5], curve: {steps: «[[3, 0.5], [4, 0.6]]}, score: random}', 'keep rises with depth: 3/5 at 4 is above 1/2 at 3'),
+        ('  - {along: [2, 5], curve: {steps: [[«6, 0.5]]}, score: random}', 'stages[0].curve.steps[0][0]: the step at 6 lies outside'),
+        ('  - {along: [2, 5], curve: {p_sigmoid: {low: 0, high: 1, mid: 0.5, slope: «{to_budget: 0.5}}}, score: random}', 'stages[0].curve.p_sigmoid.slope: this number cannot follow from the budget'),
+        ('  - {along: [0, 5], curve: {linear: {from: 0.9, to: 0.1}}, score: «llm_attention}', '`layer: prev` at llm:0'),
+        ('  - {at: llm:2, keep: «$k, score: random}', 'stages[0].keep: a hole in a fixed policy: $k'),
+        ("  - {at: 'llm:«$l', keep: 0.5, score: random}", 'stages[0].at: a hole in a fixed policy: $l'),
+        ('  - {at: llm:2, keep: «{float: [0, 1]}, score: random}', 'stages[0].keep: a hole in a fixed policy: {float: …}'),
+        ('  - {at: llm:2, keep: «solve, score: random}', 'stages[0].keep: a hole in a fixed policy: solve'),
+        ('  - «7', 'stages[0]: a stage is a mapping with the keys'),
+        ("  - {at: 'llm:«-1', keep: 0.5, score: random}", "a decoder layer counts from 0, not -1"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_positioned(text: str, expected: str) -> None:
+    """`«` in a document stands where the mistake must be said to be."""
+    before = (HEAD + text).partition("«")[0]
+    place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
+    source = parse(HEAD + text.replace("«", ""), "p.yaml")
+    try:
+        policy = Policy.from_source(source, PARTS)
+    except BadInput as error:
+        found = list(error.problems)
+    else:
+        found = [
+            source.problem(p.path, p.message, key=p.key, offset=p.offset) for p in problems(policy, PARTS, geometry())
+        ]
+    right = [p for p in found if expected in f"{p.path}: {p.message}"]
+    assert [(p.line, p.column) for p in right] == [place], found
+    assert len(found) == 1 or "is missing" in found[0].message, found
+
+
+def test_a_name_that_is_a_part_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"<text>:4:12: criteria.random: 'random' is the name of a criterion already"):
+        Policy.from_source(parse(HEAD + STAGE + "criteria: {random: feature_norm}"), PARTS)
+
+
+def test_a_mix_of_mixes_is_refused() -> None:
+    text = "  - {at: llm:4, keep: 0.5, score: {mix: {weights: {m: 1, random: 1}}}}\ncriteria: {m: {mix: {weights: {random: 1}}}}"
+    with pytest.raises(BadInput, match=r"3:52: stages\[0\].score.mix.weights.m: 'm' is a mix itself"):
+        Policy.from_source(parse(HEAD + text), PARTS)
+
+
+def test_all_mistakes_at_once() -> None:
+    text = "  - {at: lm:4, keep: 7, score: random}\n  - {at: llm:2, keep: $x, score: random, group: 1}\nclaim: {}"
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + text), PARTS)
+    assert [(p.line, p.path) for p in caught.value.problems] == [
+        (3, "stages[0].at"), (3, "stages[0].keep"), (4, "stages[1].keep"), (4, "stages[1].group"), (5, "claim"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [None, [], 3, {}, {"schema": "autoprune/space/1", "stages": []}, {"stages": []}])
+def test_what_is_no_policy_is_refused(data: Any) -> None:
+    with pytest.raises(BadInput):
+        Policy.parse(data, PARTS)
+
+
+def test_resolve_refuses_a_policy_for_a_deeper_model() -> None:
+    policy = Policy.parse(
+        {"schema": "autoprune/policy/1", "stages": [{"at": "llm:9", "keep": 0.5, "select": "stride"}]}
+    )
+    with pytest.raises(BadInput, match="beyond the model"):
+        resolve(policy, geometry(8), PARTS, 64)
+    assert resolve(policy, geometry(10), PARTS, 64).stages[0].layer == 9
