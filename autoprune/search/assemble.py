@@ -11,7 +11,7 @@ from autoprune.search.certify import interval
 
 if TYPE_CHECKING:
     from autoprune.ports import Measurement, TrialRecord
-    from autoprune.search.finish import Finalist
+    from autoprune.search.certify import Finalist
     from autoprune.search.plan import StudyPlan
 
 

@@ -1,4 +1,4 @@
-"""What the holdout proves about a policy (DESIGN of certification: per image, one-sided, fixed sequence).
+"""What the holdout proves about a policy: one-sided tests over images, in a fixed sequence.
 
 For `M >= c * baseline + s` the test is one-sided on the per-image sums of M - c * baseline - s, paired by record:
 *certified* when its lower bound is not below 0, *violated* when its upper bound is below 0, else *undecided*. Policies
@@ -14,10 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from autoprune.search.settle import Unusable, margins
-from autoprune.search.statistics import Array, Clusters, is_binary, lower_bound, student, upper_bound
+from autoprune.search.settle import Unusable
+from autoprune.search.statistics import Clusters, is_binary, lower_bound, student, upper_bound
 
 if TYPE_CHECKING:
     from autoprune.ports import Measurement, TrialRecord
@@ -90,33 +88,34 @@ def _exact_number(constraint: Constraint, policy: Measurement, baseline: Measure
 
 @dataclass(frozen=True)
 class _Test:
-    """The paired per-record data of one constraint, ready for any scale and shift."""
+    """The paired per-image sums of one constraint, ready for any scale and shift."""
 
     constraint: Constraint
-    own: Array
-    base: Array
-    grouping: tuple[int, ...]
+    own: Clusters
+    base: Clusters
     binary: bool
     confidence: float
 
     @classmethod
     def of(cls, constraint: Constraint, policy: Measurement, baseline: Measurement, confidence: float) -> _Test | None:
-        if margins(constraint, policy, baseline) is None:
+        own, base = policy.samples.get(constraint.label), baseline.samples.get(constraint.label)
+        if own is None or base is None:
             return None
-        own, base = policy.samples[constraint.label], baseline.samples[constraint.label]
         binary = is_binary(own) and (is_binary(base) or not constraint.relative)
-        return cls(constraint, np.asarray(own, float), np.asarray(base, float), policy.images, binary, confidence)
+        grouped = [Clusters.of(samples, policy.images) for samples in (own, base)]
+        return cls(constraint, grouped[0], grouped[1], binary, confidence)
 
     @property
     def images(self) -> int:
-        return len(set(self.grouping))
+        return len(self.own)
 
     @property
     def sign(self) -> float:
         return 1.0 if self.constraint.op == ">=" else -1.0
 
     def _data(self, scale: float, shift: float) -> Clusters:
-        return Clusters.of(self.sign * (self.own - scale * self.base - shift), self.grouping)
+        sums = self.own.sums - scale * self.base.sums - shift * self.own.sizes
+        return Clusters(self.sign * sums, self.own.sizes)
 
     def lower(self, scale: float, shift: float) -> float:
         """Lower bound of the mean margin. For 0/1 data the pseudo-image fails where the baseline succeeds."""
@@ -132,13 +131,12 @@ class _Test:
         scale, shift = self.constraint.scale, self.constraint.shift
         if not self.constraint.relative or shift != 0.0:
             return self.sign * self.lower(scale, 0.0)  # the bound moves one to one with the shift
-        mean = float(self.base.mean())
-        if mean <= 0:
+        if self.base.mean <= 0:
             return None
-        met, missed = self._bracket(float(self.own.mean()) / mean)
+        met, missed = self._bracket(self.own.mean / self.base.mean)
         if met is None:
             return None
-        for _ in range(60):
+        for _ in range(40):  # to the last digits that matter
             middle = (met + missed) / 2
             if self.lower(middle, 0.0) >= 0:
                 met = middle
@@ -203,3 +201,17 @@ def standing(verdicts: Mapping[str, Verdict]) -> State:
     if "violated" in states:
         return "violated"
     return "undecided" if "undecided" in states else "certified"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A point of the search front with what the holdout says about it."""
+
+    record: TrialRecord
+    holdout: Measurement
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def rank(self) -> int:
+        """0 certified, 1 undecided, 2 violated."""
+        return ("certified", "undecided", "violated").index(standing(self.verdicts))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprune.ports import Measurement, Progress
 from autoprune.search import pareto
 from autoprune.search.assemble import assemble
-from autoprune.search.certify import Verdict, certify, sequence, standing
+from autoprune.search.certify import Finalist, certify, sequence
 from autoprune.search.explain import explain
+from autoprune.search.remarks import remarks
 from autoprune.search.settle import Unusable
 
 if TYPE_CHECKING:
@@ -21,27 +22,12 @@ if TYPE_CHECKING:
     from autoprune.search.stop import StopReason
     from autoprune.spec.goals import Objective
 
-RANK = {"certified": 0, "undecided": 1, "violated": 2}
 STOPPED = {
     "trials": "",
     "time": "stopped by the time limit before the configured number of trials",
     "exhausted": "stopped early: the search space holds no further policy with an effect of its own",
     "interrupted": "",
 }
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A point of the search front with what the holdout says about it."""
-
-    record: TrialRecord
-    holdout: Measurement
-    verdicts: Mapping[str, Verdict]
-
-    @property
-    def rank(self) -> int:
-        """0 certified, 1 undecided, 2 violated."""
-        return RANK[standing(self.verdicts)]
 
 
 def finish(
@@ -76,6 +62,7 @@ def finish(
     else:
         notes.append(explain(records, plan.constraints, baseline.values).text)
     members = drop_dominated(finalists, plan.objectives)
+    notes += remarks(plan.constraints, finalists, len(members))
     front = assemble(plan, records, on_holdout, members, select(members, plan), notes)
     log.save_front(front.to_json())
     publisher.flush()

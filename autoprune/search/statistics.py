@@ -32,9 +32,8 @@ class Clusters:
     def of(cls, values: Sequence[float] | Array, images: Sequence[int]) -> Clusters:
         """Group one number per record by its image."""
         _, index = np.unique(np.asarray(images), return_inverse=True)
-        return cls(
-            np.bincount(index, weights=np.asarray(values, dtype=np.float64)), np.bincount(index).astype(np.float64)
-        )
+        sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64))
+        return cls(np.asarray(sums, dtype=np.float64), np.asarray(np.bincount(index), dtype=np.float64))
 
     def __len__(self) -> int:
         return len(self.sums)

@@ -1,4 +1,4 @@
-"""A toy search problem and fakes of everything the driver is given. No model: an evaluation is a formula plus fixed noise."""
+"""A toy search problem and fakes of everything the driver is given. No model: an evaluation is a formula and noise."""
 
 from __future__ import annotations
 
@@ -246,7 +246,9 @@ def run(plan: StudyPlan, executor: FakeExecutor | None = None, log: FakeLog | No
     from autoprune.search.driver import run as search
 
     watcher = more.pop("observer", Watcher())
-    return search(plan, executor or FakeExecutor(), log if log is not None else FakeLog(), FakePublisher(), watcher, **more)
+    return search(
+        plan, executor or FakeExecutor(), log if log is not None else FakeLog(), FakePublisher(), watcher, **more
+    )
 
 
 def fresh(log: FakeLog) -> list[TrialRecord]:

@@ -285,7 +285,9 @@ def _nothing_runs(plan):
     import optuna
 
     study = optuna.load_study(study_name=plan.study_id, storage=plan.storage)
-    assert not [t for t in study.trials if t.state in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)]
+    assert not [
+        t for t in study.trials if t.state in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
+    ]
 
 
 def test_a_key_press_while_waiting_is_an_interrupt():
