@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import click
+from typer.exceptions import TyperException
 
 from autoprune.errors import AutoPruneError, BadInput, Located
 
@@ -73,11 +73,15 @@ def report_unexpected(error: BaseException, *, as_json: bool) -> int:
     return 1
 
 
-def report_usage(error: click.ClickException, *, as_json: bool) -> int:
+def report_usage(error: TyperException, *, as_json: bool) -> int:
     """A wrong command line (unknown option, missing argument); -> exit code 2."""
+    message = error.format_message()
     if as_json:
-        problem = {"file": None, "line": None, "column": None, "path": "", "message": error.format_message()}
+        problem = {"file": None, "line": None, "column": None, "path": "", "message": message}
         sys.stdout.write(json.dumps({"ok": False, "errors": [problem]}, indent=2) + "\n")
     else:
-        error.show()
+        context = getattr(error, "ctx", None)
+        usage = context.get_usage() if context is not None else ""
+        # without arguments the message is the help itself
+        sys.stderr.write(f"{message}\n" if message.startswith(usage) else f"{usage}\nerror: {message}\n")
     return 2

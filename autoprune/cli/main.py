@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from autoprune.cli import errors, policies, run_policy, searching, studies, writing
 from autoprune.errors import AutoPruneError
@@ -49,12 +49,9 @@ def main(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except AutoPruneError as error:
         return errors.report(error, as_json=as_json)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
+    except TyperException as error:
         return errors.report_usage(error, as_json=as_json)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, Abort):
         sys.stderr.write("interrupted; the same command continues where this one stopped\n")
         return 130
     except Exception as error:  # noqa: BLE001  (the last line of defence: the traceback goes to a file, the exit code is 1)

@@ -1,0 +1,264 @@
+"""Bad input: one clear, positioned message each, all at once, exit code 2, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_cli import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "data"
+
+SPEC = f"""\
+schema: autoprune/spec/1
+name: case
+model: {{path: {ROOT / "examples" / "reference_vlm" / "checkpoint"}}}
+calibration:
+  records: records.jsonl
+  images: images
+  search: 2
+  holdout: 2
+search_space: space.yaml
+objectives: [maximize exact_match, minimize prefill_flops]
+constraints: [exact_match >= 0.97 * baseline]
+"""
+SPACE = """\
+schema: autoprune/space/1
+name: case
+budget: {float: [0.1, 0.6]}
+params:
+  l1: {layer: [2, 1/3]}
+stages:
+  - {at: "llm:$l1", keep: solve, score: {llm_attention: {from: last}}}
+"""
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    shutil.copytree(DATA / "images", tmp_path / "images")
+    shutil.copy(DATA / "records.jsonl", tmp_path / "records.jsonl")
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return tmp_path
+
+
+def edit(folder: Path, name: str, old: str, new: str) -> None:
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+
+
+def errors(folder: Path) -> list[dict[str, Any]]:
+    done = cli("validate", str(folder / "spec.yaml"), "--json")
+    assert done.code == 2, done.out
+    assert done.json["ok"] is False
+    found = done.json["errors"]
+    assert found
+    for error in found:
+        assert set(error) == {"file", "line", "column", "path", "message"}
+    return list(found)
+
+
+def test_the_base_case_is_good(case: Path) -> None:
+    done = cli("validate", str(case / "spec.yaml"), "--json")
+    assert done.code == 0, done.out
+    assert done.json["ok"] is True
+    assert done.json["errors"] == []
+
+
+SPEC_CASES = [
+    ("search: 2", "serach: 2", 7, 3, "did you mean 'search'"),
+    ("search: 2", "search: many", 7, 11, "many"),
+    ("name: case", "name: [1]", 2, 7, "string"),
+    ("exact_match >=", "exact_mach >=", 11, 15, "did you mean 'exact_match'"),
+    ("0.97 * baseline", "0.97 * baselin", 11, 37, "did you mean 'baseline'"),
+    ("minimize prefill_flops", "minimize prefill_flop", 10, 45, "did you mean 'prefill_flops'"),
+    ("maximize exact_match", "{minimize: {information_flow: {distence: l2}}}", 10, 45, "distance"),
+    ("search_space: space.yaml", "search_space: fastvv", 9, 15, "did you mean 'fastv'"),
+    ("records: records.jsonl", "records: nothing.jsonl", 5, 12, "no such file"),
+    ("images: images", "images: pictures", 6, 11, "no such folder"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "column", "says"), SPEC_CASES, ids=[c[1] for c in SPEC_CASES])
+def test_spec_mistakes(case: Path, old: str, new: str, line: int, column: int, says: str) -> None:
+    edit(case, "spec.yaml", old, new)
+    found = errors(case)
+    match = [e for e in found if says in e["message"]]
+    assert match, found
+    assert (match[0]["line"], match[0]["column"]) == (line, column)
+    assert match[0]["file"].endswith("spec.yaml")
+
+
+SPACE_CASES = [
+    ("llm_attention", "llm_atention", 7, "did you mean 'llm_attention'"),
+    ("from: last", "form: last", 7, "did you mean 'from'"),
+    ("{layer: [2, 1/3]}", "{layer: [2, 40]}", 5, "beyond the model"),
+    ("{layer: [2, 1/3]}", "{layer: [6, 3]}", 5, "empty"),
+    (
+        'params:\n  l1: {layer: [2, 1/3]}\nstages:\n  - {at: "llm:$l1"',
+        "stages:\n  - {at: projector",
+        5,
+        "an LM row at projector",
+    ),
+    (
+        'params:\n  l1: {layer: [2, 1/3]}\nstages:\n  - {at: "llm:$l1"',
+        "stages:\n  - {at: llm:0",
+        5,
+        "`layer: prev` at llm:0",
+    ),
+    ("stages:", "stages:\n  - {at: llm:1, keep: solve, score: feature_norm}", 8, "solve"),
+    ("score: {", "group: {window: 1/4}, score: {", 7, "not available in this version"),
+    ("budget: {float: [0.1, 0.6]}", "budget: {float: [0.6, 0.1]}", 3, "0.6"),
+    ("params:", "arms: []\nparams:", 4, "not available in this version"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "says"), SPACE_CASES, ids=[c[3] for c in SPACE_CASES])
+def test_space_mistakes(case: Path, old: str, new: str, line: int, says: str) -> None:
+    edit(case, "space.yaml", old, new)
+    found = errors(case)
+    match = [e for e in found if says in e["message"]]
+    assert match, found
+    assert match[0]["line"] == line
+    assert match[0]["file"].endswith("space.yaml")
+
+
+def test_an_inline_space_is_positioned_in_the_spec(case: Path) -> None:
+    inline = "search_space:\n  schema: autoprune/space/1\n  stages: [{at: llm:2, keep: 1/2, score: nonsense}]"
+    edit(case, "spec.yaml", "search_space: space.yaml", inline)
+    found = errors(case)
+    assert found[0]["line"] == 11
+    assert found[0]["path"].startswith("search_space.stages[0]")
+
+
+def test_all_mistakes_at_once(case: Path) -> None:
+    edit(case, "spec.yaml", "exact_match >=", "exact_mach >=")
+    edit(case, "spec.yaml", "minimize prefill_flops", "minimize nothing")
+    edit(case, "space.yaml", "from: last", "from: lats")
+    (case / "images" / "1.png").unlink()
+    files = {Path(e["file"]).name for e in errors(case)}
+    assert files == {"spec.yaml", "space.yaml", "records.jsonl"}
+
+
+def test_missing_image_names_the_record(case: Path) -> None:
+    (case / "images" / "1.png").unlink()
+    found = errors(case)
+    assert {e["line"] for e in found} == {2, 4}
+    assert "no such image" in found[0]["message"]
+
+
+def test_empty_calibration_set(case: Path) -> None:
+    (case / "records.jsonl").write_text("")
+    assert "empty" in errors(case)[0]["message"]
+
+
+def test_a_measure_that_needs_answers_the_data_lacks(case: Path) -> None:
+    lines = [json.loads(line) for line in (case / "records.jsonl").read_text().splitlines()]
+    without = [{k: v for k, v in line.items() if k != "answer"} for line in lines]
+    (case / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in without))
+    messages = " ".join(e["message"] for e in errors(case))
+    assert "exact_match" in messages
+    assert "answer" in messages
+
+
+def test_unsupported_family(case: Path) -> None:
+    (case / "model").mkdir()
+    (case / "model" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), "model")
+    found = errors(case)
+    assert "bert" in found[0]["message"]
+    assert "llava" in found[0]["message"]
+    assert found[0]["path"] == "model.path"
+
+
+def test_a_hub_id_that_cannot_be_looked_up_is_a_warning(case: Path) -> None:
+    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), "somebody/unknown-model")
+    done = cli("validate", str(case / "spec.yaml"), "--json")
+    assert done.code == 0
+    assert "model checks skipped" in done.json["warnings"][0]["message"]
+
+
+@pytest.mark.mlflow
+def test_unreachable_mlflow_is_bad_input_and_writes_nothing(case: Path) -> None:
+    (case / "spec.yaml").write_text(SPEC + "output: {tracking_uri: 'http://127.0.0.1:9'}\n")
+    done = cli("search", str(case / "spec.yaml"), "--json")
+    assert done.code == 2, done.out
+    assert "127.0.0.1:9" in done.json["errors"][0]["message"]
+    assert not (case / ".autoprune").exists()
+
+
+def test_too_few_records_is_bad_input_and_writes_nothing(case: Path) -> None:
+    edit(case, "spec.yaml", "search: 2", "search: 200")
+    done = cli("search", str(case / "spec.yaml"), "--json")
+    assert done.code == 2, done.out
+    assert "200" in done.json["errors"][0]["message"]
+    assert not (case / ".autoprune" / "autoprune.db").exists()
+
+
+POLICIES = [
+    ("keep: $x", "a hole in a fixed policy"),
+    ("keep: {float: [0.1, 0.5]}", "a hole in a fixed policy"),
+    ("kep: 1/2", "did you mean 'keep'"),
+    ("keep: 1/2, score: atention", "unknown criterion"),
+    ("keep: 1/2}, {at: llm:4, keep: 3/4, score: feature_norm", "rise"),
+]
+
+
+@pytest.mark.parametrize(("stage", "says"), POLICIES, ids=[p[0] for p in POLICIES])
+def test_corrupt_policies(tmp_path: Path, stage: str, says: str) -> None:
+    score = "" if "score" in stage.split("}")[0] else ", score: feature_norm"
+    head, sep, tail = stage.partition("}, {")
+    text = f"schema: autoprune/policy/1\nname: bad\nstages: [{{at: llm:2, {head}{score}{sep}{tail}}}]\n"
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    done = cli("policy", "show", str(path), "--json")
+    assert done.code == 2, done.out
+    match = [e for e in done.json["errors"] if says in e["message"]]
+    assert match, done.out
+    assert match[0]["line"] == 3
+
+
+def test_a_policy_that_is_no_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("stages: [\n")
+    done = cli("policy", "show", str(path), "--json")
+    assert done.code == 2
+    assert done.json["errors"][0]["line"] == 2
+
+
+def test_wrong_command_lines() -> None:
+    assert cli("serach").code == 2
+    assert cli("front", "--nonsense").code == 2
+    assert cli("validate", "does-not-exist.yaml").code == 2
+
+
+def test_init_writes_a_spec_that_only_lacks_its_data(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    assert cli("init", str(path), "--json").json == {"written": str(path)}
+    assert cli("init", str(path)).code == 2
+    paths = {e["path"] for e in cli("validate", str(path), "--json").json["errors"]}
+    assert paths == {"calibration.records"}
+
+
+def test_unexpected_errors_keep_their_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import autoprune.check
+
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(autoprune.check, "check", broken)
+    assert cli("validate", "x.yaml").code == 1
+    said = capsys.readouterr().err
+    logs = list((tmp_path / "autoprune").glob("error-*.log"))
+    assert len(logs) == 1
+    assert str(logs[0]) in said
+    assert "Traceback" not in said
+    assert "ZeroDivisionError" in logs[0].read_text()
