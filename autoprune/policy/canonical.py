@@ -44,7 +44,8 @@ def _kept(placed: tuple[Placed, ...], depth: int, tokens: int | None) -> list[Pl
     """The stages that drop something, with counts for keeps where N is known."""
     counted = 0 if tokens is None else _countable(placed)
     steps = [(p.layer, p.keep) for p in placed[:counted]]
-    held = [len(p.stage.protect) if isinstance(p.stage.protect, tuple) else 0 for p in placed[:counted]]
+    lists = [p.stage.protect if isinstance(p.stage.protect, tuple) else () for p in placed[:counted]]
+    held = [sum(position < (tokens or 0) for position in listed) for listed in lists]
     result: list[Placed] = []
     current = tokens or 0
     for place, count in zip(placed, count_steps(steps, current, depth, held), strict=False):

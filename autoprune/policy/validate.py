@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from autoprune.document.numbers import exact
-from autoprune.document.problems import Problem, from_pydantic, suggest
+from autoprune.document.problems import Path, Problem, from_pydantic, suggest
 from autoprune.policy.model import AnyStage, MixUse, Pick, ScoreUse, Stage, Use, uses
 from autoprune.policy.order import order_problems
 from autoprune.policy.sites import absolute
@@ -75,9 +75,18 @@ class _Check:
         if score.params:
             path = (*score.path, score.name)
             yield Problem(path, f"{score.name!r} is a name from `criteria`; its parameters stand there", key=True)
-        for problem in self.mix(named, stage) if isinstance(named, MixUse) else self.use("criterion", named, stage):
-            if problem not in (*self.named(),):
-                yield problem
+        yield from self.here(score.name, named, stage, score.path)
+
+    def here(
+        self, name: str, named: ScoreUse, stage: AnyStage | None, path: Path, key: bool = False
+    ) -> Iterator[Problem]:
+        """What is wrong with using a named criterion here, said here; its own mistakes are said where it is defined."""
+        if stage is None:
+            return
+        at_definition = set(self.mix(named, None) if isinstance(named, MixUse) else self.use("criterion", named, None))
+        for p in self.mix(named, stage) if isinstance(named, MixUse) else self.use("criterion", named, stage):
+            if p not in at_definition:
+                yield Problem(path, f"{name}: {p.message}", key=key)
 
     def mix(self, mix: MixUse, stage: AnyStage | None) -> Iterator[Problem]:
         for name, _ in mix.weights:
@@ -86,7 +95,7 @@ class _Check:
             if isinstance(named, MixUse):
                 yield Problem(path, f"{name!r} is a mix itself; a mix of mixes is not supported", key=True)
             elif named is not None:
-                yield from (p for p in self.use("criterion", named, stage) if stage is not None)
+                yield from self.here(name, named, stage, path, key=True)
             else:
                 for p in self.use("criterion", Use(name, {}, path), stage):
                     yield Problem(p.path, p.message, key=True)

@@ -180,6 +180,21 @@ def test_a_mix_of_mixes_is_refused() -> None:
         Policy.from_source(parse(HEAD + text), PARTS)
 
 
+def test_a_named_criterion_is_refused_where_it_is_used() -> None:
+    text = (
+        "  - {at: projector, keep: 0.5, score: last}\n"
+        "  - {at: input, keep: 0.4, score: {mix: {weights: {random: 1, last: 1}}}}\n"
+        "  - {at: llm:2, keep: 0.3, score: last}\n"
+        "criteria: {last: llm_attention}"
+    )
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + text), PARTS)
+    assert [(p.line, p.path) for p in caught.value.problems] == [
+        (3, "stages[0].score"), (4, "stages[1].score.mix.weights.last"),
+    ]  # fmt: skip
+    assert caught.value.problems[0].message.startswith("last: an LM row at projector")
+
+
 def test_all_mistakes_at_once() -> None:
     text = "  - {at: lm:4, keep: 7, score: random}\n  - {at: llm:2, keep: $x, score: random, group: 1}\nclaim: {}"
     with pytest.raises(BadInput) as caught:
