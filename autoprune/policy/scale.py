@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BadInput
-from autoprune.policy.budget import Infeasible, Step, fractional_budget
+from autoprune.policy.budget import Infeasible, Step, count_steps, fractional_budget
 from autoprune.policy.curves import CurveSpec, Solve, build, params_of
 from autoprune.policy.expand import expand
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, Stage
@@ -33,23 +33,35 @@ GRID = 1000
 def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None) -> Policy:
     """The policy scaled to a budget, by the rule above. The unpruned policy (no stage) stays as it is.
 
-    `geometry` is needed for rule 3 only; without it the depth stands in `literal: {depth: …}`. Raises BadInput where
-    neither says it or a keep in tokens has no N, `Infeasible` if not even the smallest keeps meet the budget.
+    Rule 3 needs `geometry`, or the depth in `literal: {depth: …}`: BadInput where neither says it or a keep in tokens
+    has no N. With `geometry`, `Infeasible` if not even the smallest keeps meet the budget; without it, counting says so.
     """
     if not policy.stages:
         return policy
     only = policy.stages[0] if len(policy.stages) == 1 else None
     if isinstance(only, Stage):
-        return replace(policy, stages=(_to_budget(only, budget),))
+        return _reached(replace(policy, stages=(_to_budget(only, budget),)), geometry)
     if isinstance(only, CurveStage) and only.curve.name in SOLVED:
-        return replace(policy, stages=(replace(only, curve=_solved(only.curve, budget)),))
+        return _reached(replace(policy, stages=(replace(only, curve=_solved(only.curve, budget)),)), geometry)
     depth = geometry.depth if geometry is not None else policy.literal.get("depth")
     if not isinstance(depth, int) or isinstance(depth, bool):
         raise BadInput(
             f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth"
         )
     relative = _relative(policy, None if geometry is None else geometry.tokens_per_image)
-    return _last(relative, budget, depth) or _scaled(relative, budget, depth)
+    return _reached(_last(relative, budget, depth) or _scaled(relative, budget, depth), geometry)
+
+
+def _reached(policy: Policy, geometry: Geometry | None) -> Policy:
+    """The policy itself; raises `Infeasible` where it is known that it cannot meet its budget."""
+    if geometry is not None:
+        tokens = geometry.tokens_per_image
+        steps = [(p.layer, p.keep) for p in expand(policy, geometry.depth, tokens)]
+        if tokens:
+            count_steps(steps, tokens, geometry.depth, [0] * len(steps))
+        else:
+            fractional_budget(steps, geometry.depth)
+    return policy
 
 
 def _to_budget(stage: Stage, budget: Fraction) -> Stage:

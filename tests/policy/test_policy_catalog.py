@@ -120,11 +120,18 @@ def test_what_cannot_be_scaled_says_so() -> None:
     two = _stages({"at": "llm:4", "keep": 0.5}, {"at": "llm:16", "keep": 0.2})
     with pytest.raises(Infeasible):
         at_budget(two, Fraction(1, 10), geometry(32))
+    one = _stages({"at": "llm:4", "keep": 0.5})
+    curve = _stages({"along": [8, 24], "curve": {"geometric": {"ratio": 0.5, "every": 8}}})
+    for policy in (one, curve):
+        for tokens in (None, 576):
+            with pytest.raises(Infeasible):
+                at_budget(policy, Fraction(1, 10), geometry(32, tokens))
+        assert at_budget(policy, Fraction(1, 10)) != policy
     with pytest.raises(BadInput, match="needs the model's depth"):
         at_budget(two, Fraction(1, 2))
-    tokens = _stages({"at": "llm:4", "keep": {"tokens": 40}}, {"at": "llm:16", "keep": {"tokens": 10}})
+    counted = _stages({"at": "llm:4", "keep": {"tokens": 40}}, {"at": "llm:16", "keep": {"tokens": 10}})
     with pytest.raises(BadInput, match="same number of visual tokens"):
-        at_budget(tokens, Fraction(1, 2), geometry(32, None))
+        at_budget(counted, Fraction(1, 2), geometry(32, None))
     assert at_budget(_stages(), Fraction(1, 2)) == _stages()
 
 
