@@ -34,7 +34,7 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
     """The policy scaled to a budget, by the rule above. The unpruned policy (no stage) stays as it is.
 
     Rule 3 needs `geometry`, or the depth in `literal: {depth: …}`: BadInput where neither says it or a keep in tokens
-    has no N. With `geometry`, `Infeasible` if not even the smallest keeps meet the budget; without it, counting says it.
+    has no N. With `geometry`, `Infeasible` if not even the smallest keeps meet the budget.
     """
     if not policy.stages:
         return policy
