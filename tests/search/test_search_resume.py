@@ -37,17 +37,32 @@ COARSE = {
 }
 
 
+SQLITE = pytest.param("sqlite", marks=pytest.mark.full)
+
+
+@pytest.fixture(params=["memory", SQLITE])
+def storage(request):
+    """What outlives the driver: Optuna's storage object, or a database where commits cost nothing."""
+    if request.param == "memory":
+        yield optuna.storages.InMemoryStorage()
+    else:
+        yield from on_disk()
+
+
 @pytest.fixture
-def folder():
-    """Where commits cost nothing, if the machine has such a place."""
+def database():
+    yield from on_disk()
+
+
+def on_disk():
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
-        yield path
+        yield f"sqlite:///{path}/optuna.db"
 
 
-def plan_in(folder, **changes):
+def plan_in(storage, **changes):
     given = {
-        "storage": f"sqlite:///{folder}/optuna.db",
+        "storage": storage,
         "trials": 10,
         **COARSE,
     }
@@ -98,8 +113,8 @@ def continue_to_the_end(plan, log, executor):
 
 @pytest.mark.parametrize("nth", [1, 5, *MORE])
 @pytest.mark.parametrize("point", ["before remember", "after remember", "before settle", "after settle"])
-def test_killed_around_a_write_of_the_log(folder, point, nth):
-    plan, log, executor = plan_in(folder), FakeLog(kill_at=(point, nth)), FakeExecutor()
+def test_killed_around_a_write_of_the_log(storage, point, nth):
+    plan, log, executor = plan_in(storage), FakeLog(kill_at=(point, nth)), FakeExecutor()
     with pytest.raises(Killed):
         run(plan, executor, log)
     second = FakeExecutor()
@@ -113,11 +128,11 @@ def test_killed_around_a_write_of_the_log(folder, point, nth):
 
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("nth", [3, *MORE])
-def test_killed_around_telling_the_sampler(folder, monkeypatch, side, nth):
+def test_killed_around_telling_the_sampler(storage, monkeypatch, side, nth):
     monkeypatch.setattr("autoprune.search.driver.SamplerMemory", DyingMemory)
     monkeypatch.setattr(DyingMemory, side, nth)
     monkeypatch.setattr(DyingMemory, "tellings", 0)
-    plan, log, executor = plan_in(folder), FakeLog(), FakeExecutor()
+    plan, log, executor = plan_in(storage), FakeLog(), FakeExecutor()
     with pytest.raises(Killed):
         run(plan, executor, log)
     second = FakeExecutor()
@@ -127,8 +142,8 @@ def test_killed_around_telling_the_sampler(folder, monkeypatch, side, nth):
     assert len(requests) == len({(r.policy, r.split) for r in requests})
 
 
-def test_killed_again_and_again(folder):
-    plan, log = plan_in(folder), FakeLog()
+def test_killed_again_and_again(database):
+    plan, log = plan_in(database), FakeLog()
     runs = 0
     points = ["before remember", "after remember", "before settle", "after settle"]
     while True:
@@ -143,8 +158,8 @@ def test_killed_again_and_again(folder):
     assert described(front, log) == uninterrupted()
 
 
-def test_several_in_flight_when_it_died(folder):
-    plan, log = plan_in(folder, proposals=ToySpace(), trials=14), FakeLog(kill_at=("before settle", 7))
+def test_several_in_flight_when_it_died(storage):
+    plan, log = plan_in(storage, proposals=ToySpace(), trials=14), FakeLog(kill_at=("before settle", 7))
     first = FakeExecutor(capacity=4)
     with pytest.raises(Killed):
         run(plan, first, log)
@@ -159,7 +174,7 @@ def _known(executor, log, plan):
     return {plan.context.key(r) for r in executor.submitted[:6]} & set(log.evaluations)
 
 
-def test_a_sampler_that_lost_its_memory_is_taught_again(folder):
+def test_a_sampler_that_lost_its_memory_is_taught_again():
     plan, log = make_plan(trials=8), FakeLog(kill_at=("after settle", 6))
     with pytest.raises(Killed):
         run(plan, FakeExecutor(), log)
@@ -169,8 +184,8 @@ def test_a_sampler_that_lost_its_memory_is_taught_again(folder):
     assert described(front, log) == described(run(plan, FakeExecutor(), whole), whole)
 
 
-def test_a_told_trial_without_a_stored_evaluation_is_measured_again(folder):
-    plan, log = plan_in(folder), FakeLog()
+def test_a_told_trial_without_a_stored_evaluation_is_measured_again(storage):
+    plan, log = plan_in(storage), FakeLog()
     run(plan, FakeExecutor(), log)
     empty, executor = FakeLog(), FakeExecutor()
     run(plan, executor, empty)
@@ -183,17 +198,17 @@ def test_a_told_trial_without_a_stored_evaluation_is_measured_again(folder):
     assert len(empty.settled) == settled, "the third start finds nothing to repair"
 
 
-def test_raising_trials_continues_the_study(folder):
+def test_raising_trials_continues_the_study(storage):
     log = FakeLog()
-    run(plan_in(folder, trials=6), FakeExecutor(), log)
+    run(plan_in(storage, trials=6), FakeExecutor(), log)
     executor = FakeExecutor()
-    front = run(plan_in(folder, trials=10), executor, log)
+    front = run(plan_in(storage, trials=10), executor, log)
     assert len([r for r in executor.submitted if r.split == "search"]) == 4
     assert described(front, log) == uninterrupted()
 
 
-def test_constraints_are_all_set_before_a_trial_is_complete(folder):
-    plan = plan_in(folder)
+def test_constraints_are_all_set_before_a_trial_is_complete(database):
+    plan = plan_in(database)
     search(plan, FakeExecutor(), FakeLog(), FakePublisher(), Watcher())
     study = optuna.load_study(study_name=plan.study_id, storage=plan.storage)
     for trial in study.trials:
