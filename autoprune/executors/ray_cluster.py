@@ -22,6 +22,7 @@ def connect(address: str | None) -> bool:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Ray reads it when it is imported
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # Ray tells of dead workers on stdout; we log it instead
     ray = import_ray()
     if ray.is_initialized():
         return False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,6 +143,31 @@ def test_what_does_not_fit_is_refused_with_numbers(
 ) -> None:
     with pytest.raises(BadInput, match=says):
         make(**options)
+
+
+ON_ITS_OWN = """
+import sys, time
+from pathlib import Path
+from executors_fakes import ask, worker_spec
+from autoprune.executors import RayExecutor
+
+executor = RayExecutor(worker_spec(Path(sys.argv[1])), 1, build="executors_fakes:build")
+import ray
+
+executor.submit(ask("die"))
+print(*(type(outcome).__name__ for outcome in executor.wait()))
+time.sleep(2)
+executor.close()
+print(ray.is_initialized())
+"""
+
+
+def test_a_cluster_of_its_own_is_shut_down_and_nothing_else_goes_to_stdout(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", ON_ITS_OWN, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["Lost", "False"]
+    assert "a worker is gone" in done.stderr
 
 
 def test_ray_that_was_running_stays_running(make: Callable[..., RayExecutor]) -> None:
