@@ -236,7 +236,7 @@ class _Search:
         if failure is not None:
             self._settle(point, "failed", {}, {}, failure.reason, cached=True)
             return True
-        costs = {k: v for k, v in self.plan.proposals.costs(candidate).items() if math.isfinite(v)}
+        costs = {k: float(v) for k, v in self.plan.proposals.costs(candidate).items() if math.isfinite(v)}
         slacks = settle.known_slacks(self.plan.constraints, costs, self.baseline)
         if any(slack > 0 for slack in slacks.values()):
             missed = ", ".join(text for text, slack in slacks.items() if slack > 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,7 +69,8 @@ class ToySpace:
         return make_candidate("toy", snapped)
 
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
-        return {"cost": cost(json.loads(candidate.canonical))} if self.known else {}
+        exact = Fraction(cost(json.loads(candidate.canonical)))  # budgets are exact numbers
+        return {"cost": exact} if self.known else {}
 
 
 def make_candidate(name: str, values: Mapping[str, Any]) -> Candidate:
