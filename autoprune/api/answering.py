@@ -85,6 +85,6 @@ def _draw(session: Any, picture: Any, figure: Path) -> None:
     for layer, lengths in enumerate(session.run.lengths):
         if int(lengths[0]) != before:
             before = int(lengths[0])
-            chosen = {int(i) for i in session.kept(layer, 0)}
+            chosen = {int(i) for i in session.run.kept(layer, 0)}
             kept[f"from layer {layer}"] = [i in chosen for i in range(side * side)]
     save(kept_tokens_figure(picture, (side, side), kept), figure)

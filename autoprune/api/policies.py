@@ -32,7 +32,10 @@ def policies(tracking_uri: str | None = None) -> dict[str, Any]:
     listed = []
     for name in catalog.names("policies"):
         policy = Policy.from_source(read(catalog.find("policies", name)))
-        sites = ", ".join(dict.fromkeys(str(getattr(stage, "at", "curve")) for stage in policy.stages))
+        stages = policy.dump()["stages"]
+        sites = ", ".join(
+            dict.fromkeys(stage.get("at") or "along {} to {}".format(*stage["along"]) for stage in stages)
+        )
         listed.append({"name": name, "sites": sites, "paper": policy.paper or ""})
     return {"catalog": listed, "registered": _registered(tracking_uri)}
 

@@ -59,6 +59,8 @@ def search(
     _preflight(uri, executor)
     study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
     plan = study.plan(trials, None)
+    if (remark := study.holdout_remark()) is not None:
+        observer.update(Progress("loading", message=remark))
 
     from autoprune.store import open_store
 

@@ -18,6 +18,7 @@ from autoprune.calibration.splits import Splits, split
 from autoprune.check import Checked, is_hub_id, model_name, records_source
 from autoprune.document.yaml import read
 from autoprune.errors import BadInput
+from autoprune.measures import registry as measures
 from autoprune.measures.context import evaluation_context
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
@@ -30,6 +31,7 @@ from autoprune.policy.space import BoundSpace, Parameter
 from autoprune.ports import CalibrationSource, EvaluationContext, WorkerSpec
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.search.plan import Candidate, Reference, StudyPlan
+from autoprune.search.sizing import images_for
 
 PARTS = RegisteredParts()
 
@@ -224,7 +226,28 @@ class Prepared:
             select=checked.select,
             costs=tuple(dict.fromkeys(c for c in costs if c in labels)),
             evaluation_timeout=spec.search.evaluation_timeout,
+            holdout_auto=spec.calibration.holdout == "auto",
         )
+
+    def holdout_remark(self) -> str | None:
+        """Said before the search: the holdout is probably too small for a constraint.
+
+        Assumes that pruned and unpruned answers differ on twice the share of records that the bound allows to lose.
+        """
+        images = len(set(self.splits.holdout_images))
+        confidence = self.checked.loaded.spec.certify.confidence
+        for constraint in self.checked.constraints:
+            info = measures.find(constraint.measure.name)
+            if info is None or info.bounded is None:
+                continue
+            lost = 1 - constraint.scale - constraint.shift
+            needed = images_for(constraint, 1.0, 2 * lost, confidence) if 0 < lost < 1 else None
+            if needed is not None and needed > images:
+                return (
+                    f"the holdout has {images} images; certifying '{constraint.text}' typically needs about {needed}: "
+                    f"policies near the bound may stay undecided"
+                )
+        return None
 
     def resolved(self) -> dict[str, Any]:
         """The spec with everything filled in, as MLflow and the store keep it."""

@@ -15,13 +15,13 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on std
 
 
 def console() -> Console:
-    """For people, on stdout."""
-    return Console(highlight=False)
+    """For people, on stdout. In a file or pipe lines are as long as tables need."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def notes() -> Console:
     """For progress and remarks, on stderr: stdout stays clean for pipes and --json."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def emit(document: Any) -> None:
@@ -32,8 +32,8 @@ def emit(document: Any) -> None:
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A plain table; numbers are right-aligned by their text."""
     made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column)
+    for i, column in enumerate(columns):
+        made.add_column(column, no_wrap=i < 2)
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
     return made

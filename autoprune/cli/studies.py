@@ -52,7 +52,8 @@ def show_front(document: Mapping[str, Any]) -> None:
     """The front for people: one line a policy, dearest first, then how it came about."""
     out = console()
     members = document["members"]
-    labels = list(members[0]["holdout"]) if members else list(document["baseline"]["holdout"])
+    measured = members[0]["holdout"] if members else document["baseline"]["holdout"]
+    labels = [label for label in measured if label != "budget"]
     rows = [("", "unpruned", "1", "", *(interval(document["baseline"]["holdout"].get(label)) for label in labels))]
     for member in members:
         states = sorted(set(member["constraints"].values())) or ["no constraints"]

@@ -13,6 +13,7 @@ from autoprune.search.certify import Finalist, certify, sequence
 from autoprune.search.explain import explain
 from autoprune.search.remarks import remarks
 from autoprune.search.settle import Unusable
+from autoprune.search.sizing import observed_need
 
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
@@ -48,6 +49,7 @@ def finish(
     on_holdout: Measurement | None = None
     if ordered:
         observer.update(Progress("certify", 0, counts.failed, 0, len(ordered)))
+        notes += _size_holdout(plan, bench, log, ordered, baseline)
         if any(not bench.is_stored(_canonical(r), "holdout") for r in ordered):
             log.count_holdout_use()  # before looking: a kill between the two must not hide a use
         on_holdout = bench.baseline("holdout")
@@ -68,6 +70,20 @@ def finish(
     publisher.flush()
     observer.update(Progress("done", counts.complete, counts.failed, 0, plan.trials, counts.hypervolume(plan, records)))
     return front
+
+
+def _size_holdout(
+    plan: StudyPlan, bench: Bench, log: TrialLog, ordered: Sequence[TrialRecord], baseline: Measurement
+) -> list[str]:
+    """With `holdout: auto`, say how many records certify. Decided on the search split alone."""
+    if not plan.holdout_auto:
+        return []
+    measured = [m for r in ordered if r.evaluation_key and (m := log.find(r.evaluation_key)) is not None]
+    need = observed_need(plan.constraints, measured, baseline, plan.confidence)
+    if need is None:
+        return ["holdout: all records (no constraint tells how many are needed)"]
+    bench.holdout_limit = need[0]
+    return [f"holdout: {need[0]} records are needed at the observed discordance of {need[1]:.3f}, or all if fewer"]
 
 
 def _judge(

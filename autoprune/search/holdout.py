@@ -19,30 +19,37 @@ Result = Measurement | Unusable
 
 
 class Bench:
-    """Measures requests through the executor, each at most once: what the log has is not run again."""
+    """Measures requests through the executor, each at most once: what the log has is not run again.
+
+    `holdout_limit`: certify on only the first so many records of the holdout (None = all).
+    """
 
     def __init__(self, plan: StudyPlan, executor: Executor, log: TrialLog, stop: Callable[[], bool]) -> None:
         self._plan = plan
         self._executor = executor
         self._log = log
         self._stop = stop
+        self.holdout_limit: int | None = None
+
+    def _request(self, canonical: str | None, split: Split) -> EvalRequest:
+        return self._plan.request(canonical, split, limit=self.holdout_limit if split == "holdout" else None)
 
     def baseline(self, split: Split) -> Measurement:
         """The unpruned model. Without its numbers there is nothing to compare with, so a failure ends the study."""
         # No time limit: this is the request for which a worker loads its model.
-        result = self._measure([self._plan.request(None, split)], None, timeout=None, done=lambda _: None)[0]
+        result = self._measure([self._request(None, split)], None, timeout=None, done=lambda _: None)[0]
         if isinstance(result, Unusable):
             raise AutoPruneError(f"the unpruned baseline could not be measured on the {split} split ({result.reason})")
         return result
 
     def is_stored(self, canonical: str, split: Split) -> bool:
-        return self._log.find(self._plan.context.key(self._plan.request(canonical, split))) is not None
+        return self._log.find(self._plan.context.key(self._request(canonical, split))) is not None
 
     def policies(
         self, canonicals: Sequence[str], split: Split, baseline: Measurement, done: Callable[[int], None]
     ) -> list[Result]:
         """Measure policies; `done(count)` reports progress. A failing one has its reason instead of numbers."""
-        requests = [self._plan.request(c, split) for c in canonicals]
+        requests = [self._request(c, split) for c in canonicals]
         return self._measure(requests, baseline, self._plan.evaluation_timeout, done)
 
     def _measure(

@@ -65,7 +65,8 @@ class StudyPlan:
     `costs` are labels in the order that decides which finalist is dearest; the first is the predicted cost.
     `max_failures` ends the search once more than max(this, 30 % of the settled points) failed in one run.
     `evaluation_timeout`, in seconds, is when the driver gives up on an answer; executors that can stop a worker
-    enforce their own limit before that.
+    enforce their own limit before that. `holdout_auto`: certify on as many holdout records as the constraints need at
+    the discordance seen in the search, instead of on all.
     """
 
     study_id: str
@@ -87,6 +88,7 @@ class StudyPlan:
     max_retries: int = 2
     max_failures: int = 5
     evaluation_timeout: float | None = None
+    holdout_auto: bool = False
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -102,6 +104,6 @@ class StudyPlan:
         if missing:
             raise BadInput(f"these measures are needed but not measured: {', '.join(missing)}")
 
-    def request(self, canonical: str | None, split: Split, tag: str = "") -> EvalRequest:
+    def request(self, canonical: str | None, split: Split, tag: str = "", limit: int | None = None) -> EvalRequest:
         """The evaluation of one policy (None = the unpruned baseline) under this plan."""
-        return EvalRequest(policy=canonical, split=split, measures=self.measures, tag=tag)
+        return EvalRequest(policy=canonical, split=split, measures=self.measures, limit=limit, tag=tag)
