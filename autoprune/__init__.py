@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoprune.api import load_policy as load_policy
     from autoprune.api import promote as promote
-    from autoprune.api import search as search
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_policy", "promote", "search"]
+__all__ = ["__version__", "load_policy", "promote"]
 
 
 def __getattr__(name: str) -> Any:
-    """The front door opens lazily: importing autoprune costs nothing."""
-    if name in ("load_policy", "promote", "search"):
+    """The front door opens lazily: importing autoprune costs nothing. A search is `autoprune.api.search`, because
+    `autoprune.search` is the package of that name."""
+    if name in ("load_policy", "promote"):
         from autoprune import api
 
         return getattr(api, name)

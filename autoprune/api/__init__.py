@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from autoprune.api.answering import answer as answer
     from autoprune.api.policies import diff_policies as diff_policies
     from autoprune.api.policies import export_policy as export_policy
+    from autoprune.api.policies import list_policies as list_policies
     from autoprune.api.policies import load_policy as load_policy
-    from autoprune.api.policies import policies as policies
     from autoprune.api.policies import promote as promote
     from autoprune.api.policies import show_policy as show_policy
     from autoprune.api.reading import draw_front as draw_front
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from autoprune.api.searching import SearchResult as SearchResult
     from autoprune.api.searching import search as search
 
-# Opened on demand: loading a policy in production must not import what only a search needs.
+# Opened on demand: loading a policy in production must not import what only a search needs. No name may be that of a
+# module here, or importing the module would hide the function.
 _HOMES = {
     "answer": "answering",
     "diff_policies": "policies",
     "export_policy": "policies",
+    "list_policies": "policies",
     "load_policy": "policies",
-    "policies": "policies",
     "promote": "policies",
     "show_policy": "policies",
     "draw_front": "reading",

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.api.state import user_folders
 from autoprune.document.yaml import read
 from autoprune.errors import BadInput
 from autoprune.policy import catalog
@@ -19,19 +20,20 @@ if TYPE_CHECKING:
 def load_policy(uri: str | Path, *, tracking_uri: str | None = None) -> LoadedPolicy:
     """A policy to attach: `models:/name@alias`, `models:/name/3`, a folder, a YAML file, or a catalog name.
 
-    The tracking URI of `models:/` is the argument, else MLFLOW_TRACKING_URI, else the nearest `.autoprune/` upward.
+    The tracking URI of `models:/` is the argument, else MLFLOW_TRACKING_URI, else the nearest `.autoprune/` upward. A
+    name in `policies/` of the current folder, or beside that `.autoprune/`, comes before one of the catalog.
     Raises BadInput where there is no such policy or it is corrupt.
     """
     from autoprune.registry.load import load_policy as load
 
-    return load(str(uri), tracking_uri=tracking_uri)
+    return load(str(uri), tracking_uri=tracking_uri, folders=user_folders("policies"))
 
 
-def policies(tracking_uri: str | None = None) -> dict[str, Any]:
-    """The catalog, and the registered versions where a registry is found."""
-    listed = []
-    for name in catalog.names("policies"):
-        policy = Policy.from_source(read(catalog.find("policies", name)))
+def list_policies(tracking_uri: str | None = None) -> dict[str, Any]:
+    """The catalog (the user's own `policies/` included), and the registered versions where a registry is found."""
+    listed, folders = [], user_folders("policies")
+    for name in catalog.names("policies", folders):
+        policy = Policy.from_source(read(catalog.find("policies", name, folders)))
         stages = policy.dump()["stages"]
         sites = ", ".join(
             dict.fromkeys(stage.get("at") or "along {} to {}".format(*stage["along"]) for stage in stages)

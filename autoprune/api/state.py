@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import BadInput
+from autoprune.errors import AutoPruneError, BadInput
 from autoprune.spec.load import LoadedSpec, load
 
 if TYPE_CHECKING:
@@ -20,14 +20,22 @@ FOLDER = ".autoprune"
 
 def store_url(loaded: LoadedSpec) -> str:
     """The spec's own URL, else `.autoprune/autoprune.db` beside it."""
-    return loaded.spec.output.store or f"sqlite:///{loaded.state_folder / 'autoprune.db'}"
+    url = loaded.spec.output.store
+    return f"sqlite:///{loaded.state_folder / 'autoprune.db'}" if url is None else _beside(loaded, url)
+
+
+def _beside(loaded: LoadedSpec, url: str) -> str:
+    """A SQLite file is named relative to the spec, like every path in it; other URLs stay as they are."""
+    scheme, mark, path = url.partition(":///")
+    relative = mark and scheme.partition("+")[0] == "sqlite" and path not in ("", ":memory:")
+    return f"{scheme}:///{loaded.path(path)}" if relative and not path.startswith("file:") else url
 
 
 def optuna_url(loaded: LoadedSpec) -> str:
     """The sampler's memory: its own file, or its own schema on the store's server (two Alembic histories never mix)."""
     url = loaded.spec.output.store
     if url is None or url.startswith("sqlite"):
-        loaded.state_folder.mkdir(parents=True, exist_ok=True)
+        _make(loaded.state_folder)
         return f"sqlite:///{loaded.state_folder / 'optuna.db'}"
     from autoprune.store.engine import in_schema
 
@@ -40,7 +48,9 @@ def mlflow_uri(loaded: LoadedSpec) -> str | None:
         return None
     from autoprune.registry.locate import embedded
 
-    return loaded.spec.output.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or embedded(loaded.state_folder)
+    if loaded.spec.output.tracking_uri is not None:
+        return _beside(loaded, loaded.spec.output.tracking_uri)
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded(loaded.state_folder)
 
 
 def open_existing(where: str | None, study: str | None) -> tuple[Store, str | None]:
@@ -74,9 +84,23 @@ def _existing(url: str) -> str:
 
 def study_folder(loaded: LoadedSpec, study_id: str) -> Path:
     """`.autoprune/studies/<id>/`, made if needed."""
-    folder = loaded.state_folder / "studies" / study_id
-    folder.mkdir(parents=True, exist_ok=True)
+    return _make(loaded.state_folder / "studies" / study_id)
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AutoPruneError(f"the folder {folder} cannot be made: {error.strerror}") from error
     return folder
+
+
+def user_folders(kind: str) -> tuple[Path, ...]:
+    """The user's own `policies/`, … where no spec is named: in the current folder, and beside the nearest `.autoprune/`
+    upward (which lies beside its spec)."""
+    here = Path.cwd()
+    home = next((folder for folder in (here, *here.parents) if (folder / FOLDER).is_dir()), here)
+    return tuple(dict.fromkeys((here / kind, home / kind)))
 
 
 def summary(found: Any) -> Mapping[str, Any]:

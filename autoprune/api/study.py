@@ -177,10 +177,18 @@ class Prepared:
 
     @cached_property
     def identity(self) -> str:
-        """Everything that makes this study this study: not trials, time, executor, output or library versions."""
+        """Everything that makes this study this study: not trials, time, executor, output or library versions.
+
+        References count with the space (they come first and fix where hypervolume is measured from), and so do seed,
+        strategy and confidence: the same study under another of these would be a mixture that nobody could repeat.
+        """
+        spec = self.checked.loaded.spec
         return digest_of(
             {
                 "space": self.space.digest,
+                "references": [reference.candidate.digest for reference in self.references],
+                "search": [spec.search.strategy, spec.search.seed],
+                "confidence": spec.certify.confidence,
                 "objectives": [[o.direction, asdict(o.measure)] for o in self.checked.objectives],
                 "constraints": [asdict(c) for c in self.checked.constraints],
                 "context": {**asdict(self.context), "libraries": None},
@@ -191,6 +199,7 @@ class Prepared:
     def study_id(self) -> str:
         return f"{self.checked.loaded.spec.name}-{self.identity[:12]}"
 
+    @cached_property
     def references(self) -> tuple[Reference, ...]:
         """The space's warm starts, scaled to the middle of its budget range where it has one."""
         made, folders = [], (self.checked.loaded.folder / "policies",)
@@ -211,7 +220,7 @@ class Prepared:
         return StudyPlan(
             study_id=self.study_id,
             proposals=Proposals(self.space, self.geometry, self.tokens),
-            references=self.references(),
+            references=self.references,
             objectives=checked.objectives,
             constraints=checked.constraints,
             measures=labels,
@@ -227,6 +236,7 @@ class Prepared:
             costs=tuple(dict.fromkeys(c for c in costs if c in labels)),
             evaluation_timeout=spec.search.evaluation_timeout,
             holdout_auto=spec.calibration.holdout == "auto",
+            holdout_records=len(self.splits.holdout),
         )
 
     def holdout_remark(self) -> str | None:

@@ -19,7 +19,7 @@ def list_(tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
     """Catalog policies, and registered ones where a registry is found."""
     from autoprune import api
 
-    listing = api.policies(tracking_uri)
+    listing = api.list_policies(tracking_uri)
     if json:
         emit(listing)
         return

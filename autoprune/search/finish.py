@@ -82,8 +82,11 @@ def _size_holdout(
     need = observed_need(plan.constraints, measured, baseline, plan.confidence)
     if need is None:
         return ["holdout: all records (no constraint tells how many are needed)"]
+    there, needed = plan.holdout_records, f"{need[0]} records are needed at the observed discordance of {need[1]:.3f}"
+    if there is not None and need[0] >= there:  # no limit: a study that goes on must not measure the same again
+        return [f"holdout: {needed}; there are {there}, and all are used"]
     bench.holdout_limit = need[0]
-    return [f"holdout: {need[0]} records are needed at the observed discordance of {need[1]:.3f}, or all if fewer"]
+    return [f"holdout: {needed}" + ("" if there is None else f", of {there}")]
 
 
 def _judge(

@@ -110,7 +110,8 @@ def best_values(records: Sequence[TrialRecord], objectives: Sequence[Objective])
 
 
 def hypervolume_curve(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[float]:
-    """Hypervolume of the feasible points after each completed, not cached one (baseline excluded).
+    """Hypervolume of the feasible points after each completed, not cached one (baseline excluded). Cached ones (another
+    study paid for them) are part of it but no step of their own.
 
     A function of the records alone: whoever has them (the store, MLflow) can rebuild it.
     """
@@ -120,10 +121,11 @@ def hypervolume_curve(records: Sequence[TrialRecord], objectives: Sequence[Objec
     front: list[Point] = []
     curve: list[float] = []
     for record in records:
-        if record.origin == "baseline" or record.state != "complete" or record.cached:
+        if record.origin == "baseline" or record.state != "complete":
             continue
         if feasible(record):
             front.append(signed(record.values, objectives))
             front = [front[i] for i in non_dominated(front)]
-        curve.append(hypervolume(front, reference))
+        if not record.cached:
+            curve.append(hypervolume(front, reference))
     return curve

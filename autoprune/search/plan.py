@@ -65,8 +65,8 @@ class StudyPlan:
     `costs` are labels in the order that decides which finalist is dearest; the first is the predicted cost.
     `max_failures` ends the search once more than max(this, 30 % of the settled points) failed in one run.
     `evaluation_timeout`, in seconds, is when the driver gives up on an answer; executors that can stop a worker
-    enforce their own limit before that. `holdout_auto`: certify on as many holdout records as the constraints need at
-    the discordance seen in the search, instead of on all.
+    enforce their own limit before that. `holdout_auto`: certify on as many of the `holdout_records` (None = unknown) as
+    the constraints need at the discordance seen in the search, instead of on all.
     """
 
     study_id: str
@@ -89,6 +89,7 @@ class StudyPlan:
     max_failures: int = 5
     evaluation_timeout: float | None = None
     holdout_auto: bool = False
+    holdout_records: int | None = None
 
     def __post_init__(self) -> None:
         if not self.objectives:

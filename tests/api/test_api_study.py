@@ -1,0 +1,106 @@
+"""Which changes of a spec continue a study, and which start another one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autoprune import check
+from autoprune.api.study import Prepared
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = f"""\
+schema: autoprune/spec/1
+name: case
+model: {{path: {ROOT / "examples" / "reference_vlm" / "checkpoint"}}}
+calibration: {{records: records.jsonl, images: images, search: 2, holdout: 2, seed: 1}}
+search_space: space.yaml
+objectives: [maximize exact_match, minimize prefill_flops]
+constraints: [exact_match >= 0.97 * baseline]
+search: {{trials: 8, seed: 3, executor: inline}}
+certify: {{confidence: 0.95}}
+output: {{register: case}}
+"""
+SPACE = """\
+schema: autoprune/space/1
+name: case
+budget: {float: [0.1, 0.6]}
+params:
+  l1: {layer: [2, 1/3]}
+stages:
+  - {at: "llm:$l1", keep: solve, score: {llm_attention: {from: last}}}
+warm_start: [mine]
+"""
+MINE = """\
+schema: autoprune/policy/1
+name: mine
+stages: [{at: llm:1/2, keep: 1/4, score: {feature_norm: {space: keys}}}]
+"""
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "tests" / "data" / "images", tmp_path / "images")
+    shutil.copy(ROOT / "tests" / "data" / "records.jsonl", tmp_path / "records.jsonl")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "mine.yaml").write_text(MINE)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def study_id(folder: Path) -> str:
+    return Prepared(check.check(folder / "spec.yaml")).study_id
+
+
+def changed(folder: Path, name: str, old: str, new: str) -> str:
+    """The study's id after one edit, which is taken back."""
+    path = folder / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    made = study_id(folder)
+    path.write_text(text)
+    return made
+
+
+CONTINUE = [
+    ("spec.yaml", "trials: 8", "trials: 64"),
+    ("spec.yaml", "trials: 8", "trials: 8, time: 3h"),
+    ("spec.yaml", "executor: inline", "executor: {ray: {workers: 2}}"),
+    ("spec.yaml", "executor: inline", "executor: inline, evaluation_timeout: 60"),
+    ("spec.yaml", "register: case", "register: other, select: minimize kv_bytes"),
+    ("spec.yaml", "objectives:", "retune: {margin: 1 point}\nobjectives:"),
+    ("spec.yaml", "search_space:", "# a remark\nsearch_space:"),
+    ("space.yaml", "name: case", "name: renamed"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), CONTINUE, ids=[c[2] for c in CONTINUE])
+def test_these_continue_the_study(case: Path, name: str, old: str, new: str) -> None:
+    assert changed(case, name, old, new) == study_id(case)
+
+
+ANOTHER = [
+    ("spec.yaml", "name: case", "name: other"),
+    ("spec.yaml", "0.97 * baseline", "0.96 * baseline"),
+    ("spec.yaml", "maximize exact_match", "minimize answer_nll"),
+    ("spec.yaml", "search: 2", "search: 1"),
+    ("spec.yaml", "holdout: 2, seed: 1", "holdout: 2, seed: 2"),
+    ("spec.yaml", "checkpoint}", "checkpoint, dtype: bfloat16}"),
+    ("spec.yaml", "trials: 8, seed: 3", "trials: 8, seed: 4"),
+    ("spec.yaml", "trials: 8", "trials: 8, strategy: random"),
+    ("spec.yaml", "confidence: 0.95", "confidence: 0.99"),
+    ("space.yaml", "layer: [2, 1/3]", "layer: [1, 1/3]"),
+    ("space.yaml", "from: last", "from: text"),
+    ("space.yaml", "[mine]", "[mine, fastv]"),
+    ("policies/mine.yaml", "space: keys", "space: projected"),
+    ("records.jsonl", '"answer": "', '"answer": "not '),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), ANOTHER, ids=[f"{c[0]}: {c[2]}" for c in ANOTHER])
+def test_these_make_another_study(case: Path, name: str, old: str, new: str) -> None:
+    assert changed(case, name, old, new) != study_id(case)
