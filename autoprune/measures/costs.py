@@ -61,10 +61,8 @@ def costs(
                 f"{geometry.family}: images have different numbers of tokens; say how many pictures there are"
             )
         pictures = [n // geometry.tokens_per_image for n in visual_counts]
-    named = [len(stage.protect) for stage in resolved.stages if isinstance(stage.protect, tuple)]
     held = [
-        min(count + max(named, default=0), n)
-        for n, count in zip(visual_counts, newlines or [0] * len(visual_counts), strict=True)
+        budget.separators(resolved, count, geometry.protects_newlines) for count in newlines or [0] * len(visual_counts)
     ]
     lengths = {key: budget.lengths(resolved, *key) for key in set(zip(visual_counts, held, strict=True))}
     found = []

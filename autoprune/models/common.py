@@ -77,7 +77,9 @@ def tile_tokens(config: Mapping[str, Any], processor: Mapping[str, Any] | None) 
     return count - 1 if strategy(config, processor) == "default" else count
 
 
-def geometry(family: str, config: Mapping[str, Any], tokens_per_image: int | None) -> Geometry:
+def geometry(
+    family: str, config: Mapping[str, Any], tokens_per_image: int | None, protects_newlines: bool = True
+) -> Geometry:
     text, vision = text_config(config), vision_config(config)
     heads = int(text["num_attention_heads"])
     layers = config.get("vision_feature_layer", -2)
@@ -104,6 +106,7 @@ def geometry(family: str, config: Mapping[str, Any], tokens_per_image: int | Non
         ),
         tokens_per_image=tokens_per_image,
         projector_width=taken * int(vision["hidden_size"]),
+        protects_newlines=protects_newlines,
     )
 
 

@@ -19,7 +19,7 @@ class Llava:
     protects_newlines = True
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
-        return common.geometry(self.name, config, common.tile_tokens(config, processor))
+        return common.geometry(self.name, config, common.tile_tokens(config, processor), self.protects_newlines)
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
         return {"tokens_per_image": common.tile_tokens(config, processor), "tile": common.tile_size(config, processor)}

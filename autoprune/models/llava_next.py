@@ -23,7 +23,7 @@ class LlavaNext:
     protects_newlines = True
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
-        return common.geometry(self.name, config, None)
+        return common.geometry(self.name, config, None, self.protects_newlines)
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
         image = (processor or {}).get("image_processor") or processor or {}

@@ -73,19 +73,27 @@ def _steps(policy: ResolvedPolicy) -> list[Step]:
 
 
 def _held(policy: ResolvedPolicy, n: int, protected: int | Sequence[int]) -> list[int]:
-    """Protected positions per stage: those the caller counted, and at least the stage's own list."""
+    """Protected positions per stage: those the caller counted and those on the stage's own list."""
     given = [protected] * len(policy.stages) if isinstance(protected, int) else list(protected)
     if len(given) != len(policy.stages):
         raise ValueError(f"{len(given)} numbers of protected positions for {len(policy.stages)} stages")
     own = [sum(i < n for i in s.protect) if isinstance(s.protect, tuple) else 0 for s in policy.stages]
-    return [max(a, b) for a, b in zip(given, own, strict=True)]
+    return [min(a + b, n) for a, b in zip(given, own, strict=True)]
+
+
+def separators(policy: ResolvedPolicy, count: int, protected: bool) -> tuple[int, ...]:
+    """How many of a sample's `count` separators each stage must keep: all where the family protects them (`protected`)
+    or the stage says `newlines`, else none."""
+    return tuple(count if protected or stage.protect == "newlines" else 0 for stage in policy.stages)
 
 
 def counts(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> tuple[int, ...]:
     """K of each stage for one sample with n visual tokens.
 
-    `protected`: how many positions of this sample no stage may drop, one number for all stages or one per stage.
-    A `to_budget` that is already met leaves the count as it is. Raises `Infeasible` when it cannot be met.
+    `protected`: how many positions of this sample no stage may drop, one number for all stages or one per stage; the
+    positions on a stage's own list come on top, in that stage only (also those that are gone by then, so that numbers
+    never depend on what an image shows). A `to_budget` that is already met leaves the count as it is. Raises
+    `Infeasible` when it cannot be met.
     """
     return count_steps(_steps(policy), n, policy.depth, _held(policy, n, protected))
 

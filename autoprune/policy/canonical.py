@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
 from autoprune.policy.budget import count_steps
 from autoprune.policy.expand import Placed, expand
-from autoprune.policy.model import MixUse, Pick, ScoreUse, Use
+from autoprune.policy.model import AnyStage, MixUse, Pick, ScoreUse, Use
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.policy.sites import absolute
 from autoprune.policy.validate import problems
@@ -29,48 +30,83 @@ SCHEMA = "autoprune/canonical/1"
 def resolve(policy: Policy, geometry: Geometry, parts: PartLookup, tokens: int | None = None) -> ResolvedPolicy:
     """Bind a policy to a geometry.
 
-    Curves expanded, layers absolute, parameters filled in, criteria inlined, weights summing to 1, stages that keep
-    everything left out, scores that no part reads left out. `tokens` is N where it is the same for all samples: keeps
-    are then counts (up to the first stage that protects newlines, whose number is the sample's). Raises BadInput with
-    every mistake of the policy for this model, `Infeasible` if its budget cannot be met.
+    Curves expanded, layers absolute, parameters filled in, criteria inlined, weights summing to 1, stages without an
+    effect left out, scores that no part reads left out, `projector` written as llm:0, where it takes effect. `tokens`
+    is N where it is the same for all samples: keeps are then counts (up to the first stage that protects separators,
+    whose number is the sample's). A curve's number is solved for images of `tokens_per_image` wherever that is known,
+    so that a policy is the same with and without `tokens`. Raises BadInput with every mistake of the policy for this
+    model, `Infeasible` if its budget cannot be met.
     """
     Problems(problems(policy, parts, geometry)).raise_for(None)
-    placed = _kept(expand(policy, geometry.depth, tokens), geometry.depth, tokens)
+    placed = expand(policy, geometry.depth, geometry.tokens_per_image or tokens)
+    placed = tuple(replace(p, stage=_protecting(p.stage, geometry)) for p in placed)
     bind = Binder(policy, geometry, parts)
-    return ResolvedPolicy(tuple(bind.stage(p) for p in placed), geometry.depth)
+    return ResolvedPolicy(tuple(bind.stage(p) for p in _Kept(placed, geometry, tokens).stages()), geometry.depth)
 
 
-def _kept(placed: tuple[Placed, ...], depth: int, tokens: int | None) -> list[Placed]:
-    """The stages that drop something, with counts for keeps where N is known."""
-    counted = 0 if tokens is None else _countable(placed)
-    steps = [(p.layer, p.keep) for p in placed[:counted]]
-    lists = [p.stage.protect if isinstance(p.stage.protect, tuple) else () for p in placed[:counted]]
-    held = [sum(position < (tokens or 0) for position in listed) for listed in lists]
-    result: list[Placed] = []
-    current = tokens or 0
-    for place, count in zip(placed, count_steps(steps, current, depth, held), strict=False):
-        if count < current:
+def _protecting(stage: AnyStage, geometry: Geometry) -> AnyStage:
+    """`protect: newlines` says nothing where there are no separators, or where the family protects them anyway."""
+    default = geometry.tokens_per_image is not None or geometry.protects_newlines
+    return replace(stage, protect=None) if stage.protect == "newlines" and default else stage
+
+
+class _Kept:
+    """The stages that do something, with counts for keeps where N is known.
+
+    A stage that drops nothing is left out, unless it numbers positions anew that an earlier one left with gaps: then
+    that alone stays.
+    """
+
+    def __init__(self, placed: tuple[Placed, ...], geometry: Geometry, tokens: int | None) -> None:
+        self.placed, self.depth, self.tokens = placed, geometry.depth, tokens
+        self.counted = 0 if tokens is None else _countable(placed, geometry)
+        self.gaps = False
+        self.result: list[Placed] = []
+
+    def stages(self) -> list[Placed]:
+        self._counts(self.placed[: self.counted])
+        self._fractions(self.placed[self.counted :])
+        return self.result
+
+    def _counts(self, placed: tuple[Placed, ...]) -> None:
+        current = self.tokens or 0
+        held = [sum(position < current for position in _listed(p)) for p in placed]
+        steps = [(p.layer, p.keep) for p in placed]
+        for place, count in zip(placed, count_steps(steps, current, self.depth, held), strict=True):
+            self._add(replace(place, keep=Keep("tokens", Fraction(count))), drops=count < current)
             current = count
-            result.append(Placed(place.site, place.layer, Keep("tokens", Fraction(count)), place.stage))
-    least: Fraction | None = Fraction(1) if tokens is None else None
-    for place in placed[counted:]:
-        keep = place.keep
-        if keep.kind == "of_current" and keep.value == 1:
-            continue
-        if keep.kind == "fraction" and least is not None:
-            if keep.value >= least:
-                continue
-            least = keep.value
-        elif keep.kind == "fraction" and keep.value == 1:
-            continue
-        elif keep.kind != "fraction":
-            least = None
-        result.append(place)
-    return result
+
+    def _fractions(self, placed: tuple[Placed, ...]) -> None:
+        least, guarded = (Fraction(1), frozenset[int]()) if self.tokens is None else (None, frozenset[int]())
+        for place in placed:
+            keep, listed = place.keep, frozenset(_listed(place))
+            below = least is None or keep.value < least or not listed >= guarded
+            drops = keep.value < 1 and (keep.kind != "fraction" or below)
+            self._add(place, drops)
+            if drops and keep.kind == "fraction" and least is not None:
+                least, guarded = keep.value, listed
+            elif drops:
+                least = None
+
+    def _add(self, place: Placed, drops: bool) -> None:
+        compact = place.stage.positions == "compact"
+        if drops:
+            self.result.append(place)
+            self.gaps = not compact
+        elif compact and self.gaps:
+            bare = replace(place.stage, pick=(), merge=Use("drop"), protect=None)
+            self.result.append(replace(place, keep=Keep("of_current", Fraction(1)), stage=bare))
+            self.gaps = False
 
 
-def _countable(placed: tuple[Placed, ...]) -> int:
+def _listed(place: Placed) -> tuple[int, ...]:
+    return place.stage.protect if isinstance(place.stage.protect, tuple) else ()
+
+
+def _countable(placed: tuple[Placed, ...], geometry: Geometry) -> int:
     """How many stages come before the first that protects a number of positions that differs between samples."""
+    if geometry.tokens_per_image is None and geometry.protects_newlines:
+        return 0
     for i, place in enumerate(placed):
         if place.stage.protect == "newlines":
             return i
@@ -88,11 +124,11 @@ class Binder:
         merge = self.part("merger", stage.merge, placed.layer)
         last = len(stage.pick) - 1
         picks = tuple(self.pick(p, placed.layer, stage.merge.name, i == last) for i, p in enumerate(stage.pick))
-        return ResolvedStage(placed.site, placed.layer, placed.keep, picks, merge, stage.protect, stage.positions)
+        return ResolvedStage("llm", placed.layer, placed.keep, picks, merge, stage.protect, stage.positions)
 
     def pick(self, pick: Pick, layer: int, merge: str, last: bool) -> ResolvedPick:
         by_select = self.parts.reads_score("selector", pick.select.name)
-        by_merge = self.parts.reads_score("merger", merge)
+        by_merge = self.parts.reads_score("merger", merge) if last else "no"  # mergers see the last pick's scores
         reads = "value" if "value" in (by_select, by_merge) else "order" if "order" in (by_select, by_merge) else "no"
         score = (
             None if reads == "no" or pick.score is None else self.score(pick.score, layer, only_order=reads == "order")

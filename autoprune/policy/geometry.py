@@ -25,6 +25,7 @@ class VisionGeometry:
 class Geometry:
     """The whole model. `tokens_per_image` is N per image where the processor always makes the same number, else None.
 
+    `protects_newlines`: whether separators between rows of visual tokens survive every stage unless a keep is 0.
     `vision_depth` counts the encoder blocks of the configuration, so that `layer: -2` means the same everywhere.
     """
 
@@ -41,6 +42,7 @@ class Geometry:
     gated_mlp: bool = True
     projector_width: int = 0
     merge_unit: int = 1
+    protects_newlines: bool = True
 
     @property
     def vision_depth(self) -> int:

@@ -64,6 +64,7 @@ class PlannedStage:
 class Plan:
     resolved: ResolvedPolicy
     stages: tuple[PlannedStage, ...]
+    protects_newlines: bool
 
     @property
     def signals(self) -> frozenset[Signal]:
@@ -101,7 +102,7 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
             stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals)))
     if problems:
         raise BadInput("\n".join(problems))
-    return Plan(resolved, tuple(stages))
+    return Plan(resolved, tuple(stages), geometry.protects_newlines)
 
 
 @dataclass

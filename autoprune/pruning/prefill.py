@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.errors import AutoPruneError
-from autoprune.policy.budget import counts
+from autoprune.policy.budget import counts, separators
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.plan import Plan, PlannedStage
 from autoprune.pruning.record import Run
@@ -88,7 +88,7 @@ class Prefill:
         self.captured: dict[Signal, Tensor] = {}
         self.probing = False
         self._prepare_images(device)
-        self.keep = self._counts()
+        self._count()
 
     # ------------------------------------------------------------ before the layers
     def _prepare_images(self, device: torch.device) -> None:
@@ -105,25 +105,28 @@ class Prefill:
         self.newline = torch.cat([f.newline for f in facts])[self.ordinal]
         self.newlines = _per_sample(facts, self.prompt.n)
 
-    def _protected(self, stage: PlannedStage) -> Tensor:
+    def _protected(self, planned: PlannedStage) -> Tensor:
         """[B, V] mask of protected tokens among those still there (padding included, masked by the caller)."""
         mask = self.newline.gather(1, self.tokens)
-        if isinstance(stage.stage.protect, tuple):
-            named = torch.tensor(stage.stage.protect, dtype=torch.long, device=mask.device)
+        if not any(self.separators[planned.number]):
+            mask = torch.zeros_like(mask)
+        if isinstance(planned.stage.protect, tuple):
+            named = torch.tensor(planned.stage.protect, dtype=torch.long, device=mask.device)
             mask = mask | torch.isin(self.tokens, named)
         return mask
 
-    def _counts(self) -> list[list[int]]:
-        """K of every stage and sample, [stage][sample]."""
-        named = [len(s.stage.protect) for s in self.plan.stages if isinstance(s.stage.protect, tuple)]
-        memo: dict[tuple[int, int], tuple[int, ...]] = {}
+    def _count(self) -> None:
+        """K of every stage and sample, and how many separators it must keep: [stage][sample]."""
+        resolved, default = self.plan.resolved, self.plan.protects_newlines
+        held = [separators(resolved, count, default) for count in self.newlines]
+        memo: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
         columns = []
-        for n, newlines in zip(self.prompt.n, self.newlines, strict=True):
-            key = (n, min(newlines + max(named, default=0), n))
+        for key in zip(self.prompt.n, held, strict=True):
             if key not in memo:
-                memo[key] = counts(self.plan.resolved, *key) if n else (0,) * len(self.plan.stages)
+                memo[key] = counts(resolved, *key) if key[0] else (0,) * len(resolved.stages)
             columns.append(memo[key])
-        return [list(stage) for stage in zip(*columns, strict=True)]
+        self.keep = [list(stage) for stage in zip(*columns, strict=True)]
+        self.separators = [list(stage) for stage in zip(*held, strict=True)]
 
     # ------------------------------------------------------------ the layers
     def before(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -171,10 +174,10 @@ class Prefill:
         return self._apply(reduce(planned, view, keep, self.now, protected), view, where, keep, hidden)
 
     def _protected_counts(self, planned: PlannedStage, shielded: Tensor) -> list[int]:
-        """Newlines are known on the host; named tokens may be gone by now and have to be counted."""
+        """Separators are known on the host; named tokens may be gone by now and have to be counted."""
         if isinstance(planned.stage.protect, tuple):
             return [int(c) for c in shielded.sum(1).tolist()]
-        return [p if v else 0 for p, v in zip(self.newlines, self.now, strict=True)]
+        return [p if v else 0 for p, v in zip(self.separators[planned.number], self.now, strict=True)]
 
     def _apply(self, done: Reduction, view: StageView, where: Tensor, keep: list[int], hidden: Tensor) -> Tensor:
         """Write merged rows, drop the others, and renumber."""

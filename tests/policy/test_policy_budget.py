@@ -89,6 +89,7 @@ def test_protected_positions_count_toward_k_and_stay() -> None:
     assert counts(p, 16, protected=[4, 0]) == (4, 2)
     assert counts(policy((0, "fraction", Fraction(0))), 16, protected=4) == (0,)
     assert counts(policy((0, "tokens", 2), protect=(1, 3, 5, 99)), 16) == (3,)
+    assert counts(policy((0, "tokens", 2), protect=(1, 3, 5, 99)), 16, protected=4) == (7,)
     with pytest.raises(Infeasible):
         counts(policy((0, "to_budget", Fraction(1, 8))), 16, protected=3)
     with pytest.raises(ValueError, match="1 numbers of protected positions for 2 stages"):
@@ -120,7 +121,7 @@ def test_to_budget_never_overshoots_and_one_more_would(
 
 def _resolved(stage: dict[str, object], depth: int = 8, tokens: int | None = 64) -> ResolvedPolicy:
     made = {"schema": "autoprune/policy/1", "stages": [{"select": "stride", **stage}]}
-    return resolve(Policy.parse(made, PARTS), geometry(depth), PARTS, tokens)
+    return resolve(Policy.parse(made, PARTS), geometry(depth, tokens), PARTS, tokens)
 
 
 def test_curves_by_hand() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from policy_fakes import PARTS, geometry
 
 from autoprune.errors import BadInput
+from autoprune.policy.budget import counts, lengths
 from autoprune.policy.canonical import digest, from_json, resolve, to_json
 from autoprune.policy.document import Policy
+from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import Keep, Mix, Part
 
 LAST: dict[str, Any] = {"at": "llm:4", "keep": 0.5, "score": "llm_attention"}
@@ -49,6 +52,12 @@ def mix(weights: dict[str, Any], **more: Any) -> dict[str, Any]:
         ({**LAST, "score": {"encoder_attention": {"layer": -2}}}, {**LAST, "score": {"encoder_attention": {"layer": 4}}}),
         ({**LAST, "score": {"encoder_attention": {"layer": "5/24"}}}, {**LAST, "score": {"encoder_attention": {"layer": 1}}}),
         ({**LAST, "protect": {"index": [3, 1, 3]}}, {**LAST, "protect": {"index": [1, 3]}}),
+        (LAST, {**LAST, "protect": "newlines"}),
+        ({"at": "projector", "keep": 0.5, "score": "random"}, {"at": "input", "keep": 0.5, "score": "random"}),
+        (
+            {"at": "llm:4", "keep": 0.5, "merge": "soft", "pick": [{"share": 0.5, "select": "stride"}, {"score": "random"}]},
+            {"at": "llm:4", "keep": 0.5, "merge": "soft", "pick": [{"share": 0.5, "select": "stride", "score": "feature_norm"}, {"score": "random"}]},
+        ),
     ],
 )  # fmt: skip
 def test_equal_effects_share_one_digest(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -65,7 +74,7 @@ def test_equal_effects_share_one_digest(a: dict[str, Any], b: dict[str, Any]) ->
         {**LAST, "select": "far"},
         {**LAST, "merge": "nearest"},
         {**LAST, "positions": "compact"},
-        {**LAST, "protect": "newlines"},
+        {**LAST, "protect": {"index": [1]}},
         {**LAST, "score": mix({"llm_attention": 1, "random": 1})},
         # a merger that reads the values of scores sees the difference between a criterion and its ranks
     ],
@@ -112,9 +121,55 @@ def test_keeps_are_exact_fractions_where_n_differs_and_counts_where_it_does_not(
     assert [s.keep for s in counted.stages] == [Keep("tokens", Fraction(21)), Keep("tokens", Fraction(4))]
 
 
-def test_counts_stop_where_newlines_are_protected() -> None:
+def test_counts_stop_where_a_number_of_separators_is_protected() -> None:
+    """How many separators a sample has is not known here: a count would ignore that they stay."""
     policy = document(LAST, {**LAST, "at": "llm:6", "keep": 0.2, "protect": "newlines"})
-    assert [s.keep.kind for s in resolve(policy, geometry(), PARTS, 64).stages] == ["tokens", "fraction"]
+    varying = geometry(tokens=None)
+    free = replace(varying, protects_newlines=False)
+
+    def kinds(model: Geometry) -> list[str]:
+        return [s.keep.kind for s in resolve(policy, model, PARTS, 64).stages]
+
+    assert kinds(geometry()) == ["tokens", "tokens"]
+    assert kinds(varying) == ["fraction", "fraction"]
+    assert kinds(free) == ["tokens", "fraction"]
+    assert resolve(policy, free, PARTS, 64).stages[1].protect == "newlines"
+    assert resolve(policy, varying, PARTS, 64).stages[1].protect is None
+
+
+@pytest.mark.parametrize("tokens", [None, 64])
+def test_numbering_positions_anew_is_an_effect_of_its_own(tokens: int | None) -> None:
+    """A stage that drops nothing may still close the gaps that an earlier one left."""
+    everything: dict[str, Any] = {"at": "llm:6", "keep": 1, "score": "random", "positions": "compact"}
+    early = {**LAST, "positions": "compact"}
+    for idle in ({**everything, "keep": 0.5}, {**everything, "keep": {"of_current": 1}, "select": "far"}):
+        assert of(LAST, idle, tokens=tokens) == of(LAST, {**everything, "keep": {"of_current": 1}}, tokens=tokens)
+        assert of(LAST, idle, tokens=tokens) != of(LAST, tokens=tokens)
+        assert of(early, idle, tokens=tokens) == of(early, tokens=tokens)  # nothing is left to close
+    assert of({**everything, "at": "llm:2"}, LAST, tokens=tokens) == of(LAST, tokens=tokens)
+
+
+def test_a_lower_keep_in_force_through_protection_is_a_stage() -> None:
+    """The first stage keeps its four named tokens; the second, which names none, really keeps two of sixteen."""
+    first = {**LAST, "keep": "1/8", "protect": {"index": [0, 1, 2, 3]}}
+    second = {**LAST, "at": "llm:6", "keep": "1/8"}
+    for tokens in (None, 16):
+        resolved = resolve(document(first, second), geometry(tokens=16), PARTS, tokens)
+        assert counts(resolved, 16) == (4, 2)
+
+
+@pytest.mark.parametrize("curve", [
+    {"p_sigmoid": {"low": 0.05, "high": 0.9, "mid": {"to_budget": 0.39}, "slope": 9}},
+    {"linear": {"from": {"to_budget": "2/3"}, "to": 0.1}},
+    {"geometric": {"ratio": {"to_budget": 0.55}, "every": 2}},
+])  # fmt: skip
+def test_a_solved_curve_is_the_same_with_and_without_n(curve: dict[str, Any]) -> None:
+    """What was measured with counts is what is attached later, where only the model is known; and it meets its budget."""
+    policy = document({"along": [1, 7], "curve": curve, "score": "llm_attention"})
+    for tokens in (64, 144, 7):
+        model = geometry(tokens=tokens)
+        measured, attached = (lengths(resolve(policy, model, PARTS, n), tokens) for n in (tokens, None))
+        assert measured == attached
 
 
 def test_resolved_values() -> None:

@@ -55,7 +55,7 @@ def test_published_sites() -> None:
 
     assert layers("fastv") == [("llm", 2, 1)]
     assert layers("pyramiddrop") == [("llm", 8, 8), ("llm", 16, 16), ("llm", 24, 24)]
-    assert layers("fastervlm") == [("projector", 0, 22)]
+    assert layers("fastervlm") == [("llm", 0, 22)]  # where the projector takes effect
     assert layers("divprune") == [("llm", 0, None)]
 
 

@@ -10,8 +10,9 @@ import torch
 from pruning_support import Sample, inputs, model, policy, stage
 
 from autoprune.errors import AutoPruneError, BadInput, PolicyMismatch
+from autoprune.measures.costs import costs
 from autoprune.policy.budget import Infeasible, lengths
-from autoprune.policy.resolved import ResolvedPolicy
+from autoprune.policy.resolved import Keep, Part, ResolvedPolicy, ResolvedStage
 from autoprune.pruning.session import Session
 
 NEXT = [Sample(9), Sample(15, ((96, 96),)), Sample(20, ((96, 48), (48, 96)))]
@@ -76,6 +77,44 @@ def test_named_tokens_are_protected_and_zero_drops_even_them() -> None:
         assert 17 in session.run.kept(4, b)
         assert (3 in session.run.kept(4, b)) == (3 in session.run.kept(1, b))
     assert prefill(made, batch, policy(stage(1, 0, "random", protect=named))).run.lengths[1] == [0, 0]
+
+
+def test_named_tokens_hold_only_the_stage_that_names_them() -> None:
+    """K of a stage without names is its own, in the engine as in the documents and costs."""
+    made = model()
+    resolved = policy(stage(1, "1/2", "random", protect=tuple(range(10))), stage(3, 2, "random", kind="tokens"))
+    session = prefill(made, inputs(made, [Sample(9), Sample(16, ((48, 96), (48, 96)))]), resolved)
+    for b, n in enumerate((36, 72)):
+        assert [layer[b] for layer in session.run.lengths] == [n, n // 2, n // 2, 2, 2, 2]
+        assert list(lengths(resolved, n)) == [n, n // 2, n // 2, 2, 2, 2]
+        assert costs(resolved, session.geometry, [n], [9], 4)[0].visual == (n, n // 2, n // 2, 2, 2, 2)
+
+
+def test_a_stage_without_picks_only_numbers_positions_anew() -> None:
+    made = model()
+    bare = ResolvedStage("llm", 3, Keep("of_current", Fraction(1)), (), Part("drop"), positions="compact")
+    session = prefill(made, inputs(made, [Sample(9)]), policy(stage(1, "1/2"), bare))
+    assert session.run.lengths == [[36], *[[18]] * 5]
+    assert session.run.layouts[2].positions is None
+    positions = session.run.layouts[3].positions
+    assert positions is not None
+    assert positions[0].tolist() == list(range(9 + 18))
+
+
+@pytest.mark.parametrize("protects", [True, False])
+def test_separators_stay_where_the_family_or_the_stage_says_so(protects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.models.llava_next import LlavaNext
+
+    monkeypatch.setattr(LlavaNext, "protects_newlines", protects)
+    made = model("llava_next")
+    resolved = policy(stage(1, "1/2", "random", protect="newlines"), stage(4, 3, "random", kind="tokens"))
+    session = prefill(made, inputs(made, NEXT), resolved)
+    for b, sample in enumerate(NEXT):
+        count, n = newline_count(sample), session.run.n[b]
+        expected = [n, *[max(count, (n + 1) // 2)] * 3, *[count if protects else 3] * 2]
+        assert [layer[b] for layer in session.run.lengths] == expected
+        cost = costs(resolved, session.geometry, [n], [9], 4, [1], [count])[0]
+        assert list(cost.visual) == expected
 
 
 def test_an_unreachable_budget_is_infeasible_with_its_distance() -> None:
