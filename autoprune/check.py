@@ -12,13 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoprune.calibration.records import check_records
+from autoprune.calibration.records import scan_records
 from autoprune.document.problems import dotted, from_pydantic, suggest
 from autoprune.document.yaml import Source
 from autoprune.errors import BadInput, Located
 from autoprune.measures import registry as measures
+from autoprune.measures.requests import parse
 from autoprune.models import read_geometry
 from autoprune.models.folder import locate
+from autoprune.policy import catalog
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.space import Space
 from autoprune.ports import MeasureRequest
@@ -70,6 +72,7 @@ class _Goals:
         self.found: list[Located] = []
         self.by_label: dict[str, MeasureRequest] = {}
         self.needs_answers: str = ""
+        self.places: dict[str, tuple[Source, tuple[str | int, ...]]] = {}
 
     def fill(
         self, measure: MeasureRequest, document: Source, path: tuple[str | int, ...], offset: int
@@ -90,7 +93,19 @@ class _Goals:
             self.needs_answers = measure.name
         filled = replace(measure, options=options)
         self.by_label[filled.label] = filled
+        self.places.setdefault(filled.label, (document, (*path, measure.name, "layers")))
         return filled
+
+    def layers(self, depth: int) -> list[Located]:
+        """Measures that look at layers which the model does not have."""
+        found = []
+        for label, measure in self.by_label.items():
+            try:
+                parse(measure).layers(depth)
+            except BadInput as error:
+                document, path = self.places[label]
+                found.append(document.problem(path, str(error)))
+        return found
 
     def objectives(self) -> tuple[Objective, ...]:
         source = self.loaded.objective_source
@@ -111,6 +126,11 @@ class _Goals:
             if info is not None and info.bounded is None and uses_points(constraint.text):
                 message = f"{measure.name} has no points: only measures in [0, 1] do; write '%' instead"
                 self.found.append(source.problem(path, message, offset=max(constraint.text.find("point"), 0)))
+            elif info is not None and info.bounded is not None and not constraint.relative:
+                low, high = info.bounded
+                if not low <= constraint.shift <= high:
+                    message = f"{measure.name} lies between {low:g} and {high:g}; {constraint.shift:g} does not"
+                    self.found.append(source.problem(path, message))
             filled.append(replace(constraint, measure=measure))
         return tuple(filled)
 
@@ -161,6 +181,8 @@ def check(path: str | Path) -> Checked:
     found = goals.found
     warnings: list[Located] = []
     folder, geometry = _model(loaded, found, warnings)
+    if geometry is not None:
+        found.extend(goals.layers(geometry.depth))
     space = _space(loaded, geometry, found)
     found.extend(_records(loaded, goals.needs_answers))
     if found or space is None:
@@ -194,10 +216,16 @@ def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) ->
 def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) -> Space | None:
     source = loaded.space_source
     try:
-        return Space.from_source(source, RegisteredParts(), geometry)
+        space = Space.from_source(source, RegisteredParts(), geometry)
     except BadInput as error:
         found.extend(error.problems or [source.problem((), str(error))])
         return None
+    for i, name in enumerate(space.warm_start):
+        try:
+            catalog.find("policies", name, (loaded.folder / "policies",))
+        except BadInput as error:
+            found.append(source.problem(("warm_start", i), str(error)))
+    return space
 
 
 def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:
@@ -211,7 +239,15 @@ def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:
         return [loaded.source.problem(("calibration", "images"), f"no such folder: {images}")]
     if name.startswith("datasets:"):
         return []
-    problems = check_records(name, images, need_answers=bool(needs_answers))
+    try:
+        records, problems = scan_records(name, images, bool(needs_answers))
+    except BadInput as error:
+        return list(error.problems) or [loaded.source.problem(("calibration", "records"), str(error))]
+    asked = calibration.search + (calibration.holdout if isinstance(calibration.holdout, int) else 2)
+    if not problems and asked > len(records):
+        holdout = "at least 2" if calibration.holdout == "auto" else calibration.holdout
+        message = f"search {calibration.search} + holdout {holdout} records are asked for, {len(records)} are there"
+        problems.append(loaded.source.problem(("calibration", "search"), message))
     if needs_answers and any("answer" in p.path for p in problems):
         at = dotted(("calibration", "records"))
         problems.insert(0, loaded.source.problem(("calibration", "records"), f"{needs_answers} needs answers ({at})"))

@@ -38,7 +38,7 @@ def load_records(records: str, images: str | None = None) -> tuple[Record, ...]:
     `records`: a path ending in .jsonl or .parquet, or `datasets:<name>[:split]`. `images`: the folder that relative
     image paths start from (default: the records file's own). Raises BadInput with every mistake found.
     """
-    found, problems = _scan(records, images, need_answers=False)
+    found, problems = scan_records(records, images)
     if problems:
         raise BadInput(problems=problems)
     return tuple(found)
@@ -47,12 +47,15 @@ def load_records(records: str, images: str | None = None) -> tuple[Record, ...]:
 def check_records(records: str, images: str | None = None, need_answers: bool = False) -> list[Located]:
     """Every mistake in a source, without opening an image; `need_answers` if a measure compares with answers."""
     try:
-        return _scan(records, images, need_answers)[1]
+        return scan_records(records, images, need_answers)[1]
     except BadInput as error:
         return list(error.problems) or [Located(records, 1, 1, "", str(error))]
 
 
-def _scan(source: str, images: str | None, need_answers: bool) -> tuple[list[Record], list[Located]]:
+def scan_records(
+    source: str, images: str | None = None, need_answers: bool = False
+) -> tuple[list[Record], list[Located]]:
+    """The good records of a source and every mistake in it. Raises BadInput where it cannot be read at all."""
     rows, problems = read_rows(source)
     folder = Path(images) if images is not None else Path(source).parent
     found: list[Record] = []

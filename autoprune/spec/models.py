@@ -38,7 +38,9 @@ class CalibrationSpec(Strict):
     holdout: int | Literal["auto"] = Field(
         "auto", description="records that certify; auto = as many as the constraints need"
     )
-    stratify_by: str | None = Field("type", description="record field whose values every split gets its share of")
+    stratify_by: Literal["type", "answer"] | None = Field(
+        "type", description="record field whose values every split gets its share of"
+    )
     seed: int = 0
 
     @field_validator("holdout")

@@ -81,6 +81,10 @@ SPEC_CASES = [
     ("search_space: space.yaml", "search_space: fastvv", 9, 15, "did you mean 'fastv'"),
     ("records: records.jsonl", "records: nothing.jsonl", 5, 12, "no such file"),
     ("images: images", "images: pictures", 6, 11, "no such folder"),
+    ("search: 2", "search: 200", 7, 11, "search 200 + holdout 2 records are asked for, 4 are there"),
+    ("search: 2", "stratify_by: typ\n  search: 2", 7, 16, "did you mean 'type'"),
+    (">= 0.97 * baseline", ">= 97", 11, 15, "exact_match lies between 0 and 1"),
+    ("maximize exact_match", "{minimize: {information_flow: {layers: [1/2, 99]}}}", 10, 53, "layer 99 is not among"),
 ]
 
 
@@ -115,6 +119,7 @@ SPACE_CASES = [
     ("score: {", "group: {window: 1/4}, score: {", 7, "not available in this version"),
     ("budget: {float: [0.1, 0.6]}", "budget: {float: [0.6, 0.1]}", 3, "0.6"),
     ("params:", "arms: []\nparams:", 4, "not available in this version"),
+    ("stages:", "warm_start: [fastv, fastvv]\nstages:", 6, "unknown policy 'fastvv'"),
 ]
 
 
