@@ -4,7 +4,9 @@ The engine owns every invariant (exact K, protected survive, raster order, ties,
 
 Signatures: criterion(view, config) -> scores [B, V] · selector(view, scores or None, quota, free [B, V],
 taken [B, V], config) -> mask [B, V] with exactly `quota` True inside `free` · merger(view, kept, config) -> membership
-[B, K, V] >= 0 or None for plain selection. `taken` are the tokens that earlier picks of the stage chose.
+[B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens) or None for plain selection. The
+engine weighs it by mass and scales rows of W to sum 1; a row's new mass is that of all its members. `taken` are the
+tokens that earlier picks of the stage chose.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ def reduce(
     if membership is None:
         return Reduction(kept, None, view.mass.gather(1, kept.index) * kept.valid)
     weights = membership.float() * kept.valid[..., None] * view.valid[:, None] * view.mass[:, None]
-    mass = weights.sum(2)
-    return Reduction(kept, weights / mass.clamp(min=1e-12)[..., None], mass)
+    mass = ((weights > 0) * view.mass[:, None]).sum(2)
+    return Reduction(kept, weights / weights.sum(2, keepdim=True).clamp(min=1e-12), mass)
 
 
 def _choose(

@@ -247,6 +247,39 @@ def test_shares_are_split_by_largest_remainder_and_earlier_picks_excluded() -> N
     assert everything.kept.mask.sum(1).tolist() == [5, 5, 5]
 
 
+def test_residual_is_the_score_weighted_mean_of_the_dropped() -> None:
+    """Against the definition, token by token; the row stands where the best of the dropped stood."""
+    planned = plan_stage(RANDOM, Part("top"), Part("residual"))
+    assert planned is not None
+    assert planned.picks[0].score is not None
+    view, k = World([1]).view(planned, protect=False), 7
+    scores = evaluate(planned.picks[0].score, view)[0]
+    done = reduce(planned, view, [k], [36], [0])
+    order = scores.argsort(descending=True)
+    assert sorted(order[:k].tolist()) == done.kept.index[0].tolist()
+    anchor = int(order[k - 1])  # the best that the selector, asked for one less, left
+    assert done.kept.index[0][done.kept.extra[0]].tolist() == [anchor]
+    members = order[k - 1 :]
+    weights = scores[members] * view.mass[0, members]
+    expected = (weights[:, None] * view.hidden[0, members]).sum(0) / weights.sum()
+    row = int(done.kept.extra[0].nonzero())
+    assert torch.allclose(done.rows(view.hidden)[0, row], expected, atol=1e-5)
+    assert torch.allclose(done.mass[0, row], view.mass[0, members].sum())
+
+
+def test_residual_without_scores_is_the_mean_by_mass() -> None:
+    planned = plan_stage(None, Part("stride"), Part("residual"))
+    assert planned is not None
+    view = World([1]).view(planned, protect=False)
+    done = reduce(planned, view, [7], [36], [0])
+    row = int(done.kept.extra[0].nonzero())
+    kept = done.kept.index[0][~done.kept.extra[0]].tolist()
+    members = [i for i in range(36) if i not in kept]
+    weights = view.mass[0, members]
+    expected = (weights[:, None] * view.hidden[0, members]).sum(0) / weights.sum()
+    assert torch.allclose(done.rows(view.hidden)[0, row], expected, atol=1e-5)
+
+
 def test_far_is_max_min_distance() -> None:
     """Against a plain loop over the definition (DivPrune, Algorithm 1)."""
     planned = plan_stage(None, Part("far", {"space": "hidden"}))
