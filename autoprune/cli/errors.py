@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
+from autoprune.cli.output import emit
 from autoprune.errors import AutoPruneError, BadInput, Located
 
 
@@ -31,13 +31,28 @@ def report(error: AutoPruneError, *, as_json: bool) -> int:
     """Show a user's error; -> the exit code."""
     problems = error.problems if isinstance(error, BadInput) else ()
     if as_json:
-        listed = [located(p) for p in problems] or [
-            {"file": None, "line": None, "column": None, "path": "", "message": str(error)}
-        ]
-        sys.stdout.write(json.dumps({"ok": False, "errors": listed}, indent=2) + "\n")
+        _emit([located(p) for p in problems] or [_unplaced(str(error))])
     else:
         sys.stderr.write(f"error: {error}\n" if len(problems) <= 1 else f"{len(problems)} errors:\n{error}\n")
     return 2 if isinstance(error, BadInput) else 1
+
+
+def report_interrupted(*, as_json: bool) -> int:
+    """Ctrl-C; -> exit code 130."""
+    message = "interrupted; the same command continues where this one stopped"
+    if as_json:
+        _emit([_unplaced(message)])
+    else:
+        sys.stderr.write(f"{message}\n")
+    return 130
+
+
+def _unplaced(message: str) -> dict[str, Any]:
+    return {"file": None, "line": None, "column": None, "path": "", "message": message}
+
+
+def _emit(problems: list[dict[str, Any]]) -> None:
+    emit({"ok": False, "errors": problems})
 
 
 def log_folder() -> Path:
@@ -63,11 +78,7 @@ def report_unexpected(error: BaseException, *, as_json: bool) -> int:
         where = text
     message = f"unexpected {type(error).__name__}: {error} ({where})"
     if as_json:
-        document = {
-            "ok": False,
-            "errors": [{"file": None, "line": None, "column": None, "path": "", "message": message}],
-        }
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        _emit([_unplaced(message)])
     else:
         sys.stderr.write(f"error: {message}\n")
     return 1
@@ -77,8 +88,7 @@ def report_usage(error: TyperException, *, as_json: bool) -> int:
     """A wrong command line (unknown option, missing argument); -> exit code 2."""
     message = error.format_message()
     if as_json:
-        problem = {"file": None, "line": None, "column": None, "path": "", "message": message}
-        sys.stdout.write(json.dumps({"ok": False, "errors": [problem]}, indent=2) + "\n")
+        _emit([_unplaced(message)])
     else:
         context = getattr(error, "ctx", None)
         usage = context.get_usage() if context is not None else ""

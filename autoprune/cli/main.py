@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import typer
 from typer.exceptions import Abort, TyperException
 
 from autoprune.cli import errors, policies, run_policy, searching, studies, writing
+from autoprune.cli.output import document_only
 from autoprune.errors import AutoPruneError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="autoprune",
@@ -44,15 +48,21 @@ def run(arguments: list[str] | None = None) -> None:
 def main(arguments: list[str]) -> int:
     """-> exit code. User errors become messages; anything unexpected keeps its traceback in a log file."""
     as_json = "--json" in arguments
+    with document_only() if as_json else nullcontext():
+        return _run(arguments, as_json)
+
+
+def _run(arguments: list[str], as_json: bool) -> int:
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="autoprune")
+        if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            return errors.report_interrupted(as_json=as_json)
         return code if isinstance(code, int) else 0
     except AutoPruneError as error:
         return errors.report(error, as_json=as_json)
     except TyperException as error:
         return errors.report_usage(error, as_json=as_json)
     except (KeyboardInterrupt, Abort):
-        sys.stderr.write("interrupted; the same command continues where this one stopped\n")
-        return 130
+        return errors.report_interrupted(as_json=as_json)
     except Exception as error:  # noqa: BLE001  (the last line of defence: the traceback goes to a file, the exit code is 1)
         return errors.report_unexpected(error, as_json=as_json)

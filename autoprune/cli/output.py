@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -16,17 +19,49 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on std
 
 def console() -> Console:
     """For people, on stdout. In a file or pipe lines are as long as tables need."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
 def notes() -> Console:
     """For progress and remarks, on stderr: stdout stays clean for pipes and --json."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def emit(document: Any) -> None:
     """The one JSON document of a --json run."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    (_document.get() or sys.stdout).write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+_document: ContextVar[TextIO | None] = ContextVar("document", default=None)
+
+
+@contextmanager
+def document_only() -> Iterator[None]:
+    """Inside, stdout takes the document alone: whatever a library prints there, or writes to its descriptor, goes to
+    stderr."""
+    stdout = sys.stdout
+    stdout.flush()
+    is_process = _descriptor(stdout) == 1
+    own = os.fdopen(os.dup(1), "w", encoding=stdout.encoding) if is_process else stdout
+    token = _document.set(own)
+    try:
+        if is_process:
+            os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _document.reset(token)
+        if is_process:
+            own.flush()
+            os.dup2(own.fileno(), 1)
+            own.close()
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except OSError:  # a stream in memory
+        return None
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:

@@ -70,7 +70,7 @@ class LiveObserver:
     def _detail(self, progress: ports.Progress) -> str:
         parts = [f"{label} {number(value)}" for label, value in progress.best.items()]
         if progress.hypervolume is not None:
-            parts.append(f"hypervolume {progress.hypervolume:.4f}")
+            parts.append(f"hypervolume {number(progress.hypervolume)}")
         if progress.failed:
             parts.append(f"{progress.failed} failed")
         eta = self._eta(progress)

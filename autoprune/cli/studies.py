@@ -49,19 +49,28 @@ def front(
 
 
 def show_front(document: Mapping[str, Any]) -> None:
-    """The front for people: one line a policy, dearest first, then how it came about."""
+    """The front for people: one row a policy, dearest first, with what the holdout proves; then how it came about."""
     out = console()
     members = document["members"]
     measured = members[0]["holdout"] if members else document["baseline"]["holdout"]
     labels = [label for label in measured if label != "budget"]
     rows = [("", "unpruned", "1", "", *(interval(document["baseline"]["holdout"].get(label)) for label in labels))]
     for member in members:
-        states = sorted(set(member["constraints"].values())) or ["no constraints"]
         mark = "*" if member["selected"] else ""
         shown = (interval(member["holdout"].get(label)) for label in labels)
-        rows.append((mark, member["policy"], number(member["budget"]), "/".join(states), *shown))
+        rows.append((mark, member["policy"], number(member["budget"]), _verdicts(member), *shown))
     out.print(table(f"{document['study']}: holdout", ("", "policy", "budget", "state", *labels), rows))
     trials = document["trials"]
     out.print(f"{trials['complete']} trials complete, {trials['failed']} failed, {trials['running']} running")
     for line in document.get("explanation", ()):
         out.print(line)
+
+
+def _verdicts(member: Mapping[str, Any]) -> str:
+    """One line a constraint."""
+    from autoprune.search.remarks import verdict_text
+    from autoprune.spec.expressions import parse_constraint
+
+    proven = member.get("certifiable", {})
+    lines = [verdict_text(parse_constraint(t), state, proven.get(t)) for t, state in member["constraints"].items()]
+    return "\n".join(lines) or "no constraints"

@@ -49,6 +49,14 @@ def _best(constraint: Constraint, finalists: Sequence[Finalist]) -> list[str]:
     return [f"{constraint.text}: {name} could be certified for {bound_text(constraint, sign * best)}"]
 
 
+def verdict_text(constraint: Constraint, state: str, number: float | None) -> str:
+    """A verdict with the tightest bound that the holdout proves: 'certified: exact_match >= 0.958 * baseline'."""
+    if number is None:
+        return f"{state}: {constraint.text}"
+    proven = bound_text(constraint, number)
+    return f"{state}: {proven}" if state == "certified" else f"{state}: {constraint.text} (shown: {proven})"
+
+
 def bound_text(constraint: Constraint, number: float) -> str:
     """The constraint with this number, rounded to the safe side at four digits: 'exact_match >= 0.958 * baseline'."""
     digits = 3 - math.floor(math.log10(abs(number))) if number else 3

@@ -1,0 +1,121 @@
+"""What people and programs see: one clean JSON document, and what the holdout proves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest_cli import cli
+
+from autoprune.cli import studies
+from autoprune.errors import AutoPruneError, BadInput
+
+NOISY = """
+import logging, os, subprocess, sys, warnings
+from autoprune import api
+from autoprune.cli.main import main
+
+def noisy(store=None):
+    print("printed")
+    os.write(1, b"written to the descriptor\\n")
+    subprocess.run(["echo", "from another process"])
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
+    logging.info("logged")
+    warnings.warn("warned")
+    {ending}
+
+api.studies = noisy
+code = main(["studies", {flag}])
+print("afterwards")
+sys.exit(code)
+"""
+ENDINGS = [
+    ("return []", 0),
+    ("raise RuntimeError('a bug')", 1),
+    ("from autoprune.errors import BadInput; raise BadInput('no')", 2),
+    ("raise KeyboardInterrupt", 130),
+]
+
+
+def noisy(ending: str, flag: str) -> subprocess.CompletedProcess[str]:
+    code = NOISY.format(ending=ending, flag=flag)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("ending", "exit_code"), ENDINGS, ids=[str(code) for _, code in ENDINGS])
+def test_json_is_all_that_stands_on_stdout(ending: str, exit_code: int) -> None:
+    done = noisy(ending, "'--json'")
+    assert done.returncode == exit_code, done.stderr
+    document, end, rest = done.stdout.rpartition("afterwards\n")  # stdout is given back
+    assert (end, rest) == ("afterwards\n", "")
+    found = json.loads(document)
+    assert found == {"studies": []} if exit_code == 0 else found["errors"][0]["message"]
+    for noise in ("printed", "written to the descriptor", "from another process", "logged", "warned"):
+        assert noise in done.stderr
+
+
+def test_without_json_nothing_is_redirected() -> None:
+    done = noisy("return []", "")
+    assert "printed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [(AutoPruneError("failed"), 1), (BadInput("wrong"), 2), (KeyboardInterrupt(), 130), (OSError("disk"), 1)],
+)
+def test_every_ending_has_its_code_and_document(
+    error: BaseException, exit_code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from autoprune import api
+
+    def broken(store: str | None = None) -> None:
+        raise error
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(api, "studies", broken)
+    done = cli("studies", "--json")
+    assert done.code == exit_code
+    assert done.json["ok"] is False
+    assert set(done.json["errors"][0]) == {"file", "line", "column", "path", "message"}
+    assert cli("studies").out == ""
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def member(name: str, state: str, proven: float | None) -> dict[str, Any]:
+    text = "exact_match >= 0.95 * baseline"
+    return {
+        "policy": name,
+        "budget": 0.3,
+        "search": {},
+        "holdout": {"exact_match": estimate(0.9)},
+        "constraints": {text: state},
+        "certifiable": {text: proven},
+        "selected": state == "certified",
+        "published": None,
+    }
+
+
+def test_the_front_shows_the_bound_that_is_proven(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {
+        "study": "s-1",
+        "baseline": {"holdout": {"exact_match": estimate(0.95)}},
+        "members": [
+            member("one", "certified", 0.95831),
+            member("two", "undecided", 0.93129),
+            member("three", "violated", None),
+        ],
+        "trials": {"complete": 3, "failed": 0, "running": 0},
+        "explanation": ["[/remark] is no markup"],
+    }
+    studies.show_front(document)
+    said = capsys.readouterr().out
+    assert "certified: exact_match >= 0.9583 * baseline" in said
+    assert "undecided: exact_match >= 0.95 * baseline (shown: exact_match >= 0.9312 * baseline)" in said
+    assert "violated: exact_match >= 0.95 * baseline" in said
+    assert "[/remark] is no markup" in said
