@@ -68,8 +68,9 @@ def generated(evaluator: ModelEvaluator, policy: ResolvedPolicy) -> tuple[list[b
     return right, gap
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("pruned", [False, True], ids=["unpruned", "pruned"])
+@pytest.mark.parametrize(
+    "pruned", [pytest.param(False, marks=pytest.mark.full, id="unpruned"), pytest.param(True, id="pruned")]
+)
 def test_exact_match_equals_generate_on_512_samples(evaluator: ModelEvaluator, pruned: bool) -> None:
     """A sample may differ only where the two best logits of a step are within 1e-4."""
     depth = evaluator.geometry.depth
