@@ -153,7 +153,8 @@ class MlflowPublisher:
             return  # the curve's reference point is fixed only when all references are in
         points = projection.curve_points(settled, self._study.objectives)
         try:
-            projection.curve(self._client, self._run(), points)
+            run = self._run()  # first: it is what connects the client
+            projection.curve(self._client, run, points)
         except Exception as error:
             if not _expected(error):
                 raise

@@ -107,6 +107,16 @@ def test_flushing_again_changes_nothing(uri, study, outbox):
     assert outbox.outbox() == []
 
 
+@pytest.mark.parametrize("state", ["infeasible", "failed"])
+def test_a_continued_study_may_begin_with_a_point_that_has_no_run(uri, study, outbox, state):
+    MlflowPublisher(outbox, uri, study).flush()
+    before = _counts(uri, study)
+    outbox.settle(trial(6, 0.5, state=state))
+    MlflowPublisher(outbox, uri, study).flush()
+    assert outbox.outbox() == []
+    assert _counts(uri, study) == before
+
+
 def _counts(uri: str, study: Any) -> tuple[int, int, int, dict[str, float]]:
     parent, children = _runs(uri, study)
     client = _client(uri)
