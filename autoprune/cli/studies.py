@@ -59,7 +59,10 @@ def show_front(document: Mapping[str, Any]) -> None:
         mark = "*" if member["selected"] else ""
         shown = (interval(member["holdout"].get(label)) for label in labels)
         rows.append((mark, member["policy"], number(member["budget"]), _verdicts(member), *shown))
-    out.print(table(f"{document['study']}: holdout", ("", "policy", "budget", "state", *labels), rows))
+    if members:
+        out.print(table(f"{document['study']}: holdout", ("", "policy", "budget", "state", *labels), rows))
+    else:
+        out.print(f"{document['study']}: the front is empty")
     trials = document["trials"]
     out.print(f"{trials['complete']} trials complete, {trials['failed']} failed, {trials['running']} running")
     for line in document.get("explanation", ()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from search_support import constraint
+from search_support import FakeExecutor, constraint, make_plan, run
 
 from autoprune.ports import Measurement
 from autoprune.search.sizing import images_for, observed_need, required_images
@@ -45,3 +45,14 @@ def test_no_formula_where_none_applies() -> None:
     assert observed_need([constraint("acc", ">=", 0.0, 0.5)], [measured(BASE, 1)], measured(BASE, 1), 0.95) is None
     smooth = [v * 0.7 for v in BASE]
     assert observed_need([GOAL], [measured(smooth, 1)], measured(smooth, 1), 0.95) is None
+
+
+@pytest.mark.parametrize(("there", "limited"), [(None, True), (900, True), (40, False)])
+def test_a_holdout_smaller_than_needed_is_used_without_a_limit(there: int | None, limited: bool) -> None:
+    """A limit is part of an evaluation's key: one that changes with the discordance would measure the same again."""
+    executor = FakeExecutor()
+    front = run(make_plan(trials=6, holdout_auto=True, holdout_records=there), executor)
+    limits = {r.limit for r in executor.submitted if r.split == "holdout"}
+    assert limits
+    assert (None not in limits) == limited
+    assert any("records are needed at the observed discordance" in line for line in front.explanation)
