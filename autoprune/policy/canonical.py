@@ -81,7 +81,7 @@ class _Kept:
         for place in placed:
             keep, listed = place.keep, frozenset(_listed(place))
             below = least is None or keep.value < least or not listed >= guarded
-            drops = keep.value < 1 and (keep.kind != "fraction" or below)
+            drops = keep.kind == "tokens" or (keep.value < 1 and (keep.kind != "fraction" or below))
             self._add(place, drops)
             if drops and keep.kind == "fraction" and least is not None:
                 least, guarded = keep.value, listed

@@ -76,5 +76,6 @@ def read_site(value: Any, path: Path, found: Problems) -> Site | None:
         except ValueError as error:
             found.add(path, str(error), offset=len("llm:"))
     else:
-        found.add(path, f"unknown site {value!r}; allowed: {allowed}{suggest(kind, ('projector', 'input', 'llm'))}")
+        hint = "; llm needs a layer, as in llm:2" if kind == "llm" else suggest(kind, ("projector", "input", "llm"))
+        found.add(path, f"unknown site {value!r}; allowed: {allowed}{hint}")
     return None

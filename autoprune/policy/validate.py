@@ -50,6 +50,8 @@ class _Check:
                 )
             elif isinstance(score, MixUse):
                 yield from self.mix(score, None)
+            elif score.name in self.policy.criteria and score.name not in known:
+                yield Problem(score.path, f"{score.name!r} is a name itself; names stand for criteria and their mixes")
             else:
                 yield from self.use("criterion", score, None)
 

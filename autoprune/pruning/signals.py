@@ -6,8 +6,12 @@ Every signal is a value per visual token, aligned with the tokens of the stage t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+
+from autoprune.document.numbers import exact
+from autoprune.document.problems import shown, suggest
 from autoprune.errors import BadInput
 from autoprune.pruning.parts import Config
 
@@ -81,6 +85,26 @@ class PartConfig(Config):
     def extra(self, kept: int) -> int:
         """Rows a merger makes beside the selected tokens, out of `kept`."""
         return 0
+
+
+def _layer(value: Any, words: tuple[str, ...]) -> int | str:
+    if isinstance(value, str) and value in words:
+        return value
+    wrong = f"a layer is {', '.join((*words, 'an integer or a fraction of the depth like 1/2'))}; not {shown(value)}"
+    try:
+        number = exact(value)
+    except ValueError as error:
+        raise ValueError(wrong + suggest(value, words)) from error
+    if number.denominator == 1:
+        return int(number)
+    if not 0 < number < 1:
+        raise ValueError(wrong)
+    return str(number)
+
+
+# Layers as documents write them: exact, so fractions are kept as text.
+EncoderLayer = Annotated[int | str, BeforeValidator(lambda value: _layer(value, ()))]
+DecoderLayer = Annotated[int | str, BeforeValidator(lambda value: _layer(value, ("prev", "own")))]
 
 
 def encoder_block(layer: int | str, site: Site) -> int:

@@ -149,6 +149,17 @@ def test_numbering_positions_anew_is_an_effect_of_its_own(tokens: int | None) ->
     assert of({**everything, "at": "llm:2"}, LAST, tokens=tokens) == of(LAST, tokens=tokens)
 
 
+def test_without_n_only_what_surely_drops_nothing_is_left_out() -> None:
+    def kinds(*keeps: Any) -> list[str]:
+        stages = [{**LAST, "at": f"llm:{i + 1}", "keep": keep} for i, keep in enumerate(keeps)]
+        return [f"{s.keep.kind} {s.keep.value}" for s in resolve(document(*stages), geometry(), PARTS).stages]
+
+    assert kinds({"tokens": 9}, "1/2") == ["tokens 9", "fraction 1/2"]
+    assert kinds("1/2", {"tokens": 1}) == ["fraction 1/2", "tokens 1"]
+    assert kinds({"of_current": 1}, "1/2", "1/2", {"to_budget": 1}) == ["fraction 1/2"]
+    assert kinds("1/2", {"of_current": "1/2"}, "1/4") == ["fraction 1/2", "of_current 1/2", "fraction 1/4"]
+
+
 def test_a_lower_keep_in_force_through_protection_is_a_stage() -> None:
     """The first stage keeps its four named tokens; the second, which names none, really keeps two of sixteen."""
     first = {**LAST, "keep": "1/8", "protect": {"index": [0, 1, 2, 3]}}

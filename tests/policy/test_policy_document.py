@@ -100,6 +100,7 @@ STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
         ('  - {at: llm:4, keep: «x, score: random}', "stages[0].keep: must be a number like 0.25 or 1/4, not 'x'"),
         ('  - {at: llm:4, keep: «1.5, score: random}', 'stages[0].keep: must be between 0 and 1, not 1.5'),
         ('  - {at: llm:4, keep: {tokens: «2.5}, score: random}', 'stages[0].keep.tokens: a number of tokens is an integer'),
+        ('  - {at: «llm, keep: 0.5, score: random}', "unknown site 'llm'; allowed: projector, input, llm:<layer>; llm needs a layer, as in llm:2"),
         ('  - {at: llm:4, keep: {«of_curent: 0.5}, score: random}', 'stages[0].keep.of_curent: unknown kind of keep'),
         ('  - {at: «lm:4, keep: 0.5, score: random}', "stages[0].at: unknown site 'lm:4'; allowed: projector, input, llm:<layer>"),
         ("  - {at: 'llm:«x', keep: 0.5, score: random}", 'stages[0].at: a layer is an integer from 0, or a fraction'),
@@ -172,6 +173,16 @@ def test_mistakes_are_positioned(text: str, expected: str) -> None:
 def test_a_name_that_is_a_part_is_refused() -> None:
     with pytest.raises(BadInput, match=r"<text>:4:12: criteria.random: 'random' is the name of a criterion already"):
         Policy.from_source(parse(HEAD + STAGE + "criteria: {random: feature_norm}"), PARTS)
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_a_name_for_a_name_is_refused(other: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + STAGE + f"criteria: {{a: {other}, b: random}}"), PARTS)
+    assert (
+        str(caught.value)
+        == f"<text>:4:15: criteria.a: {other!r} is a name itself; names stand for criteria and their mixes"
+    )
 
 
 def test_a_mix_of_mixes_is_refused() -> None:

@@ -325,6 +325,53 @@ def test_random_depends_on_image_seed_and_place_alone() -> None:
     assert float(distinct.abs().max()) < 0.6  # other images and other seeds give other orders
 
 
+@pytest.mark.parametrize("seed", [4, 2**40, -1, 10**30])
+def test_random_takes_any_whole_number_as_its_seed(seed: int) -> None:
+    scores = evaluate_random(seed)
+    assert len(set(scores[1].tolist())) == 36
+    assert not torch.equal(scores, evaluate_random(0))
+
+
+def evaluate_random(seed: int) -> torch.Tensor:
+    planned = plan_stage(Part("random", {"seed": seed}), Part("top"))
+    assert planned is not None
+    assert planned.picks[0].score is not None
+    return evaluate(planned.picks[0].score, ALL.view(planned))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "says"),
+    [
+        ("llm_attention", {"layer": "0.5x"}, "a layer is prev, own, an integer or a fraction"),
+        ("llm_attention", {"layer": "onw"}, "did you mean 'own'?"),
+        ("llm_attention", {"layer": "1/0"}, "a layer is prev, own"),
+        ("llm_attention", {"layer": True}, "not True"),
+        ("encoder_attention", {"layer": "own"}, "a layer is an integer or a fraction"),
+        ("encoder_attention", {"layer": "3/2"}, "not '3/2'"),
+        ("random", {"seed": 1.5}, "valid integer"),
+        ("random", {"seed": True}, "valid integer"),
+    ],
+)
+def test_wrong_parameters_are_said_when_the_document_is_read(name: str, params: dict[str, Any], says: str) -> None:
+    from autoprune.document.yaml import parse, write
+    from autoprune.policy.document import Policy
+    from autoprune.pruning.lookup import RegisteredParts
+
+    key = next(iter(params))
+    data = {"schema": "autoprune/policy/1", "stages": [{"at": "llm:3", "keep": 0.5, "score": {name: params}}]}
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(write(data), "p.yaml"), RegisteredParts())
+    (problem,) = caught.value.problems
+    assert problem.path == f"stages[0].score.{name}.{key}"
+    assert says in problem.message
+
+
+def test_fractions_of_the_depth_may_be_decimals() -> None:
+    info = parts.find("criterion", "encoder_attention")
+    assert info is not None
+    assert info.config(layer=0.25) == info.config(layer="1/4")  # type: ignore[call-arg]
+
+
 MIXES = [(n, o) for n in ("rank", "minmax", "softmax", "none") for o in ("sum", "product", "max")]
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from autoprune.errors import BadInput
 from autoprune.pruning.parts import part
-from autoprune.pruning.signals import EncoderRow, Heads, PartConfig, Signal, Site, encoder_block
+from autoprune.pruning.signals import EncoderLayer, EncoderRow, Heads, PartConfig, Signal, Site, encoder_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class EncoderAttention(PartConfig):
     """layer: encoder block, 0-based, negative from the end, or a fraction of the depth. from: the query row."""
 
-    layer: int | str = -2
+    layer: EncoderLayer = -2
     source: Literal["cls"] = Field(default="cls", alias="from")
     heads: Heads = "mean"
 

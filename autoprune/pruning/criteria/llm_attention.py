@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from autoprune.pruning.parts import part
-from autoprune.pruning.signals import Heads, PartConfig, Rows, Signal, Site, TextRow, decoder_row_layer
+from autoprune.pruning.signals import DecoderLayer, Heads, PartConfig, Rows, Signal, Site, TextRow, decoder_row_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class LlmAttention(PartConfig):
     """layer: `prev` (the layer before the stage, free), `own` (the stage's layer, run up to its attention) or a decoder
     layer. from: `last` = the last prompt row, `text` = mean over the prompt rows after the last visual token."""
 
-    layer: int | str = "prev"
+    layer: DecoderLayer = "prev"
     source: Rows = Field(default="last", alias="from")
     heads: Heads = "mean"
 

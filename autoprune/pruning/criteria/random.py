@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from autoprune.pruning.parts import part
 from autoprune.pruning.signals import PartConfig, Pixels, Signal, Site
 
@@ -16,10 +18,15 @@ if TYPE_CHECKING:
 class Random(PartConfig):
     """seed: another seed, another order."""
 
-    seed: int = 0
+    seed: int = Field(0, strict=True)
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
         return (Pixels(),)
+
+
+def _wrapped(number: int) -> int:
+    """As a signed 64-bit integer would hold it: tensors wrap by themselves, Python's integers do not."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 @part("criterion", "random", Random)
@@ -31,7 +38,7 @@ def random(view: StageView, config: Random) -> Tensor:
     import torch
 
     odd, mixer = 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85  # any two odd 63-bit constants
-    value = view.provide(Pixels()) + (view.place + 1) * odd + (config.seed + 1) * mixer
+    value = view.provide(Pixels()) + (view.place + 1) * odd + _wrapped((config.seed + 1) * mixer)
     for shift in (33, 29, 31):
         value = (value ^ ((value >> shift) & ((1 << (64 - shift)) - 1))) * mixer
     return ((value >> 40) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
