@@ -111,7 +111,7 @@ def test_flushing_again_changes_nothing(uri, study, outbox):
 def test_a_continued_study_may_begin_with_a_point_that_has_no_run(uri, study, outbox, state):
     MlflowPublisher(outbox, uri, study).flush()
     before = _counts(uri, study)
-    outbox.settle(trial(6, 0.5, state=state))
+    outbox.settle(replace(outbox.records[3], number=6, state=state))
     MlflowPublisher(outbox, uri, study).flush()
     assert outbox.outbox() == []
     assert _counts(uri, study) == before
