@@ -56,14 +56,15 @@ class SplitData:
             self._newlines.append(count_newlines(self._loaded, row))
         return self._newlines[:count]
 
-    def prepare(self, count: int, layers: Sequence[int]) -> None:
-        """Run the unpruned model on those of the first `count` records whose reference is not there yet. The model must
-        be unpruned while this runs."""
+    def prepare(self, count: int, layers: Sequence[int], logits: bool = True) -> None:
+        """Run the unpruned model on those of the first `count` records whose reference is not there yet: states after
+        `layers`, and `logits` where they are wanted (they are large). The model must be unpruned while this runs."""
         import torch
 
         rows = self.rows(count)
         states = [self._states.setdefault(layer, {}) for layer in layers]
-        missing = [i for i in range(count) if i not in self._logits or any(i not in known for known in states)]
+        wanted = [*states, self._logits] if logits else states
+        missing = [i for i in range(count) if any(i not in known for known in wanted)]
         chosen = [rows[i] for i in missing]
         device = str(self._loaded.model.device)
         answers = [row.answer for row in chosen]
@@ -71,7 +72,7 @@ class SplitData:
             trace = run(self._loaded, batch, layers)
             places = [missing[place] for place in batch.indices]
             parts = torch.split(trace.logits.cpu(), [len(answers[place]) for place in batch.indices])
-            for place, part in zip(places, parts, strict=True):
+            for place, part in zip(places, parts if logits else (), strict=logits):
                 self._logits[place] = part.clone()
             for layer in layers:
                 for place, state in zip(places, trace.states[layer].cpu(), strict=True):

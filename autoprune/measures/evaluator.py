@@ -126,8 +126,9 @@ class ModelEvaluator:
         """References first, on the unpruned model; then the passes, pruned."""
         given = [one for one in chosen if "own_answers" not in one.info.needs]
         own = [one for one in chosen if "own_answers" in one.info.needs]
-        if any({"reference_logits", "states"} & one.info.needs for one in given):
-            data.prepare(count, self._layers(given))
+        logits = any("reference_logits" in one.info.needs for one in given)
+        if logits or self._layers(given):
+            data.prepare(count, self._layers(given), logits)
         answers = {one.label: data.own_answers(count, one.config.max_new_tokens) for one in own}
         found: dict[str, tuple[float, ...]] = {}
         attached: AbstractContextManager[Any] = nullcontext()

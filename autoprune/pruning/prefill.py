@@ -174,8 +174,9 @@ class Prefill:
         return self._apply(reduce(planned, view, keep, self.now, protected), view, where, keep, hidden)
 
     def _protected_counts(self, planned: PlannedStage, shielded: Tensor) -> list[int]:
-        """Separators are known on the host; named tokens may be gone by now and have to be counted."""
-        if isinstance(planned.stage.protect, tuple):
+        """Separators that every stage protects are known on the host; what an earlier stage may have dropped (named
+        tokens, separators that only some stages protect) has to be counted."""
+        if planned.stage.protect is not None:
             return [int(c) for c in shielded.sum(1).tolist()]
         return [p if v else 0 for p, v in zip(self.separators[planned.number], self.now, strict=True)]
 

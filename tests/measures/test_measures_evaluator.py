@@ -123,6 +123,15 @@ def test_numbers_do_not_depend_on_batches(tiny: Any, evaluator: ModelEvaluator) 
         assert single.samples[label] == pytest.approx(many.samples[label], rel=1e-4, abs=1e-5)
 
 
+def test_reference_logits_are_kept_only_where_a_measure_reads_them(tiny: Any) -> None:
+    made = tiny.build("information_flow", "logit_kl")
+    alone = measure(made, HARSH, "information_flow", limit=6)
+    assert not made._data["search"]._logits
+    both = measure(made, HARSH, "information_flow", "logit_kl", limit=6)
+    assert len(made._data["search"]._logits) == 6
+    assert both.samples["information_flow"] == pytest.approx(alone.samples["information_flow"], abs=1e-6)
+
+
 def test_numbers_stand_in_record_order(evaluator: ModelEvaluator) -> None:
     data = evaluator._data["search"]
     result = measure(evaluator, HARSH, "answer_nll", "information_flow")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_support import Sample, inputs, model, policy, stage
+from pruning_support import IMAGE, Sample, inputs, model, policy, stage
 
 from autoprune.errors import AutoPruneError, BadInput, PolicyMismatch
 from autoprune.measures.costs import costs
@@ -101,6 +101,14 @@ def test_a_stage_without_picks_only_numbers_positions_anew() -> None:
     assert positions[0].tolist() == list(range(9 + 18))
 
 
+def physical(session: Session, batch: dict[str, torch.Tensor], b: int) -> list[int]:
+    """Numbers of the visual tokens whose columns really reach the last layer."""
+    index, valid = session.run.index(5)
+    columns = index[b] if valid is None else index[b][valid[b]]
+    is_visual = batch["input_ids"][b] == IMAGE
+    return [int(is_visual[:c].sum()) for c in columns.tolist() if is_visual[c]]
+
+
 @pytest.mark.parametrize("protects", [True, False])
 def test_separators_stay_where_the_family_or_the_stage_says_so(protects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from autoprune.models.llava_next import LlavaNext
@@ -108,7 +116,15 @@ def test_separators_stay_where_the_family_or_the_stage_says_so(protects: bool, m
     monkeypatch.setattr(LlavaNext, "protects_newlines", protects)
     made = model("llava_next")
     resolved = policy(stage(1, "1/2", "random", protect="newlines"), stage(4, 3, "random", kind="tokens"))
-    session = prefill(made, inputs(made, NEXT), resolved)
+    late = policy(stage(1, "1/8", "random"), stage(4, "1/9", ("random", {"seed": 2}), protect="newlines"))
+    batch = inputs(made, NEXT)
+    session = prefill(made, batch, late)
+    for b, sample in enumerate(NEXT):  # separators that are gone cannot be kept; their places go to others
+        assert [layer[b] for layer in session.run.lengths] == list(
+            lengths(late, session.run.n[b], [newline_count(sample) * protects, newline_count(sample)])
+        )
+        assert physical(session, batch, b) == session.run.kept(5, b)
+    session = prefill(made, batch, resolved)
     for b, sample in enumerate(NEXT):
         count, n = newline_count(sample), session.run.n[b]
         expected = [n, *[max(count, (n + 1) // 2)] * 3, *[count if protects else 3] * 2]
