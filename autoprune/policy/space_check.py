@@ -59,9 +59,12 @@ def _ranges(bound: BoundSpace) -> list[Problem]:
 
 
 def _corners(bound: BoundSpace) -> Iterator[dict[str, Any]]:
-    """Every parameter at its lowest and highest (or at each option), the others at their lowest."""
+    """Every parameter at its lowest and highest (or at each option), the others at their lowest; and the middle of all
+    numbers, because whole ends may hide that a number between them cannot stand there (a layer, a count)."""
     base: dict[str, Any] = {p.name: p.choices[0] if p.kind == "choice" else p.low for p in bound.parameters}
     yield base
+    numbers = [p for p in bound.parameters if p.kind == "float"]
+    yield {**base, **{p.name: (float(p.low or 0) + float(p.high or 0)) / 2 for p in numbers}}
     for p in bound.parameters:
         for value in p.choices[1:] if p.kind == "choice" else (p.high,):
             yield {**base, p.name: value}

@@ -226,6 +226,8 @@ ONE = "stages: [{at: llm:2, keep: $k, score: random}]\n"
         ("stages: [{at: llm:2, keep: 0.5, score: random, select: «{choice: [top, tpo]}}]", "unknown selector 'tpo'"),
         ("params: {w: {weights: [random, norm]}}\nstages: [{at: llm:2, keep: 0.5, score: {mix: {«weights: $w}}}]", "unknown criterion 'norm'"),
         ("stages: [{at: llm:2, keep: «{float: [0.5, 1.5]}, score: random}]", "must be between 0 and 1, not 1.5"),
+        ("params: {l: {float: [1, 2]}}\nstages: [{at: 'llm:«$l', keep: 0.5, score: random}]", "a fraction of the depth lies between 0 and 1, not '1.5'"),
+        ("stages: [{at: llm:2, keep: {tokens: «{float: [1, 2]}}, score: random}]", "a number of tokens is an integer from 0, not 1.5"),
         ("stages: [{at: projector, keep: 0.5, score: «llm_attention}]", "an LM row at projector"),
         ("params: {l: {layer: [0, 4]}}\nstages: [{at: 'llm:$l', keep: 0.5, score: «llm_attention}]", "`layer: prev` at llm:0"),
         ("stage: []", "unknown key 'stage'"),
