@@ -211,6 +211,8 @@ class _Run:
             notes.append(self.publisher.describe())
         if not any(member["selected"] for member in document["members"]):
             notes.append("no policy is certified: nothing was published")
+        elif self.loaded.spec.output.register_as is not None and not self.publisher.published:
+            notes.append("the selected policy is not registered yet: it waits in the outbox for the same command")
         return notes
 
 
