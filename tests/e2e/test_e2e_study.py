@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,9 @@ def test_ray_finds_a_front(write_spec: Callable[..., Path], tmp_path: Path) -> N
 def test_an_interrupted_study_continues(write_spec: Callable[..., Path], tmp_path: Path) -> None:
     spec = write_spec(tmp_path, trials=6)
     command = [sys.executable, "-m", "autoprune", "search", str(spec), "--json"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Started from a background job, this process would pass on that SIGINT is ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and running.poll() is None and _settled(spec) < 2:
         time.sleep(0.2)
