@@ -113,6 +113,8 @@ class _Goals:
         for i, objective in enumerate(self.loaded.objectives):
             written = source.data["objectives"][i]
             path, offset = _measure_place(("objectives", i), written, objective.measure.name)
+            if (wrong := _wrong_way(objective)) is not None:
+                self.found.append(source.problem(("objectives", i), wrong))
             filled.append(replace(objective, measure=self.fill(objective.measure, source, path, offset)))
         return tuple(filled)
 
@@ -145,11 +147,22 @@ class _Goals:
         if measures.find(measure.name) is not None and not _is_cost(measure.name):
             message = f"selection is by a cost, never by a score measured on the holdout; costs: {', '.join(_costs())}"
             self.found.append(self.loaded.source.problem(("output", "select"), message))
+        elif (wrong := _wrong_way(chosen)) is not None:
+            self.found.append(self.loaded.source.problem(("output", "select"), wrong))
         return replace(chosen, measure=measure)
 
     def _known_as(self, measure: MeasureRequest) -> MeasureRequest | None:
         same = [known for known in self.by_label.values() if known.name == measure.name]
         return same[0] if len(same) == 1 and not measure.options else None
+
+
+def _wrong_way(goal: Objective) -> str | None:
+    """The message for a goal that asks for the worse end of its measure."""
+    info = measures.find(goal.measure.name)
+    better = {"higher": "maximize", "lower": "minimize"}
+    if info is None or better[info.direction] == goal.direction:
+        return None
+    return f"{info.name} is better when {info.direction}; write '{better[info.direction]} {info.name}'"
 
 
 def _measure_place(path: tuple[str | int, ...], written: Any, name: str) -> tuple[tuple[str | int, ...], int]:

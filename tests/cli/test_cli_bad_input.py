@@ -77,6 +77,7 @@ SPEC_CASES = [
     ("exact_match >=", "exact_mach >=", 11, 15, "did you mean 'exact_match'"),
     ("0.97 * baseline", "0.97 * baselin", 11, 37, "did you mean 'baseline'"),
     ("minimize prefill_flops", "minimize prefill_flop", 10, 45, "did you mean 'prefill_flops'"),
+    ("minimize prefill_flops", "maximize prefill_flops", 10, 36, "minimize prefill_flops"),
     ("maximize exact_match", "{minimize: {information_flow: {distence: l2}}}", 10, 45, "distance"),
     ("search_space: space.yaml", "search_space: fastvv", 9, 15, "did you mean 'fastv'"),
     ("records: records.jsonl", "records: nothing.jsonl", 5, 12, "no such file"),
