@@ -147,7 +147,7 @@ class _Goals:
         if measures.find(measure.name) is not None and not _is_cost(measure.name):
             message = f"selection is by a cost, never by a score measured on the holdout; costs: {', '.join(_costs())}"
             self.found.append(self.loaded.source.problem(("output", "select"), message))
-        elif (wrong := _wrong_way(chosen)) is not None:
+        elif self.loaded.select is not None and (wrong := _wrong_way(chosen)) is not None:
             self.found.append(self.loaded.source.problem(("output", "select"), wrong))
         return replace(chosen, measure=measure)
 
