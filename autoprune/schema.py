@@ -15,7 +15,7 @@ Json = dict[str, Any]
 def schema_of(document: Literal["spec", "policy", "space"]) -> Json:
     """The JSON Schema (draft 2020-12) of one kind of document."""
     made = {"spec": _spec, "policy": _policy, "space": _space}[document]()
-    return {"$schema": DRAFT, "title": f"autoprune/{document}/1", **made}
+    return {"$schema": DRAFT, **made, "title": f"autoprune/{document}/1"}
 
 
 # ----------------------------------------------------------------------------------------------------------------- spec

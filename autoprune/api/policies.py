@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.api.state import user_folders
 from autoprune.document.yaml import read
-from autoprune.errors import BadInput
+from autoprune.errors import AutoPruneError, BadInput
 from autoprune.policy import catalog
 from autoprune.policy.diff import diff
 from autoprune.policy.document import Policy
@@ -47,12 +47,15 @@ def _registered(tracking_uri: str | None) -> list[dict[str, Any]]:
 
     if importlib.util.find_spec("mlflow") is None:
         return []
-    try:
-        uri = locate(tracking_uri)
-    except BadInput:
-        return []  # the catalog can be listed without a registry
     from autoprune.registry.policies import registered, versions
 
+    try:
+        uri = locate(tracking_uri)
+        found = registered(uri)
+    except AutoPruneError:
+        if tracking_uri is not None:
+            raise
+        return []  # nobody asked for a registry, and the catalog can be listed without one
     return [
         {
             "name": model.name,
@@ -60,7 +63,7 @@ def _registered(tracking_uri: str | None) -> list[dict[str, Any]]:
             "aliases": list(version.aliases),
             "policy": version.tags.get("autoprune.policy", ""),
         }
-        for model in registered(uri)
+        for model in found
         for version in versions(uri, model.name)
     ]
 

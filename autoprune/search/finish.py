@@ -68,7 +68,6 @@ def finish(
     front = assemble(plan, records, on_holdout, members, select(members, plan), notes)
     log.save_front(front.to_json())
     publisher.flush()
-    observer.update(Progress("done", counts.complete, counts.failed, 0, plan.trials, counts.hypervolume(plan, records)))
     return front
 
 
@@ -158,6 +157,3 @@ class _Counts:
     def of(cls, records: Sequence[TrialRecord]) -> _Counts:
         points = [r for r in records if r.origin != "baseline" and not r.cached]
         return cls(sum(r.state == "complete" for r in points), sum(r.state == "failed" for r in points))
-
-    def hypervolume(self, plan: StudyPlan, records: Sequence[TrialRecord]) -> float | None:
-        return pareto.hypervolume_of(records, plan.objectives)

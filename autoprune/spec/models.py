@@ -80,7 +80,7 @@ def _executor(value: Any) -> Any:
 
 
 class SearchSpec(Strict):
-    """How long and how to search. None of this is part of the study's identity."""
+    """How long and how to search. Strategy and seed are part of the study's identity, the rest is not."""
 
     strategy: Literal["auto", "bayesian", "random"] = "auto"
     trials: int = Field(64, ge=1, description="completed distinct evaluations, references included")

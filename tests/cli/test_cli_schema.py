@@ -69,3 +69,8 @@ WRONG = [
 )
 def test_mistakes_are_marked(kind: str, document: Any, where: str) -> None:
     assert any(where in mistake for mistake in mistakes(kind, document)), mistakes(kind, document)
+
+
+@pytest.mark.parametrize("kind", ["spec", "policy", "space"])
+def test_the_schema_is_titled(kind: str) -> None:
+    assert cli("schema", kind).json["title"] == f"autoprune/{kind}/1"
