@@ -1,4 +1,4 @@
-# Sourced by the two commands of the README: makes .venv once and installs the checkout with the extras in $1.
+# Sourced by the two commands of the README: makes .venv once and installs the checkout with the extras in $EXTRAS.
 set -eu
 PYTHON="${PYTHON:-python3}"
 "$PYTHON" - <<'PY' || exit 1
@@ -7,11 +7,11 @@ if sys.version_info < (3, 11):
     sys.exit(f"AutoPrune needs Python >= 3.11; this is {sys.version.split()[0]} (set PYTHON=/path/to/python3.11)")
 PY
 VENV="${AUTOPRUNE_VENV:-.venv}"
-STAMP="$VENV/.autoprune-$(printf '%s' "$1" | tr ',' '-')"
+STAMP="$VENV/.autoprune-$(printf '%s' "$EXTRAS" | tr ',' '-')"
 if [ ! -f "$STAMP" ] || [ pyproject.toml -nt "$STAMP" ] || [ constraints.txt -nt "$STAMP" ]; then
     [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-    echo "Installing autoprune[$1] into $VENV (a few minutes the first time) ..."
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]" 2>&1 \
+    echo "Installing autoprune[$EXTRAS] into $VENV (a few minutes the first time) ..."
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$EXTRAS]" 2>&1 \
         | grep -v "^WARNING: Location" || true
     "$VENV/bin/python" -c "import autoprune, torch, transformers" || { echo "installation failed"; exit 1; }
     touch "$STAMP"

@@ -3,7 +3,8 @@
 # What the machine lacks (ray, mlflow, a PostgreSQL server) is skipped and named, unless AUTOPRUNE_TEST_REQUIRE lists it.
 set -eu
 cd "$(dirname "$0")/.."
-. .ci/venv.sh all,dev
+EXTRAS=all,dev
+. .ci/venv.sh
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"

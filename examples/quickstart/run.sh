@@ -3,7 +3,8 @@
 # questions, searches, and answers one question with the policy that won.
 set -eu
 cd "$(dirname "$0")/../.."
-. .ci/venv.sh ray,mlflow,examples
+EXTRAS=ray,mlflow,examples
+. .ci/venv.sh
 if [ ! -f examples/quickstart/calib/records.jsonl ]; then
     "$VENV/bin/python" examples/reference_vlm/make_data.py --out examples/quickstart/calib \
         --images 720 --questions-per-image 2 --pool search --seed 11
