@@ -13,6 +13,8 @@ width of the features that are projected. A multiply-add is two operations. Atte
 what the kernels execute with a mask, and a causal kernel saves the same half with and without pruning. Norms,
 activations and softmax are left out (about 1 %).
 
+What deciding costs is apart (`measures/selection.py`): the formulas stand with the parts.
+
 Key-value cache after the prefill: sum over layers of 2·s·g·e·bytes.
 """
 
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from autoprune.errors import BadInput
+from autoprune.measures.selection import Sample, Selection
 from autoprune.policy import budget
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import ResolvedPolicy
@@ -31,13 +34,15 @@ from autoprune.policy.resolved import ResolvedPolicy
 @dataclass(frozen=True)
 class SampleCost:
     """One sample. `unpruned` is its N; `visual[l]` the visual positions entering decoder layer l; `text` its other
-    prompt positions; operations and bytes as in the module's formulas."""
+    prompt positions; operations and bytes as in the module's formulas. `selection_flops` (scores, selection, merging)
+    are not among `prefill_flops`."""
 
     unpruned: int
     visual: tuple[int, ...]
     text: int
     prefill_flops: int
     kv_bytes: int
+    selection_flops: int
 
 
 def costs(
@@ -65,11 +70,13 @@ def costs(
         budget.separators(resolved, count, geometry.protects_newlines) for count in newlines or [0] * len(visual_counts)
     ]
     lengths = {key: budget.lengths(resolved, *key) for key in set(zip(visual_counts, held, strict=True))}
+    deciding = lru_cache(maxsize=None)(Selection(resolved, geometry).flops)
     found = []
     for n, protected, text, count in zip(visual_counts, held, text_lengths, pictures, strict=True):
         visual = lengths[n, protected]
         flops = count * picture_flops(geometry) + decoder_flops(geometry, visual, text)
-        found.append(SampleCost(n, visual, text, flops, cache_bytes(geometry, visual, text, dtype_bytes)))
+        stored = cache_bytes(geometry, visual, text, dtype_bytes)
+        found.append(SampleCost(n, visual, text, flops, stored, deciding(Sample(n, protected, text, count))))
     return tuple(found)
 
 

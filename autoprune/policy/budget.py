@@ -98,6 +98,23 @@ def counts(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -
     return count_steps(_steps(policy), n, policy.depth, _held(policy, n, protected))
 
 
+def split(shares: Sequence[Fraction | None], total: int) -> list[int]:
+    """How many of `total` tokens each pick of a stage chooses: exactly all, by largest remainder.
+
+    A None share takes the rest. Ties go to earlier picks."""
+    given = sum((s for s in shares if s is not None), Fraction(0))
+    open_picks = sum(s is None for s in shares)
+    rest = max(Fraction(1) - given, Fraction(0))
+    parts = [rest / open_picks if s is None else s for s in shares]
+    whole = sum(parts, Fraction(0)) or Fraction(1)
+    exact = [p * total / whole for p in parts]
+    counts = [int(x) for x in exact]
+    order = sorted(range(len(parts)), key=lambda i: (counts[i] - exact[i], i))
+    for i in order[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
 def lengths(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> tuple[int, ...]:
     """n_l: visual positions entering decoder layer l, for l = 0 … depth - 1."""
     result = [n] * policy.depth

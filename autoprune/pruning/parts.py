@@ -9,9 +9,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from autoprune.policy.geometry import Geometry
+    from autoprune.pruning.signals import Site
 
 Kind = Literal["criterion", "selector", "merger"]
 Tier = Literal["T0", "T1", "T2", "T3", "T4"]
@@ -28,14 +32,69 @@ class Config(BaseModel):
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What the cost of deciding depends on, for one sample at one stage.
+
+    `current`: V, visual tokens before the stage. `kept`: of criteria and mergers the stage's K, of selectors how many
+    the pick chooses. `visual[l]`: visual positions entering decoder layer l. `text`: the other prompt positions.
+    `pictures`: inputs of the vision tower. `scored`: whether the pick has a score.
+    """
+
+    geometry: Geometry
+    site: Site
+    current: int
+    kept: int
+    visual: tuple[int, ...]
+    text: int
+    pictures: int
+    scored: bool = False
+
+    @property
+    def query_width(self) -> int:
+        return self.geometry.heads * self.geometry.head_dim
+
+    @property
+    def key_width(self) -> int:
+        return self.geometry.kv_heads * self.geometry.head_dim
+
+    @property
+    def tower_tokens(self) -> int:
+        """T: patches of one picture and CLS."""
+        vision = self.geometry.vision
+        return (vision.image_size // vision.patch_size) ** 2 + int(vision.has_cls)
+
+    def width(self, space: str) -> int:
+        """Length of a feature row in a space."""
+        if space == "keys":
+            return self.key_width
+        return self.geometry.projector_width if space == "encoder" else self.geometry.width
+
+    def sequence(self, layer: int, own: bool) -> int:
+        """s: positions that decoder layer `layer` sees; `own`: it is the stage's own layer, before the stage."""
+        return self.text + (self.current if own else self.visual[layer])
+
+    def probe(self, own: bool) -> int:
+        """2·s·d·(h + 2g)·e where the stage's own layer runs up to its attention first, else 0."""
+        if not own:
+            return 0
+        rows = self.current + self.text
+        return 2 * rows * self.geometry.width * (self.query_width + 2 * self.key_width)
+
+
+Flops = Callable[[Any, Sizes], int]
+
+
+@dataclass(frozen=True)
 class PartInfo:
-    """What is known of a part without running it. `sites` are the sites where it is legal; `reads`: what a selector or
-    merger takes from the scores (nothing, their order, their values), so that scores nobody reads are not computed."""
+    """What is known of a part without running it. `flops`: operations of one use, from its config and `Sizes`. `sites`
+    are the sites where it is legal; `reads`: what a selector or merger takes from the scores (nothing, their order,
+    their values), so that scores nobody reads are not computed."""
 
     kind: Kind
     name: str
     config: type[Config]
     run: Callable[..., Any]
+    flops: Flops
     tier: Tier = "T0"
     sites: tuple[str, ...] = ("projector", "llm")
     paper: str = ""
@@ -52,19 +111,23 @@ def part(
     name: str,
     config: type[Config] = Config,
     *,
+    flops: Flops,
     tier: Tier = "T0",
     sites: tuple[str, ...] = ("projector", "llm"),
     paper: str = "",
     needs: frozenset[str] = frozenset(),
     reads: Reads = "value",
 ) -> Callable[[F], F]:
-    """Register the decorated function as a part. Its signature is fixed by its kind (see `pruning/stage.py`)."""
+    """Register the decorated function as a part. Its signature is fixed by its kind (see `pruning/stage.py`).
+
+    `flops` counts what one use executes: a multiply-add is two operations; sorting, hashing, comparing, softmax and the
+    scaling of rows are left out, as everywhere in the cost model."""
 
     def register(run: F) -> F:
         if (kind, name) in _PARTS and _PARTS[kind, name].run is not run:
             raise ValueError(f"{kind} {name!r} is registered twice")
         summary = (run.__doc__ or "").strip().split("\n")[0]
-        _PARTS[kind, name] = PartInfo(kind, name, config, run, tier, sites, paper, needs, reads, summary)
+        _PARTS[kind, name] = PartInfo(kind, name, config, run, flops, tier, sites, paper, needs, reads, summary)
         return run
 
     return register

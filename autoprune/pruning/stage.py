@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
 
+from autoprune.policy.budget import split
 from autoprune.pruning.plan import PlannedPick, PlannedStage, evaluate
 from autoprune.pruning.tensors import best, take, true_first
 from autoprune.pruning.view import Quota
@@ -82,7 +82,7 @@ def _choose(
     alive = torch.tensor([k > 0 for k in keep], device=device)[:, None]
     chosen = view.valid & ~view.candidates & alive
     room = [max(k - p - e, 0) for k, p, e in zip(keep, protected, extras, strict=True)]
-    quotas = [_shares([p.share for p in picks], r) for r in room]
+    quotas = [split([p.share for p in picks], r) for r in room]
     taken = torch.zeros_like(view.valid)
     scores = None
     for i, pick in enumerate(picks):
@@ -98,18 +98,3 @@ def _choose(
         chosen = chosen | anchors
     index = true_first(chosen, max(max(keep), 1))
     return Kept(chosen, index, chosen.gather(1, index), anchors.gather(1, index), scores)
-
-
-def _shares(shares: Sequence[Fraction | None], total: int) -> list[int]:
-    """Split `total` exactly by largest remainder; a None share takes the rest. Ties go to earlier picks."""
-    given = sum((s for s in shares if s is not None), Fraction(0))
-    open_picks = sum(s is None for s in shares)
-    rest = max(Fraction(1) - given, Fraction(0))
-    parts = [rest / open_picks if s is None else s for s in shares]
-    whole = sum(parts, Fraction(0)) or Fraction(1)
-    exact = [p * total / whole for p in parts]
-    counts = [int(x) for x in exact]
-    order = sorted(range(len(parts)), key=lambda i: (counts[i] - exact[i], i))
-    for i in order[: total - sum(counts)]:
-        counts[i] += 1
-    return counts

@@ -26,6 +26,7 @@ ALL = (
     "logit_kl",
     "loyalty",
     "prefill_flops",
+    "selection_flops",
 )
 
 
@@ -113,21 +114,22 @@ def test_layers_round_half_up_and_stay_inside_the_model() -> None:
 
 def test_budgets_pool_samples_and_find_the_worst() -> None:
     samples = [
-        SampleCost(10, (10, 5), 3, 100, 7),
-        SampleCost(30, (30, 15), 4, 300, 9),
-        SampleCost(10, (10, 10), 3, 2, 2),
+        SampleCost(10, (10, 5), 3, 100, 7, 6),
+        SampleCost(30, (30, 15), 4, 300, 9, 3),
+        SampleCost(10, (10, 10), 3, 2, 2, 0),
     ]
     values = {n: parse(MeasureRequest(n)).info.run(samples, None) for n in ("budget", "budget_max")}
     assert values == {"budget": 80 / 100, "budget_max": 1.0}
     assert parse(MeasureRequest("prefill_flops")).info.run(samples, None) == 134
     assert parse(MeasureRequest("kv_bytes")).info.run(samples, None) == 6
+    assert parse(MeasureRequest("selection_flops")).info.run(samples, None) == 3
 
 
 # ------------------------------------------------------------------------------------------------------------- registry
 def test_the_registry_knows_all_and_what_they_need() -> None:
     assert names() == ALL
     costs = {name for name in names() if getattr(find(name), "cost", False)}
-    assert costs == {"budget", "budget_max", "kv_bytes", "prefill_flops"}
+    assert costs == {"budget", "budget_max", "kv_bytes", "prefill_flops", "selection_flops"}
     needing = {name for name in names() if "answers" in getattr(find(name), "needs", ())}
     assert needing == {"answer_nll", "exact_match", "logit_kl"}
     assert all(getattr(find(name), "summary", "") for name in names())

@@ -13,6 +13,6 @@ from autoprune.pruning.parts import Config
 def prefill_flops(samples: Sequence[SampleCost], config: Config) -> float:
     """Mean floating-point operations of a prefill: vision tower, projector, decoder layers at their real lengths.
 
-    The arithmetic of choosing tokens is not counted.
+    The arithmetic of choosing tokens is `selection_flops`.
     """
     return sum(s.prefill_flops for s in samples) / len(samples)

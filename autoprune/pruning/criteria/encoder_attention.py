@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from autoprune.errors import BadInput
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import EncoderLayer, EncoderRow, Heads, PartConfig, Signal, Site, encoder_block
 
 if TYPE_CHECKING:
@@ -32,10 +32,16 @@ class EncoderAttention(PartConfig):
         return (self.row(site),)
 
 
+def flops(config: EncoderAttention, sizes: Sizes) -> int:
+    """2·T·w per picture: one query row against the keys of all T tokens."""
+    return sizes.pictures * 2 * sizes.tower_tokens * sizes.geometry.vision.width
+
+
 @part(
     "criterion",
     "encoder_attention",
     EncoderAttention,
+    flops=flops,
     tier="T1",
     paper="[CLS] Attention is All You Need for Training-Free Visual Token Pruning (FasterVLM, 2024)",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import EncoderFeatures, KeyNorm, PartConfig, ProjectedFeatures, Signal, Site, Space
 
 if TYPE_CHECKING:
@@ -30,7 +30,15 @@ class FeatureNorm(PartConfig):
         return (ProjectedFeatures(),) if self.space == "projected" else (EncoderFeatures(),)
 
 
-@part("criterion", "feature_norm", FeatureNorm)
+def flops(config: FeatureNorm, sizes: Sizes) -> int:
+    """2·V·width of the space; keys: 2·s·g·e, taken at every position, and the probe at layer 0."""
+    if config.space == "keys":
+        key = config.key(sizes.site)
+        return sizes.probe(key.own) + 2 * sizes.sequence(key.layer, key.own) * sizes.key_width
+    return 2 * sizes.current * sizes.width(config.space)
+
+
+@part("criterion", "feature_norm", FeatureNorm, flops=flops)
 def feature_norm(view: StageView, config: FeatureNorm) -> Tensor:
     """L2 norm of each token in one space; keys over all heads together."""
     if config.space == "keys":

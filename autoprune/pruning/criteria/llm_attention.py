@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import DecoderLayer, Heads, PartConfig, Rows, Signal, Site, TextRow, decoder_row_layer
 
 if TYPE_CHECKING:
@@ -31,10 +31,18 @@ class LlmAttention(PartConfig):
         return (self.row(site),)
 
 
+def flops(config: LlmAttention, sizes: Sizes) -> int:
+    """2·r·s·h·e, r rows (`text`: all text positions, at most); `own`: and the probe of all rows' q, k, v."""
+    row = config.row(sizes.site)
+    rows = 1 if row.rows == "last" else sizes.text
+    return sizes.probe(row.own) + 2 * rows * sizes.sequence(row.layer, row.own) * sizes.query_width
+
+
 @part(
     "criterion",
     "llm_attention",
     LlmAttention,
+    flops=flops,
     tier="T2",
     sites=("llm",),
     paper="An Image is Worth 1/2 Tokens After Layer 2 (FastV, ECCV 2024); PyramidDrop (CVPR 2025) for layer: own",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig, Pixels, Signal, Site
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ def _wrapped(number: int) -> int:
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-@part("criterion", "random", Random)
+def flops(config: Random, sizes: Sizes) -> int:
+    """0: a hash in integers, no multiply-add of floating-point numbers."""
+    return 0
+
+
+@part("criterion", "random", Random, flops=flops)
 def random(view: StageView, config: Random) -> Tensor:
     """A hash of (seed, the image's pixels, the token's number in its image), uniform in [0, 1).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig
 
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ class Drop(PartConfig):
     """No parameters."""
 
 
-@part("merger", "drop", Drop, reads="no")
+def flops(config: Drop, sizes: Sizes) -> int:
+    """0: rows are gathered."""
+    return 0
+
+
+@part("merger", "drop", Drop, flops=flops, reads="no")
 def drop(view: StageView, kept: Kept, config: Drop) -> None:
     """Keep the selected rows as they are."""
     return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import EncoderFeatures, PartConfig, ProjectedFeatures, Signal, Site
 
 if TYPE_CHECKING:
@@ -25,7 +25,19 @@ class Nearest(PartConfig):
         return (ProjectedFeatures(),) if self.space == "projected" else (EncoderFeatures(),)
 
 
-@part("merger", "nearest", Nearest, reads="no", paper="VScan: Rethinking Visual Token Reduction (2025)")
+def flops(config: Nearest, sizes: Sizes) -> int:
+    """2·K·V·width of the space for the likenesses and 2·K·V·d for W x, both dense."""
+    return 2 * sizes.kept * sizes.current * (sizes.width(config.space) + sizes.geometry.width)
+
+
+@part(
+    "merger",
+    "nearest",
+    Nearest,
+    flops=flops,
+    reads="no",
+    paper="VScan: Rethinking Visual Token Reduction (2025)",
+)
 def nearest(view: StageView, kept: Kept, config: Nearest) -> Tensor:
     """Average, by mass, each kept token with the dropped ones most similar to it. Protected tokens take nothing in."""
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig
 
 if TYPE_CHECKING:
@@ -24,10 +24,16 @@ class Residual(PartConfig):
         return 1
 
 
+def flops(config: Residual, sizes: Sizes) -> int:
+    """2·K·V·d for W x, which is dense."""
+    return 2 * sizes.kept * sizes.current * sizes.geometry.width
+
+
 @part(
     "merger",
     "residual",
     Residual,
+    flops=flops,
     reads="value",
     paper="EViT: Expediting Vision Transformers via Token Reorganizations (ICLR 2022)",
 )

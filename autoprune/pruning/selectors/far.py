@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig, ProjectedFeatures, Signal, Site
 
 if TYPE_CHECKING:
@@ -22,7 +22,20 @@ class Far(PartConfig):
         return (ProjectedFeatures(),) if self.space == "projected" else ()
 
 
-@part("selector", "far", Far, reads="order", paper="DivPrune: Diversity-based Visual Token Pruning (CVPR 2025)")
+def flops(config: Far, sizes: Sizes) -> int:
+    """2·k·V·d for the k steps, 2·V²·d for the distances to earlier picks, and again for a start without scores."""
+    matrices = 1 if sizes.scored else 2
+    return 2 * (sizes.kept + matrices * sizes.current) * sizes.current * sizes.width(config.space)
+
+
+@part(
+    "selector",
+    "far",
+    Far,
+    flops=flops,
+    reads="order",
+    paper="DivPrune: Diversity-based Visual Token Pruning (CVPR 2025)",
+)
 def far(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Far) -> Tensor:
     """Max-min cosine distance, greedily (DivPrune, Algorithm 1).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ class Stride(PartConfig):
     """No parameters."""
 
 
-@part("selector", "stride", Stride, reads="no")
+def flops(config: Stride, sizes: Sizes) -> int:
+    """0: counting."""
+    return 0
+
+
+@part("selector", "stride", Stride, flops=flops, reads="no")
 def stride(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Stride) -> Tensor:
     """Tokens evenly spaced over the raster order of those still free; scores are not used.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BadInput
-from autoprune.pruning.parts import part
+from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ class Top(PartConfig):
     """No parameters."""
 
 
-@part("selector", "top", Top, reads="order")
+def flops(config: Top, sizes: Sizes) -> int:
+    """0: sorting."""
+    return 0
+
+
+@part("selector", "top", Top, flops=flops, reads="order")
 def top(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Top) -> Tensor:
     """The `keep` highest-scoring tokens; equal scores go to the earlier token."""
     from autoprune.pruning.tensors import best

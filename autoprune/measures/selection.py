@@ -1,0 +1,92 @@
+"""What deciding costs: scores, selection and merging, by the formula that each part declares where it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from autoprune.errors import BadInput
+from autoprune.policy import budget
+from autoprune.policy.geometry import Geometry
+from autoprune.policy.resolved import Mix, Part, ResolvedPolicy, ResolvedStage
+from autoprune.pruning import parts
+from autoprune.pruning.parts import Config, Flops, Kind, Sizes
+from autoprune.pruning.signals import Site
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: N, what each stage must hold (as in `policy.budget`), other prompt positions, pictures."""
+
+    n: int
+    held: tuple[int, ...]
+    text: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class _Use:
+    flops: Flops
+    config: Config
+
+    def __call__(self, sizes: Sizes) -> int:
+        return self.flops(self.config, sizes)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage with its formulas looked up: per pick the criteria (of a mix: its terms) and the selector."""
+
+    site: Site
+    stage: ResolvedStage
+    picks: tuple[tuple[tuple[_Use, ...], _Use], ...]
+    merge: _Use
+
+
+class Selection:
+    """The cost of deciding, for any sample under one policy. Raises BadInput where a part does not exist."""
+
+    def __init__(self, resolved: ResolvedPolicy, geometry: Geometry) -> None:
+        self.resolved, self.geometry = resolved, geometry
+        self.stages = tuple(_bound(stage, geometry) for stage in resolved.stages)
+
+    def flops(self, sample: Sample) -> int:
+        """Operations over all stages and picks.
+
+        A stage that keeps all there is costs nothing: the engine skips it. Every use counts by itself, also where the
+        engine takes one capture for two; protected tokens count as chosen. Raises policy.budget's Infeasible.
+        """
+        counts = budget.counts(self.resolved, sample.n, sample.held)
+        visual = budget.lengths(self.resolved, sample.n, sample.held)
+        total, current = 0, sample.n
+        for bound, kept in zip(self.stages, counts, strict=True):
+            if kept != current:
+                sizes = Sizes(self.geometry, bound.site, current, kept, visual, sample.text, sample.pictures)
+                total += sum(_stage(bound, sizes))
+            current = kept
+        return total
+
+
+def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
+    chosen = budget.split([pick.share for pick in bound.stage.picks], sizes.kept)
+    for (criteria, select), count in zip(bound.picks, chosen, strict=True):
+        yield from (criterion(sizes) for criterion in criteria)
+        yield select(replace(sizes, kept=count, scored=bool(criteria)))
+    yield bound.merge(sizes)
+
+
+def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:
+    site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
+    picks = []
+    for pick in stage.picks:
+        score = pick.score
+        terms = () if score is None else tuple(p for _, p in score.terms) if isinstance(score, Mix) else (score,)
+        picks.append((tuple(_use("criterion", term) for term in terms), _use("selector", pick.select)))
+    return _Stage(site, stage, tuple(picks), _use("merger", stage.merge))
+
+
+def _use(kind: Kind, part: Part) -> _Use:
+    info = parts.find(kind, part.name)
+    if info is None:
+        raise BadInput(f"{kind} {part.name!r} does not exist; known: {', '.join(parts.names(kind))}")
+    return _Use(info.flops, info.config.model_validate(dict(part.params)))
