@@ -1,4 +1,4 @@
-"""Train the reference model from nothing: one command, two stages, two processes.
+"""Train the reference model from nothing: one command, three stages, two processes.
 
     python examples/reference_vlm/train.py --out runs/reference
 
@@ -7,9 +7,12 @@
 2. *Question stage*: a dozen questions packed per picture, answers only. First on the frozen tower, then end to end;
    late in the stage a share of the steps sees only a random part of the visual tokens (positions kept), so that
    missing background is nothing new to the model when it is pruned.
+3. *Refinement*: the question stage once more from a high learning rate, nothing frozen, dropping mostly background
+   and never training the tower on it.
 
-Stages end after minutes of processor time (`--vision-minutes`, `--question-minutes`): on two quiet cores that is the
-wall clock, and on busy ones the same model comes later. `--steps` ends each stage after so many steps instead.
+Stages end after minutes of processor time (`--vision-minutes`, `--question-minutes`, `--refine-minutes`): on two quiet
+cores that is the wall clock, and on busy ones the same model comes later. A finished question stage can be refined
+later with `--refine FOLDER`. `--steps` ends each stage after so many steps instead.
 Everything runs in eager fp32, so no compiler is needed; `--compile` is for machines where it pays. It did not on two
 cores with AVX-512 and no bfloat16 units, where the shipped checkpoint was made.
 """
@@ -37,7 +40,23 @@ from questions import KINDS
 from scenes import COLOR_CLASSES, KIND_CLASSES, PATCHES, Painter, PatchLabels, sample_crowded_scene
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
+from transformers import LlavaForConditionalGeneration
 from vocabulary import COLORS, SHAPES
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """When training steps see only a part of the visual tokens, and which part.
+
+    `preferences` says how much things are kept rather than background (0 is blind chance), drawn per picture.
+    `through_tower` lets the loss of such steps reach the tower. It then learns to spread what it reads over many
+    patches, until losing three quarters of them at random hardly matters; that is no model to test pruning on.
+    """
+
+    start: float
+    share: float
+    preferences: tuple[float, ...]
+    through_tower: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,7 @@ class Recipe:
 
     vision_minutes: float = 12.0
     question_minutes: float = 25.0
+    refine_minutes: float = 15.0
     steps: int | None = None
     processes: int = 2
     compile: bool = False
@@ -56,12 +76,13 @@ class Recipe:
     row_length: int = 148
     vision_rate: float = 3e-3
     question_rate: float = 2e-3
+    refine_rate: float = 1.5e-3
     warmup: int = 40
     frozen_until: float = 0.25
     reading_weight: float = 0.3
     digit_weight: float = 3.0
-    drop_from: float = 0.4
-    drop_share: float = 0.5
+    dropping: Dropping = Dropping(0.4, 0.5, (0.0, 1.0, 2.5), through_tower=True)
+    refine_dropping: Dropping = Dropping(0.0, 0.25, (2.5,), through_tower=False)
     drop_slots: int = 72
     fewest_kept: int = 24
     report_every: int = 25
@@ -105,14 +126,16 @@ def digit_accuracy(heads: ReadingHeads, features: Tensor, patches: PatchLabels) 
     return float((read == digits)[digits > 0].float().mean())
 
 
-def drop_tokens(rng: np.random.Generator, patches: PatchLabels, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def drop_tokens(
+    rng: np.random.Generator, patches: PatchLabels, preferences: tuple[float, ...], recipe: Recipe
+) -> tuple[Tensor, Tensor]:
     """Which visual tokens stay in a dropping step: (kept, hidden_from) as `packed_hidden` takes them.
 
     A criterion that works keeps things and drops background, random pruning keeps both alike. So every picture draws
     how much its things are preferred, and how many tokens it keeps.
     """
     pictures = len(patches.kind)
-    preference = rng.choice([0.0, 1.0, 2.5], (pictures, 1)) * (patches.kind > 0)
+    preference = rng.choice(preferences, (pictures, 1)) * (patches.kind > 0)
     order = np.argsort(-(rng.gumbel(size=(pictures, PATCHES)) + preference), 1)[:, : recipe.drop_slots]
     count = rng.integers(recipe.fewest_kept, recipe.drop_slots + 1, (pictures, 1))
     hidden = np.broadcast_to(np.arange(recipe.drop_slots) >= count, order.shape)
@@ -169,21 +192,35 @@ class Trainer:
 
     def question_stage(self) -> None:
         recipe = self.recipe
+        self._answer("question", recipe.question_minutes, recipe.question_rate, recipe.frozen_until, recipe.dropping)
+
+    def refinement(self) -> None:
+        recipe = self.recipe
+        self._answer("refine", recipe.refine_minutes, recipe.refine_rate, 0.0, recipe.refine_dropping)
+
+    def load(self, folder: Path) -> None:
+        """Take up a run whose question stage is finished."""
+        self.model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32").state_dict())
+        self.heads.load_state_dict(torch.load(folder / "vision_stage.pt", weights_only=True)["heads"])
+
+    def _answer(self, stage: str, minutes: float, rate: float, frozen_until: float, drop: Dropping) -> None:
+        recipe = self.recipe
         optimizer = MuonWithAdamW([*self.model.named_parameters(), *self._named_heads()])
         weights = np.ones(len(KINDS))
         losses = []
-        for step in self._steps("question", recipe.question_minutes, recipe.question_rate, optimizer):
+        for step in self._steps(stage, minutes, rate, optimizer):
             batch = sample_batch(self.painter, self.rng, recipe.question_pictures, recipe.questions, weights.tolist())
             packed = pack(batch.questions, recipe.row_length)
             tokens, positions, segments, labels = (
                 torch.from_numpy(array) for array in (packed.tokens, packed.positions, packed.segments, packed.labels)
             )
-            dropping = step == 1 or (self.done >= recipe.drop_from and self.rng.random() < recipe.drop_share)
-            kept, gone = drop_tokens(self.rng, batch.patches, recipe) if dropping else (None, None)
-            frozen = self.done < recipe.frozen_until
+            dropping = step == 1 or (self.done >= drop.start and self.rng.random() < drop.share)
+            kept, gone = drop_tokens(self.rng, batch.patches, drop.preferences, recipe) if dropping else (None, None)
+            frozen = self.done < frozen_until
             with torch.set_grad_enabled(not frozen):
                 features, pooled = self._look(self.model, to_pixel_values(batch.pixels))
-            visual = project(self.model, features)
+            cut = dropping and not drop.through_tower
+            visual = project(self.model, features.detach() if cut else features)
             hidden = self._hidden(self.model, visual, tokens, positions, segments, kept, gone)
             asked = labels != IGNORED
             loss = F.cross_entropy(self.model.lm_head(hidden[asked]), labels[asked])
@@ -194,12 +231,12 @@ class Trainer:
             torch.autograd.backward(loss)
             if step % recipe.report_every == 0:
                 recent = float(np.mean(losses[-recipe.report_every :]))
-                self.log(stage="question", step=step, done=round(self.done, 3), loss=round(recent, 4))
+                self.log(stage=stage, step=step, done=round(self.done, 3), loss=round(recent, 4))
             if step and step % recipe.weigh_every == 0:
                 accuracy = self.accuracy()
                 weights = 0.5 + (1 - accuracy)
                 rounded = dict(zip(KINDS, accuracy.round(3).tolist(), strict=True))
-                self.log(stage="question", step=step, accuracy=round(float(accuracy.mean()), 4), by_type=rounded)
+                self.log(stage=stage, step=step, accuracy=round(float(accuracy.mean()), 4), by_type=rounded)
                 if self.rank == 0:
                     export(self.model, self.out)  # something to look at while the rest trains
 
@@ -258,16 +295,21 @@ class Trainer:
         return float(flat[-1])
 
 
-def run_process(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
+def run_process(rank: int, recipe: Recipe, out: Path, refine: Path | None, rendezvous: str) -> None:
     """Train in one process on one thread: two threads of a process wait for each other more than they compute."""
     torch.set_num_threads(1)
     if recipe.processes > 1:
         dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=recipe.processes)
     trainer = Trainer(recipe, rank, out)
-    trainer.vision_stage()
-    if rank == 0:
-        torch.save({"model": trainer.model.state_dict(), "heads": trainer.heads.state_dict()}, out / "vision_stage.pt")
-    trainer.question_stage()
+    if refine is None:
+        trainer.vision_stage()
+        if rank == 0:
+            state = {"model": trainer.model.state_dict(), "heads": trainer.heads.state_dict()}
+            torch.save(state, out / "vision_stage.pt")
+        trainer.question_stage()
+    else:
+        trainer.load(refine)
+    trainer.refinement()
     if rank == 0:
         export(trainer.model, out)
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
@@ -276,14 +318,14 @@ def run_process(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
         dist.destroy_process_group()
 
 
-def train(recipe: Recipe, out: Path) -> None:
+def train(recipe: Recipe, out: Path, refine: Path | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if recipe.processes == 1:
-        run_process(0, recipe, out, "")
+        run_process(0, recipe, out, refine, "")
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (recipe, out, f"{folder}/rendezvous")
+        arguments = (recipe, out, refine, f"{folder}/rendezvous")
         spawn(run_process, arguments, nprocs=recipe.processes)  # type: ignore[no-untyped-call]
 
 
@@ -293,6 +335,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--vision-minutes", type=float, default=default.vision_minutes)
     parser.add_argument("--question-minutes", type=float, default=default.question_minutes)
+    parser.add_argument("--refine-minutes", type=float, default=default.refine_minutes)
+    parser.add_argument("--refine", type=Path, help="only refine the run in this folder")
     parser.add_argument("--steps", type=int, help="end each stage after so many steps instead of by the clock")
     parser.add_argument("--processes", type=int, default=default.processes, help="one per core")
     parser.add_argument("--compile", action="store_true", help="torch.compile the forward passes; needs a C++ compiler")
@@ -301,8 +345,8 @@ def main() -> None:
     parser.add_argument("--report-every", type=int, default=default.report_every)
     parser.add_argument("--seed", type=int, default=default.seed)
     options = vars(parser.parse_args())
-    out = options.pop("out")
-    train(replace(default, **options), out)
+    out, refine = options.pop("out"), options.pop("refine")
+    train(replace(default, **options), out, refine)
 
 
 if __name__ == "__main__":
