@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +22,11 @@ def require(name: str, present: bool, reason: str) -> None:
     if name in os.environ.get("AUTOPRUNE_TEST_REQUIRE", "").split(","):
         pytest.fail(f"AUTOPRUNE_TEST_REQUIRE names {name}, but {reason}")
     pytest.skip(reason)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C works, also where the tests were started in the background (shells make such jobs ignore SIGINT)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
