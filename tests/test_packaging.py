@@ -35,7 +35,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, code: str, cwd: Path) -> str:
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=cwd, timeout=120)
+    done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, cwd=cwd, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
