@@ -13,7 +13,9 @@ from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
-from autoprune.pruning.signals import EncoderRow, KeyNorm, PartConfig, Signal, Site, TextRow
+from autoprune.pruning.decoder_signals import KeyNorm, TextRow
+from autoprune.pruning.encoder_signals import EncoderRow
+from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,11 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.policy.budget import counts, separators
+from autoprune.pruning.decoder_signals import KeyNorm, ProjectedFeatures, Rows, TextRow
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.plan import Plan, PlannedStage
 from autoprune.pruning.record import Run
-from autoprune.pruning.signals import KeyNorm, ProjectedFeatures, Rows, Signal, TextRow
+from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tap import Abort, attention_rows, over_heads, row_mask
 from autoprune.pruning.tensors import take, true_first, true_last

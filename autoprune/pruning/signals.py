@@ -13,11 +13,11 @@ from pydantic import BeforeValidator
 from autoprune.document.numbers import exact
 from autoprune.document.problems import shown, suggest
 from autoprune.errors import BadInput
+from autoprune.pruning.decoder_signals import DecoderSignal
+from autoprune.pruning.encoder_signals import EncoderSignal
 from autoprune.pruning.parts import Config
 
 Space = Literal["projected", "encoder", "hidden", "keys"]
-Heads = Literal["mean", "max"]
-Rows = Literal["last", "text"]
 
 
 @dataclass(frozen=True)
@@ -31,48 +31,7 @@ class Site:
     has_cls: bool
 
 
-@dataclass(frozen=True)
-class EncoderRow:
-    """CLS attention at one encoder block (0-based), reduced over heads: [V]."""
-
-    block: int
-    heads: Heads
-
-
-@dataclass(frozen=True)
-class EncoderFeatures:
-    """Rows that enter the projector: [V, Dv]. Newlines are zero."""
-
-
-@dataclass(frozen=True)
-class ProjectedFeatures:
-    """Rows that enter decoder layer 0: [V, D]."""
-
-
-@dataclass(frozen=True)
-class TextRow:
-    """Attention of prompt rows at one decoder layer: [V]. `own` = the stage's own layer, before the stage."""
-
-    layer: int
-    rows: Rows
-    heads: Heads
-    own: bool
-
-
-@dataclass(frozen=True)
-class KeyNorm:
-    """L2 norm of the keys of one decoder layer over all heads: [V]."""
-
-    layer: int
-    own: bool
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """An integer hash of the token's image: [V]."""
-
-
-Signal = EncoderRow | EncoderFeatures | ProjectedFeatures | TextRow | KeyNorm | Pixels
+Signal = EncoderSignal | DecoderSignal
 
 
 class PartConfig(Config):

@@ -19,7 +19,7 @@ from autoprune.pruning.tensors import take
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from autoprune.pruning.signals import Heads
+    from autoprune.pruning.encoder_signals import Heads
 
 NAME = "autoprune_tap"
 Listener = Callable[["Tensor", "Tensor", float, "Tensor | None"], None]

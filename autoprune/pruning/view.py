@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoprune.pruning.signals import EncoderFeatures, ProjectedFeatures, Signal, Site
+from autoprune.pruning.decoder_signals import ProjectedFeatures
+from autoprune.pruning.encoder_signals import EncoderFeatures
+from autoprune.pruning.signals import Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

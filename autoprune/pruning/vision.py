@@ -16,7 +16,8 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.models.family import Family, ImageLayout, Places
-from autoprune.pruning.signals import EncoderFeatures, EncoderRow, Pixels, Signal
+from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderRow, Pixels
+from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap, attention_rows, over_heads
 
 if TYPE_CHECKING:

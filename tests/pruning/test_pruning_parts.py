@@ -17,8 +17,10 @@ from autoprune.errors import BadInput
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
+from autoprune.pruning.decoder_signals import ProjectedFeatures
+from autoprune.pruning.encoder_signals import EncoderFeatures, Pixels
 from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
-from autoprune.pruning.signals import EncoderFeatures, Pixels, ProjectedFeatures, Signal
+from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tensors import rank
 from autoprune.pruning.view import Quota, StageView

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from autoprune.errors import BadInput
+from autoprune.pruning.encoder_signals import EncoderRow, Heads
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import EncoderLayer, EncoderRow, Heads, PartConfig, Signal, Site, encoder_block
+from autoprune.pruning.signals import EncoderLayer, PartConfig, Signal, Site, encoder_block
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autoprune.pruning.decoder_signals import KeyNorm, ProjectedFeatures
+from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import EncoderFeatures, KeyNorm, PartConfig, ProjectedFeatures, Signal, Site, Space
+from autoprune.pruning.signals import PartConfig, Signal, Site, Space
 
 if TYPE_CHECKING:
     from torch import Tensor

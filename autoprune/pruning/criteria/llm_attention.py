@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from autoprune.pruning.decoder_signals import Rows, TextRow
+from autoprune.pruning.encoder_signals import Heads
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import DecoderLayer, Heads, PartConfig, Rows, Signal, Site, TextRow, decoder_row_layer
+from autoprune.pruning.signals import DecoderLayer, PartConfig, Signal, Site, decoder_row_layer
 
 if TYPE_CHECKING:
     from torch import Tensor

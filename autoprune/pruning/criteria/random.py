@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from autoprune.pruning.encoder_signals import Pixels
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import PartConfig, Pixels, Signal, Site
+from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

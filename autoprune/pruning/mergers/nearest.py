@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from autoprune.pruning.decoder_signals import ProjectedFeatures
+from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import EncoderFeatures, PartConfig, ProjectedFeatures, Signal, Site
+from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
