@@ -81,7 +81,7 @@ class Recipe:
     frozen_until: float = 0.25
     reading_weight: float = 0.3
     digit_weight: float = 3.0
-    dropping: Dropping = Dropping(0.4, 0.5, (0.0, 1.0, 2.5), through_tower=True)
+    dropping: Dropping = Dropping(0.4, 0.4, (0.0, 1.0, 2.5), through_tower=False)
     refine_dropping: Dropping = Dropping(0.0, 0.25, (2.5,), through_tower=False)
     drop_slots: int = 72
     fewest_kept: int = 24
