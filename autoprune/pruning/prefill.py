@@ -5,6 +5,7 @@ All lengths are integers on the host, read from the device once at the start; no
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tap import Abort, attention_rows, over_heads, row_mask
 from autoprune.pruning.tensors import take, true_first, true_last
 from autoprune.pruning.translate import Translator
-from autoprune.pruning.view import StageView
+from autoprune.pruning.view import Grid, StageView, TextSpace
 from autoprune.pruning.vision import ImageFacts, facts_of
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Prefill:
         self.place = place[self.ordinal]
         self.newline = torch.cat([f.newline for f in facts])[self.ordinal]
         self.newlines = _per_sample(facts, self.prompt.n)
+        self.grid = _grid(facts, self.ordinal)
 
     def _protected(self, planned: PlannedStage) -> Tensor:
         """[B, V] mask of protected tokens among those still there (padding included, masked by the caller)."""
@@ -171,6 +173,8 @@ class Prefill:
             place=self.place.gather(1, self.tokens),
             mass=self.mass,
             provide=self._signal,
+            grid=Grid(*(places.gather(1, self.tokens) for places in self.grid)),
+            text=functools.partial(self._text, hidden),
         )
         return self._apply(reduce(planned, view, keep, self.now, protected), view, where, keep, hidden)
 
@@ -223,6 +227,14 @@ class Prefill:
         values = torch.cat([f.signals[signal] for f in self.facts])
         return values[self.ordinal.gather(1, self.tokens)]
 
+    def _text(self, hidden: Tensor, space: TextSpace) -> tuple[Tensor, Tensor]:
+        """Prompt rows after the last visual token [B, R, D] and which are real: as embedded, or entering the layer."""
+        if space == "hidden":
+            rows, real = self._rows("text")
+            return take(hidden, rows, 1), real
+        rows = true_last(self.prompt.text, self.prompt.text_rows)
+        return take(self.embeds, rows, 1), self.prompt.text.gather(1, rows)
+
     def _probe(self, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Run the layer up to its attention function, without touching the cache."""
         own = kwargs if self.pristine else self.translator.prefill(kwargs, hidden)
@@ -267,6 +279,15 @@ class Prefill:
             here = here & self.layout.valid
         rows = true_last(here, count)
         return rows, here.gather(1, rows)
+
+
+def _grid(facts: Sequence[ImageFacts], ordinal: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image number in the sample, segment, row and column of each sample's tokens, [B, N] each."""
+    layouts = [f.layout for f in facts]
+    image = torch.repeat_interleave(torch.tensor([f.tokens for f in facts]))
+    columns = [torch.cat([getattr(x, name) for x in layouts]) for name in ("segment", "row", "column")]
+    image, segment, row, column = (values.to(ordinal.device)[ordinal] for values in (image, *columns))
+    return image - image[:, :1], segment, row, column
 
 
 def _per_sample(facts: Sequence[ImageFacts], n: Sequence[int]) -> list[int]:

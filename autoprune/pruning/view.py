@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autoprune.pruning.decoder_signals import ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures
@@ -12,6 +12,8 @@ from autoprune.pruning.signals import Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TextSpace = Literal["projected", "hidden"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +25,17 @@ class Quota:
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """Where each token lies, [B, V] int each: number of its image in the sample, segment (0 = the overview or the only
+    one, 1 = high-resolution tiles), row and column in the segment. Newlines have the column after the last."""
+
+    image: Tensor
+    segment: Tensor
+    row: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class StageView:
     """Visual tokens at a stage, raster order, padded at the end to the longest sample. B samples, V tokens.
 
@@ -31,6 +44,9 @@ class StageView:
     tokens [B, V] int: the token's number in its sample. place [B, V] int: its number in its image.
     mass [B, V] float32: how many original tokens a row stands for.
     provide: the value of a signal for these tokens, [B, V] or [B, V, D].
+    grid: where the tokens lie in their images.
+    text: rows [B, R, D] of the prompt after the last visual token, and which of them are real [B, R]: `projected` as
+    they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer. The last is the last token.
     """
 
     site: Site
@@ -41,6 +57,8 @@ class StageView:
     place: Tensor
     mass: Tensor
     provide: Callable[[Signal], Tensor]
+    grid: Grid
+    text: Callable[[TextSpace], tuple[Tensor, Tensor]]
 
     def features(self, space: str) -> Tensor:
         """Feature rows of a space (`projected`, `encoder`, `hidden`) in float32, [B, V, D]."""

@@ -23,11 +23,12 @@ from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tensors import rank
-from autoprune.pruning.view import Quota, StageView
+from autoprune.pruning.view import Grid, Quota, StageView
 
 VISION = VisionGeometry(depth=3, width=12, heads=2, mlp=24, image_size=48, patch_size=8, has_cls=True)
 GEOMETRY = Geometry("llava", 6, 16, 4, 2, 4, 32, 128, VISION, 36)
 COUNTS = [23, 36, 11]  # visual tokens of the samples
+TEXTS = [2, 4, 3]  # prompt rows of the samples
 PROTECTED = [(4, 22), (), (0, 1, 10)]
 SITES: tuple[tuple[Literal["projector", "llm"], int], ...] = (("projector", 0), ("llm", 0), ("llm", 3))
 
@@ -92,7 +93,19 @@ class World:
             shielded[b, list(PROTECTED[s])] = True
         mass = self.values("mass", ()).abs().nan_to_num(1) + 0.5
         hidden = self.values("hidden", (16,)).nan_to_num(0)
-        return StageView(planned.site, hidden, valid, valid & ~shielded, numbers, numbers, mass, self.signal)
+        grid = Grid(numbers // 100, numbers // 100, numbers // 6, numbers % 6)
+        free = valid & ~shielded
+        return StageView(planned.site, hidden, valid, free, numbers, numbers, mass, self.signal, grid, self.text)
+
+    def text(self, space: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded prompt rows: 2, 4 and 3 of them."""
+        real = torch.zeros(len(self.samples), 4, dtype=torch.bool)
+        rows = torch.full((len(self.samples), 4, 16), float("nan"))
+        for b, s in enumerate(self.samples):
+            real[b, 4 - TEXTS[s] :] = True
+            generator = torch.Generator().manual_seed(zlib.crc32(space.encode()) + s)
+            rows[b, 4 - TEXTS[s] :] = torch.randn(TEXTS[s], 16, generator=generator)
+        return rows, real
 
     def reduce(self, planned: PlannedStage, keep: Sequence[int]) -> Reduction:
         now = [COUNTS[s] for s in self.samples]
