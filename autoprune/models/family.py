@@ -20,7 +20,8 @@ MODULES = ("llava", "llava_next")
 @dataclass(frozen=True)
 class Places:
     """Where the parts of a loaded model are. `base` is the multimodal model without its head (it owns
-    `get_image_features`); `blocks` are the vision tower's encoder blocks, `layers` the decoder's."""
+    `get_image_features`); `blocks` are the vision tower's encoder blocks, `attention` names the attention module in
+    one, `layers` are the decoder's. `unit` x `unit` patches of the tower become one row of the projector's output."""
 
     base: nn.Module
     tower: nn.Module
@@ -28,6 +29,8 @@ class Places:
     projector: nn.Module
     language_model: nn.Module
     layers: Sequence[nn.Module]
+    attention: str = "self_attn"
+    unit: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class ImageLayout:
     `source` [n] (on the CPU): row of the projector's output, flattened over (tile, patch) for all images of the
     call, or -1 for a newline. `row` and `column` [n] place the token in its segment; `segment` is 0 for the overview
     (or the only one) and 1 for the high-resolution tiles. `tiles` is the number of tower inputs of this image.
+    Where the model shrinks the picture, a token is a mean of several rows: `members` [n, m] with `weights` [n, m] that
+    sum to 1 (0 for a newline); `source` is then the one that weighs most.
     """
 
     source: Tensor
@@ -44,6 +49,8 @@ class ImageLayout:
     row: Tensor
     column: Tensor
     tiles: int
+    members: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def newlines(self) -> int:

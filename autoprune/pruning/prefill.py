@@ -63,12 +63,12 @@ class Prompt:
 
 @dataclass(eq=False)
 class Prefill:
-    """State of one prefill. `images` are the feature tensors of all images, in order of appearance."""
+    """State of one prefill. `images` is what get_image_features returned for all images, in order of appearance."""
 
     plan: Plan
     prompt: Prompt
     embeds: Tensor
-    images: Sequence[Tensor]
+    images: Any
     cache: Any
     implementation: str
     rotary: Callable[[Tensor, Tensor], Any]
@@ -95,7 +95,7 @@ class Prefill:
     # ------------------------------------------------------------ before the layers
     def _prepare_images(self, device: torch.device) -> None:
         """Line the images' facts up with the visual tokens of each sample."""
-        facts = facts_of(self.images)
+        facts = facts_of(self.images, self.prompt.n)
         total, expected = sum(f.tokens for f in facts), sum(self.prompt.n)
         if total != expected:
             raise AutoPruneError(f"{expected} image placeholders but {total} image features in this prefill")

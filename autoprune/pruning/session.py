@@ -32,8 +32,6 @@ from autoprune.pruning.translate import decode_mask
 from autoprune.pruning.vision import VisionWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 _ATTACHED: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -51,10 +49,11 @@ class _Decode:
 
 @dataclass(eq=False)
 class _Forward:
-    """State of one forward of the multimodal model, from its inputs to the end of its language model."""
+    """State of one forward of the multimodal model, from its inputs to the end of its language model. `images` is
+    what get_image_features returned, or None."""
 
     ids: Tensor | None
-    images: Sequence[Tensor] | None
+    images: Any
     step: Prefill | _Decode | None = None
 
 
@@ -186,14 +185,13 @@ class Session:
     def _vision_signals(self) -> frozenset[Signal]:
         return self.plan.signals
 
-    def _got_images(self, features: Sequence[Tensor]) -> None:
+    def _got_images(self, output: Any) -> None:
         if self._forward is not None:
-            self._forward.images = features
+            self._forward.images = output
 
     def _base_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
-        given = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        self._local.forward = _Forward(ids, None if given is None else given.pooler_output)
+        self._local.forward = _Forward(ids, (kwargs.get("mm_encoder_outputs") or {}).get("image"))
 
     def _base_ends(self, *unused: object) -> None:
         self._local.forward = None
@@ -223,7 +221,7 @@ class Session:
         return args, kwargs
 
     def _start(
-        self, prompt: Prompt, embeds: Tensor, images: Sequence[Tensor], kwargs: dict[str, Any], language_model: Any
+        self, prompt: Prompt, embeds: Tensor, images: Any, kwargs: dict[str, Any], language_model: Any
     ) -> Prefill:
         use_cache, cache = kwargs.get("use_cache"), kwargs.get("past_key_values")
         if cache is None and (language_model.config.use_cache if use_cache is None else use_cache):

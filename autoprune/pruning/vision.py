@@ -1,14 +1,16 @@
 """What is remembered of an image on its way through tower and projector.
 
-generate() computes image features before the forward and may repeat them per beam, so the facts ride on each image's
-feature tensor: wherever the library carries the features, the facts are there too.
+generate() computes image features before the forward and may repeat them per beam. So the facts ride on each image's
+feature tensor, or, where the features of all images are one tensor, on the output that holds it: wherever the library
+carries the features, the facts are there too.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +41,32 @@ class ImageFacts:
         return len(self.layout.source)
 
 
-def facts_of(features: Iterable[Tensor]) -> list[ImageFacts]:
-    """The facts of each image's feature tensor. Raises AutoPruneError if they were computed elsewhere."""
-    found = [getattr(f, ATTRIBUTE, None) for f in features]
+def facts_of(output: Any, n: Sequence[int]) -> list[ImageFacts]:
+    """The facts of every image of a get_image_features output, in order; `n` are the samples' visual tokens.
+
+    Raises AutoPruneError if they were computed elsewhere.
+    """
+    features = output.pooler_output
+    if hasattr(features, "shape"):
+        found = list(getattr(output, ATTRIBUTE, [None]))
+    else:
+        found = [getattr(f, ATTRIBUTE, None) for f in features]
     if any(f is None for f in found):
         raise AutoPruneError("the image features were not computed under this policy: attach before computing them")
-    return [f for f in found if f is not None]
+    return _repeated(found, n) if hasattr(features, "shape") and len(features) > len(found) else found
+
+
+def _repeated(facts: list[ImageFacts], n: Sequence[int]) -> list[ImageFacts]:
+    """For beams generate() repeats a sample's rows and all its images together; `n` is of the repeated samples."""
+    times = sum(n) // sum(f.tokens for f in facts)
+    repeated, position = [], 0
+    for expected in n[::times]:
+        start, seen = position, 0
+        while seen < expected and position < len(facts):
+            seen += facts[position].tokens
+            position += 1
+        repeated += facts[start:position] * times
+    return repeated
 
 
 @dataclass(eq=False)
@@ -58,14 +80,14 @@ class _Call:
 
 
 class VisionWatch:
-    """Observes a model's image features. `wanted()` says which signals to take, `done(features)` gets each result."""
+    """Observes a model's image features. `wanted()` says which signals to take, `done(output)` gets each result."""
 
     def __init__(
         self,
         family: Family,
         places: Places,
         wanted: Callable[[], frozenset[Signal]],
-        done: Callable[[Sequence[Tensor]], None],
+        done: Callable[[Any], None],
     ) -> None:
         self._places, self._wanted, self._done = places, wanted, done
         self._local = threading.local()
@@ -85,7 +107,7 @@ class VisionWatch:
     def tap(self, block: int) -> None:
         """Listen to an encoder block's attention (idempotent)."""
         if block not in self._taps:
-            module = self._places.blocks[block].self_attn
+            module = getattr(self._places.blocks[block], self._places.attention)
             self._taps[block] = Tap(module, functools.partial(self._listen, block))
 
     def remove(self) -> None:
@@ -107,8 +129,15 @@ class VisionWatch:
         features = getattr(output, "pooler_output", None)
         if features is not None:
             pixels = kwargs.get("pixel_values", args[0] if args else None)
-            _annotate(features, call, pixels)
-            self._done(features)
+            facts = _facts(call, pixels, self._places.unit, features[0].device)
+            if len(facts) != len(features):
+                raise AutoPruneError(f"{len(features)} images but {len(facts)} layouts: this tower is not supported")
+            if hasattr(features, "shape"):
+                setattr(output, ATTRIBUTE, facts)
+            else:
+                for tensor, fact in zip(features, facts, strict=True):
+                    setattr(tensor, ATTRIBUTE, fact)
+            self._done(output)
         return output
 
     def _report(self, layouts: list[ImageLayout]) -> None:
@@ -130,38 +159,67 @@ class VisionWatch:
             call.rows[signal] = over_heads(weights, signal.heads)
 
 
-def _annotate(features: Sequence[Tensor], call: _Call, pixels: Any) -> None:
-    """Hang each image's facts on its feature tensor; one host-to-device copy for all images."""
+def _facts(call: _Call, pixels: Any, unit: int, device: torch.device) -> list[ImageFacts]:
+    """The facts of each image; one host-to-device copy for all images."""
     layouts = call.layouts
-    if len(layouts) != len(features):
-        raise AutoPruneError(f"{len(features)} images but {len(layouts)} layouts: this tower is not supported")
-    source = torch.cat([x.source for x in layouts]).to(features[0].device)
+    source = torch.cat([x.source for x in layouts]).to(device)
     lengths = [len(x.source) for x in layouts]
     newline = source < 0
     values: dict[Signal, Tensor] = {}
-    patches = _patches(layouts)
+    spread = functools.partial(_spread, source=source, newline=newline, mixed=_mixed(layouts, device))
+    rows = _rows(layouts)
     if call.features is not None:
-        values[EncoderFeatures()] = _spread(call.features.flatten(0, 1), source, newline)
+        values[EncoderFeatures()] = spread(_folded(call.features, rows, unit).flatten(0, 1))
     for signal, row in call.rows.items():
-        values[signal] = _spread(row[:, row.shape[1] - patches :].flatten(), source, newline)
+        values[signal] = spread(_folded(row, rows, unit).flatten())
     if Pixels() in call.wanted:
         hashes = pixel_hashes(pixels, [x.tiles for x in layouts])
-        which = torch.repeat_interleave(torch.tensor(lengths)).to(source.device)
+        which = torch.repeat_interleave(torch.tensor(lengths)).to(device)
         values[Pixels()] = hashes[which]
     parts = {s: torch.split(v, lengths) for s, v in values.items()}
-    for i, (tensor, newlines) in enumerate(zip(features, torch.split(newline, lengths), strict=True)):
-        facts = ImageFacts(layouts[i], newlines, {s: v[i] for s, v in parts.items()})
-        setattr(tensor, ATTRIBUTE, facts)
+    newlines = torch.split(newline, lengths)
+    return [ImageFacts(x, newlines[i], {s: v[i] for s, v in parts.items()}) for i, x in enumerate(layouts)]
 
 
-def _patches(layouts: Sequence[ImageLayout]) -> int:
-    """Projector rows per tower input: the overview (or only) segment holds one tower input's rows."""
+def _rows(layouts: Sequence[ImageLayout]) -> int:
+    """The projector's rows per tower input: the overview (or only) segment holds one tower input's rows."""
     first = layouts[0]
     return int(((first.segment == 0) & (first.source >= 0)).sum())
 
 
-def _spread(rows: Tensor, source: Tensor, newline: Tensor) -> Tensor:
-    picked = rows[source.clamp(min=0)]
+def _folded(values: Tensor, rows: int, unit: int) -> Tensor:
+    """Values per tower token [T, tokens, ...] as values per projector row [T, rows, ...]: leading tokens that are no
+    patches are cut off, patches that become one row are averaged. What comes per row already is left as it is."""
+    if values.shape[1] == rows:
+        return values
+    patches = values[:, values.shape[1] - rows * unit * unit :]
+    if unit == 1:
+        return patches
+    side = math.isqrt(rows)
+    blocks = patches.reshape(len(patches), side, unit, side, unit, *patches.shape[2:])
+    return blocks.float().mean((2, 4)).flatten(1, 2)
+
+
+def _mixed(layouts: Sequence[ImageLayout], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Rows [n, m] and weights [n, m] of all images' tokens where some token is a mean of rows, else None."""
+    most = max(1 if x.members is None else x.members.shape[1] for x in layouts)
+    if most == 1:
+        return None
+    members, weights = [], []
+    for x in layouts:
+        alone = torch.nn.functional.one_hot(torch.zeros_like(x.source), most).float()
+        members.append(x.source.clamp(min=0)[:, None].expand(-1, most) if x.members is None else x.members)
+        weights.append(alone if x.weights is None else x.weights.float())
+    return torch.cat(members).to(device), torch.cat(weights).to(device)
+
+
+def _spread(rows: Tensor, source: Tensor, newline: Tensor, mixed: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Values per projector row, flattened over the call, at the visual tokens; newlines are zero."""
+    if mixed is None:
+        picked = rows[source.clamp(min=0)]
+    else:
+        members, weights = mixed
+        picked = (rows[members].float() * weights.view(*weights.shape, *[1] * (rows.ndim - 1))).sum(1)
     return picked.masked_fill(newline.view(-1, *[1] * (rows.ndim - 1)), 0)
 
 
