@@ -154,12 +154,18 @@ class Binder:
 
     def part(self, kind: Any, use: Use, layer: int) -> Part:
         params = dict(self.parts.fill(kind, use.name, use.params))
-        if kind == "criterion" and "layer" in params:
+        if kind == "criterion":
             vision = "projector" in self.parts.sites(kind, use.name)
-            params["layer"] = (
-                self.vision_layer(params["layer"]) if vision else self.decoder_layer(params["layer"], layer)
-            )
+            for key, value in params.items():
+                if key in ("layer", "layers") and value is not None:
+                    params[key] = self.layers(value, layer, vision)
         return Part(use.name, params)
+
+    def layers(self, layer: Any, stage: int, vision: bool) -> Any:
+        """A layer as a number, of a range `[a, b]` both ends."""
+        if isinstance(layer, list | tuple):
+            return [self.layers(end, stage, vision) for end in layer]
+        return self.vision_layer(layer) if vision else self.decoder_layer(layer, stage)
 
     def vision_layer(self, layer: Any) -> int:
         depth = self.geometry.vision_depth

@@ -132,12 +132,12 @@ class _Check:
         if site not in sites:
             why = "an LM row at projector: " if kind == "criterion" and site == "projector" else ""
             yield Problem(use.path, f"{why}{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
-        elif kind == "criterion" and "layer" in filled:
-            path = (*use.path, use.name, "layer") if "layer" in use.params else use.path
-            layer = filled["layer"]
-            message = self.vision_layer(layer) if "projector" in sites else self.decoder_layer(layer, stage)
-            if message:
-                yield Problem(path, message)
+        elif kind == "criterion":
+            for key, layer in _layers(filled):
+                path = (*use.path, use.name, *key) if key[0] in use.params else use.path
+                message = self.vision_layer(layer) if "projector" in sites else self.decoder_layer(layer, stage)
+                if message:
+                    yield Problem(path, message)
 
     def vision_layer(self, layer: Any) -> str:
         """What is wrong with an encoder block's number, or nothing."""
@@ -178,3 +178,11 @@ class _Check:
         if n is not None and isinstance(stage.protect, tuple) and stage.protect and stage.protect[-1] >= n:
             path = (*stage.path, "protect", "index")
             yield Problem(path, f"position {stage.protect[-1]} is beyond an image's {n} visual tokens (0 to {n - 1})")
+
+
+def _layers(filled: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
+    """Every layer that a criterion's parameters name, and where: `layer`, or both ends of `layers`."""
+    if filled.get("layer") is not None:
+        yield ("layer",), filled["layer"]
+    for i, end in enumerate(filled.get("layers") or ()):
+        yield ("layers", i), end

@@ -15,12 +15,14 @@ class _Config(BaseModel):
 
 
 class _Encoder(_Config):
-    layer: int | str = -2
+    layer: int | str | None = -2
+    layers: tuple[int | str, int | str] | None = None
     source: Literal["cls"] = Field("cls", alias="from")
 
 
 class _Decoder(_Config):
-    layer: int | str = "prev"
+    layer: int | str | None = "prev"
+    layers: tuple[int | str, int | str] | None = None
     source: Literal["last", "text"] = Field("last", alias="from")
 
 

@@ -51,6 +51,14 @@ def mix(weights: dict[str, Any], **more: Any) -> dict[str, Any]:
         ({"at": "input", "keep": 0.5, "score": "random"}, {"at": "llm:0", "keep": 0.5, "score": {"random": {"seed": 0}}}),
         ({**LAST, "score": {"encoder_attention": {"layer": -2}}}, {**LAST, "score": {"encoder_attention": {"layer": 4}}}),
         ({**LAST, "score": {"encoder_attention": {"layer": "5/24"}}}, {**LAST, "score": {"encoder_attention": {"layer": 1}}}),
+        (
+            {**LAST, "score": {"encoder_attention": {"layer": None, "layers": ["1/3", -2]}}},
+            {**LAST, "score": {"encoder_attention": {"layer": None, "layers": [2, 4]}}},
+        ),
+        (
+            {**LAST, "score": {"llm_attention": {"layer": None, "layers": ["1/8", "prev"]}}},
+            {**LAST, "score": {"llm_attention": {"layer": None, "layers": [1, 3]}}},
+        ),
         ({**LAST, "protect": {"index": [3, 1, 3]}}, {**LAST, "protect": {"index": [1, 3]}}),
         (LAST, {**LAST, "protect": "newlines"}),
         ({"at": "projector", "keep": 0.5, "score": "random"}, {"at": "input", "keep": 0.5, "score": "random"}),
@@ -71,6 +79,7 @@ def test_equal_effects_share_one_digest(a: dict[str, Any], b: dict[str, Any]) ->
         {**LAST, "keep": 0.51},
         {**LAST, "score": {"llm_attention": {"layer": "own"}}},
         {**LAST, "score": {"llm_attention": {"from": "text"}}},
+        {**LAST, "score": {"llm_attention": {"layer": None, "layers": [2, 3]}}},
         {**LAST, "select": "far"},
         {**LAST, "merge": "nearest"},
         {**LAST, "positions": "compact"},
@@ -191,7 +200,7 @@ def test_resolved_values() -> None:
     assert (stage.site, stage.layer, stage.merge) == ("llm", 4, Part("drop"))
     assert stage.picks[0].score == Mix(
         (
-            (Fraction(1, 4), Part("llm_attention", {"layer": 4, "from": "last"})),
+            (Fraction(1, 4), Part("llm_attention", {"layer": 4, "layers": None, "from": "last"})),
             (Fraction(3, 4), Part("random", {"seed": 0})),
         ),
         "minmax",

@@ -115,6 +115,8 @@ STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
         ('  - {at: llm:0, keep: 0.5, score: {llm_attention: {layer: «prev}}}', 'stages[0].score.llm_attention.layer: `layer: prev`'),
         ('  - {at: llm:4, keep: 0.5, score: {llm_attention: {layer: «5}}}', 'the row of layer 5 does not exist yet at llm:4'),
         ('  - {at: llm:4, keep: 0.5, score: {encoder_attention: {layer: «-7}}}', 'stages[0].score.encoder_attention.layer: encoder block -7'),
+        ('  - {at: llm:4, keep: 0.5, score: {encoder_attention: {layer: null, layers: [0, «6]}}}', 'stages[0].score.encoder_attention.layers[1]: encoder block 6'),
+        ('  - {at: llm:4, keep: 0.5, score: {llm_attention: {layer: null, layers: [own, «5]}}}', 'the row of layer 5 does not exist yet at llm:4'),
         (STAGE + '  - {at: llm:6, keep: «0.6, score: random}', 'stages[1].keep: keep rises with depth: 3/5 after 1/2'),
         (STAGE + '  - {at: «llm:4, keep: 0.1, score: random}', 'stages[1].at: a second stage at llm:4: one per site'),
         (STAGE + '  - {at: «llm:1/2, keep: 0.1, score: random}', 'stages[1].at: a second stage at llm:1/2: one per site'),
