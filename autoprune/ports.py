@@ -246,7 +246,7 @@ class Publisher(Protocol):
 class Progress:
     """A snapshot for people: what is going on, how far, how good."""
 
-    phase: Literal["loading", "baseline", "references", "search", "certify", "publish", "done"]
+    phase: Literal["loading", "baseline", "references", "search", "certify", "compare", "publish", "done"]
     complete: int = 0
     failed: int = 0
     running: int = 0

@@ -131,6 +131,8 @@ def _policy() -> Json:
         "paper": {"type": "string"},
         "claims": {"type": "object"},
         "literal": {"type": "object"},
+        "confidence": {"enum": ["high", "low"]},
+        "assumed": {"type": "string"},
         "criteria": {"type": "object", "additionalProperties": {"$ref": "#/$defs/score"}},
         "stages": {"type": "array", "items": {"anyOf": [stage, curved]}},
     }

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoprune.api.answering import answer as answer
+    from autoprune.api.comparing import Comparison as Comparison
+    from autoprune.api.comparing import compare as compare
+    from autoprune.api.methods import list_methods as list_methods
     from autoprune.api.policies import diff_policies as diff_policies
     from autoprune.api.policies import export_policy as export_policy
     from autoprune.api.policies import list_policies as list_policies
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 # module here, or importing the module would hide the function.
 _HOMES = {
     "answer": "answering",
+    "Comparison": "comparing",
+    "compare": "comparing",
+    "list_methods": "methods",
     "diff_policies": "policies",
     "export_policy": "policies",
     "list_policies": "policies",

@@ -12,7 +12,7 @@ from autoprune.measures.requests import requested
 from autoprune.models.fingerprint import fingerprint
 from autoprune.ports import EvaluationContext, WorkerSpec
 
-LIBRARIES = ("torch", "transformers", "tokenizers")
+LIBRARIES = ("autoprune", "torch", "transformers", "tokenizers")
 
 
 def evaluation_context(spec: WorkerSpec) -> EvaluationContext:

@@ -4,7 +4,8 @@ Formulas (one sample, n_l visual positions and t text positions entering decoder
 
 * vision tower, per picture with p patches and T = p + CLS tokens: patch embedding 2·p·w·c·k²; each executed block
   8·T·w² (four projections) + 4·T²·w (attention) + 4·T·w·m (two-layer MLP);
-* projector (two layers): 2·p·(f·d + d²) per picture;
+* projector (two layers): 2·(p/u)·(f·h' + h'·d) per picture, where u patches become one row and h' lies between the
+  layers; with one layer 2·(p/u)·f·d;
 * decoder layer: 4·s·d·(h + g)·e (query, output; key, value) + 4·s²·h·e (attention) + 6·s·d·m (gated MLP; else 4·s·d·m);
 * head: 2·d·V, for the last position only, as `generate` does.
 
@@ -89,7 +90,10 @@ def picture_flops(geometry: Geometry) -> int:
     embedding = 2 * patches * vision.width * vision.channels * vision.patch_size**2
     block = 8 * tokens * vision.width**2 + 4 * tokens**2 * vision.width + 4 * tokens * vision.width * vision.mlp
     blocks = vision.depth if vision.executed is None else vision.executed
-    projector = 2 * patches * (geometry.projector_width * geometry.width + geometry.width**2)
+    hidden = geometry.width if geometry.projector_hidden is None else geometry.projector_hidden
+    given = geometry.projector_width
+    weights = given * hidden + hidden * geometry.width if hidden else given * geometry.width
+    projector = 2 * (patches // geometry.merge_unit) * weights
     return embedding + blocks * block + projector
 
 

@@ -22,6 +22,7 @@ from autoprune.errors import BadInput
 from autoprune.measures.costs import SampleCost, costs
 from autoprune.measures.data import SplitData
 from autoprune.measures.errors import NonFinite
+from autoprune.measures.latency import Timing, time_prefill
 from autoprune.measures.loading import Loaded, load
 from autoprune.measures.passes import run
 from autoprune.measures.requests import Requested, requested
@@ -87,6 +88,11 @@ class ModelEvaluator:
         values.update({label: math.fsum(numbers) / count for label, numbers in samples.items()})
         seconds = time.perf_counter() - started
         return Measurement(values, samples, data.images[:count], records, seconds)
+
+    def prefill(self, policy: str, split: Split, records: int, rounds: int) -> Timing:
+        """Time the prefill of the first `records` records as one batch, beside the unpruned one."""
+        resolved, data = self._resolved(policy), self._data[split]
+        return time_prefill(self.loaded, data.rows(min(records, len(data.records))), resolved, rounds)
 
     def _chosen(self, labels: Sequence[str]) -> list[Requested]:
         unknown = [label for label in labels if label not in self._measures]

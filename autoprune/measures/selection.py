@@ -69,9 +69,9 @@ class Selection:
 
 def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
     chosen = budget.split([pick.share for pick in bound.stage.picks], sizes.kept)
-    for (criteria, select), count in zip(bound.picks, chosen, strict=True):
+    for i, (criteria, select) in enumerate(bound.picks):
         yield from (criterion(sizes) for criterion in criteria)
-        yield select(replace(sizes, kept=count, scored=bool(criteria)))
+        yield select(replace(sizes, kept=chosen[i], scored=bool(criteria), earlier=sum(chosen[:i])))
     yield bound.merge(sizes)
 
 

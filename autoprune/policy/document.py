@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.document.problems import Problems, shown, suggest
 from autoprune.policy.holes import holes, shown_hole
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
-from autoprune.policy.reading import check_keys, read_score, read_stage
+from autoprune.policy.reading import check_keys, one_of, read_score, read_stage
 
 if TYPE_CHECKING:
     from autoprune.document.yaml import Source
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use", "read_policy"]
 
 SCHEMA = "autoprune/policy/1"
-KEYS = ("schema", "name", "paper", "claims", "literal", "criteria", "stages")
+KEYS = ("schema", "name", "paper", "claims", "literal", "confidence", "assumed", "criteria", "stages")
+CONFIDENCES = ("high", "low")
 
 
 @dataclass(frozen=True)
 class Policy:
     """What is pruned where, and how. `claims` and `literal` are documentation: they never change what
-    the engine does. `criteria` are names for scores, used by the stages."""
+    the engine does. `confidence` says how surely the document follows its paper, `assumed` what had to be guessed.
+    `criteria` are names for scores, used by the stages."""
 
     name: str
     stages: tuple[AnyStage, ...]
@@ -32,6 +34,8 @@ class Policy:
     paper: str = ""
     claims: Mapping[str, Any] = field(default_factory=dict)
     literal: Mapping[str, Any] = field(default_factory=dict)
+    confidence: str = "high"
+    assumed: str = ""
 
     @classmethod
     def from_source(cls, source: Source, parts: PartLookup | None = None) -> Policy:
@@ -81,7 +85,8 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
         return None
     if "schema" in data and data["schema"] != SCHEMA:
         own.add(("schema",), f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}")
-    texts = {key: _text(data, key, own) for key in ("name", "paper")}
+    texts = {key: _text(data, key, own) for key in ("name", "paper", "assumed")}
+    confidence = _confidence(data, texts["assumed"], own)
     notes = {key: _mapping(data, key, own) for key in ("claims", "literal")}
     criteria = _criteria(data, own)
     stages = _stages(data, own)
@@ -91,7 +96,16 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
     found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
     if len(found) > before:
         return None
-    return Policy(texts["name"], stages, criteria, texts["paper"], notes["claims"], notes["literal"])
+    return Policy(
+        texts["name"],
+        stages,
+        criteria,
+        texts["paper"],
+        notes["claims"],
+        notes["literal"],
+        confidence,
+        texts["assumed"],
+    )
 
 
 def _related(path: tuple[str | int, ...], hole: tuple[str | int, ...]) -> bool:
@@ -106,6 +120,15 @@ def _text(data: Mapping[str, Any], key: str, found: Problems) -> str:
         found.add((key,), f"must be text, not {shown(value)}")
         return ""
     return value
+
+
+def _confidence(data: Mapping[str, Any], assumed: str, found: Problems) -> str:
+    """`low` goes with what was assumed, and only with that."""
+    value = data.get("confidence", "high")
+    if one_of(value, ("confidence",), CONFIDENCES, found) and (value == "low") != bool(assumed):
+        key = "confidence" if value == "low" else "assumed"
+        found.add((key,), "`confidence: low` and `assumed: …` stand together: what is a guess, and which")
+    return str(value)
 
 
 def _mapping(data: Mapping[str, Any], key: str, found: Problems) -> Mapping[str, Any]:

@@ -17,6 +17,8 @@ def dump(policy: Policy) -> dict[str, Any]:
     """See `Policy.dump`."""
     data: dict[str, Any] = {"schema": "autoprune/policy/1", "name": policy.name, "paper": policy.paper}
     data |= {"claims": dict(policy.claims), "literal": dict(policy.literal)}
+    if policy.confidence != "high":
+        data |= {"confidence": policy.confidence, "assumed": policy.assumed}
     data["criteria"] = {name: dump_score(score) for name, score in policy.criteria.items()}
     kept = {key: value for key, value in data.items() if value not in ("", {})}
     return {**kept, "stages": [dump_stage(stage) for stage in policy.stages]}

@@ -31,14 +31,18 @@ def experiment(client: Any, uri: str, study: StudyInfo) -> str:
 
     A SQLite store would put artifacts under the *current folder*; ours go beside the database.
     """
-    found = client.get_experiment_by_name(study.name)
+    return experiment_named(client, uri, study.name, study.artifact_root)
+
+
+def experiment_named(client: Any, uri: str, name: str, root: str | None = None) -> str:
+    """The id of an experiment, made if it isn't there, its artifacts under `root`."""
+    found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    root = study.artifact_root
     if root is None and (database := sqlite_path(uri)) is not None:
         root = str(database.resolve().parent / "artifacts")
-    location = None if root is None else _as_uri(f"{root}/{names.key(study.name)}")
-    return str(client.create_experiment(study.name, artifact_location=location))
+    location = None if root is None else _as_uri(f"{root}/{names.key(name)}")
+    return str(client.create_experiment(name, artifact_location=location))
 
 
 def parent(client: Any, experiment_id: str, study: StudyInfo) -> Any:

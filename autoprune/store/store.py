@@ -95,6 +95,10 @@ class Store:
                 raise self._unknown(study_id, self.studies())
         return StudyLog(self.engine, study_id)
 
+    def evaluations(self) -> StudyLog:
+        """What was measured in any study. Belongs to no study: only `find` and `remember` mean something on it."""
+        return StudyLog(self.engine, "")
+
     def studies(self) -> list[StudySummary]:
         """All studies, the newest first."""
         with self._session("reading the studies") as session:

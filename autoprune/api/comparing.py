@@ -1,0 +1,233 @@
+"""Many policies side by side on one model: the same questions, the same budgets, one harness.
+
+Everything is measured on the spec's holdout, which no search optimised on. What was measured before is taken from the
+store; a policy that cannot run is a row that says why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune import check
+from autoprune.api import state
+from autoprune.api.study import PARTS, Prepared, candidate, digest_of
+from autoprune.document.yaml import read
+from autoprune.errors import AutoPruneError, BadInput
+from autoprune.measures import registry as measures
+from autoprune.measures.context import evaluation_context
+from autoprune.policy import catalog
+from autoprune.policy.budget import Infeasible
+from autoprune.policy.document import Policy
+from autoprune.policy.scale import at_budget
+from autoprune.ports import EvalRequest, Failed, Measurement, MeasureRequest, Observer, Progress, SilentObserver
+
+if TYPE_CHECKING:
+    from autoprune.measures.evaluator import ModelEvaluator
+    from autoprune.ports import WorkerSpec
+    from autoprune.search.plan import Candidate
+    from autoprune.store.store import Store
+
+LOOKED_AT = ("information_flow", "budget", "prefill_flops", "selection_flops", "kv_bytes")
+BATCH, ROUNDS = 8, 7
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`document` has the shape of `autoprune compare --json`; the files lie in `folder`."""
+
+    document: Mapping[str, Any]
+    folder: Path
+    notes: tuple[str, ...]
+
+
+def compare(
+    spec: str | Path,
+    policies: Sequence[str] = ("all",),
+    budgets: Sequence[str] = ("0.33", "0.22", "0.11"),
+    *,
+    limit: int | None = None,
+    timing: bool = True,
+    observer: Observer | None = None,
+) -> Comparison:
+    """Measure policies (catalog names, YAML files or `all`) at budgets on the first `limit` holdout questions.
+
+    Raises BadInput for an unknown policy, a budget that is no number in (0, 1] or a spec that cannot be run.
+    """
+    observer = observer or SilentObserver()
+    wanted = [_budget(text) for text in budgets]
+    checked = check.check(spec)
+    chosen = _policies(policies, checked.loaded.folder)
+    observer.update(Progress("loading"))
+    study = Prepared(checked)
+    from autoprune.store import open_store
+
+    with open_store(state.store_url(checked.loaded)) as store:
+        run = _Comparing(study, store, observer, limit, timing)
+        document = run.document(chosen, wanted)
+    content = [{name: p.dump() for name, p in chosen.items()}, [str(b) for b in wanted], limit, asdict(run.context)]
+    return _saved(study, document, digest_of(content)[:8])
+
+
+def _budget(text: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"budget {text!r} is no number; write 0.22 or 2/9") from error
+    if not 0 < value <= 1:
+        raise BadInput(f"budget {text!r} is not above 0 and at most 1")
+    return value
+
+
+def _policies(names: Sequence[str], folder: Path) -> dict[str, Policy]:
+    """Policies by the name under which they are shown."""
+    folders = (folder / "policies",)
+    listed = [n for name in names for n in (catalog.names("policies", folders) if name == "all" else (name,))]
+    found = {}
+    for name in dict.fromkeys(listed):
+        is_file = name.endswith((".yaml", ".yml"))
+        path = Path(name) if is_file else catalog.find("policies", name, folders)
+        found[path.stem if is_file else name] = Policy.from_source(read(path), PARTS)
+    return found
+
+
+class _Comparing:
+    """One comparison on one model that stays loaded."""
+
+    def __init__(self, study: Prepared, store: Store, observer: Observer, limit: int | None, timing: bool) -> None:
+        self.study, self.memory, self.observer = study, store.evaluations(), observer
+        self.limit, self.timing = limit, timing
+        answered = all(record.answer is not None for record in study.splits.holdout)
+        self.score = "exact_match" if answered else "loyalty"
+        self.worker = _with_measures(study.worker, (self.score, *LOOKED_AT))
+        self.labels = tuple(m.label for m in self.worker.measures)
+        self.context = evaluation_context(self.worker)
+
+    @cached_property
+    def evaluator(self) -> ModelEvaluator:
+        from autoprune.measures.evaluator import build
+
+        return build(self.worker)
+
+    @property
+    def confidence(self) -> float:
+        return self.study.checked.loaded.spec.certify.confidence
+
+    def document(self, policies: Mapping[str, Policy], budgets: Sequence[Fraction]) -> dict[str, Any]:
+        baseline = self.measure(None)
+        if isinstance(baseline, str):
+            raise AutoPruneError(f"the unpruned model could not be measured: {baseline}")
+        rows: list[dict[str, Any]] = []
+        total = len(policies) * len(budgets)
+        for row in self._rows(policies, budgets, baseline):
+            rows.append(row)
+            failed = sum(r["state"] != "measured" for r in rows)
+            self.observer.update(Progress("compare", len(rows), failed, 0, total))
+        spec = self.study.checked.loaded.spec
+        return {
+            "name": spec.name,
+            "model": spec.model.path,
+            "split": "holdout",
+            "records": len(baseline.images),
+            "images": len(set(baseline.images)),
+            "confidence": self.confidence,
+            "score": self.score,
+            "baseline": self._numbers(baseline, baseline),
+            "rows": rows,
+        }
+
+    def _rows(
+        self, policies: Mapping[str, Policy], budgets: Sequence[Fraction], baseline: Measurement
+    ) -> Iterator[dict[str, Any]]:
+        for name, policy in policies.items():
+            for budget in budgets:
+                yield {"policy": name, "target": float(budget), **self._row(name, policy, budget, baseline)}
+
+    def _row(self, name: str, policy: Policy, budget: Fraction, baseline: Measurement) -> dict[str, Any]:
+        study = self.study
+        try:
+            point: Candidate = candidate(at_budget(policy, budget, study.geometry), study.geometry, study.tokens, name)
+            found = self.measure(point.canonical)
+        except Infeasible as error:
+            return {"state": "infeasible", "reason": str(error)}
+        except BadInput as error:
+            return {"state": "refused", "reason": str(error)}
+        if isinstance(found, str):
+            return {"state": "failed", "reason": found, "digest": point.digest}
+        row = {"state": "measured", "digest": point.digest, **self._numbers(found, baseline)}
+        return {**row, **self._timing(point)} if self.timing else row
+
+    def measure(self, canonical: str | None) -> Measurement | str:
+        """The measurement, remembered or new; the reason where it failed."""
+        from autoprune.executors.classify import attempt
+
+        request = EvalRequest(canonical, "holdout", self.labels, self.limit)
+        key = self.context.key(request)
+        if (known := self.memory.find(key)) is not None:
+            return known
+        outcome = attempt(self.evaluator, request)
+        if isinstance(outcome, Failed):
+            return outcome.message.split("\n")[0]
+        self.memory.remember(key, request, outcome.measurement)
+        return outcome.measurement
+
+    def _numbers(self, found: Measurement, baseline: Measurement) -> dict[str, Any]:
+        from autoprune.search.certify import interval
+
+        base = baseline.values[self.score]
+        estimate = interval(found, self.score, self.confidence)
+        return {
+            "budget": found.values["budget"],
+            self.score: asdict(estimate),
+            "retained": estimate.value / base if base > 0 else None,
+            "by_type": self._by_type(found),
+            **{label: found.values[label] for label in LOOKED_AT if label != "budget"},
+        }
+
+    def _by_type(self, found: Measurement) -> dict[str, float]:
+        types = [record.type or "" for record in self.study.splits.holdout]
+        grouped: dict[str, list[float]] = defaultdict(list)
+        for kind, value in zip(types, found.samples[self.score], strict=False):  # `limit` takes the first of them
+            grouped[kind].append(value)
+        return {kind: sum(values) / len(values) for kind, values in sorted(grouped.items()) if kind}
+
+    def _timing(self, point: Candidate) -> dict[str, Any]:
+        taken = self.evaluator.prefill(point.canonical, "holdout", BATCH, ROUNDS)
+        return {"prefill_ratio": asdict(taken.prefill), "selection_share": asdict(taken.selection)}
+
+
+def _with_measures(worker: WorkerSpec, names: Sequence[str]) -> WorkerSpec:
+    """The worker with exactly these measures, at their default options: comparisons stay comparable."""
+    filled = []
+    for name in names:
+        info = measures.find(name)
+        if info is None:
+            raise AssertionError(f"{name} is a registered measure")
+        filled.append(MeasureRequest(name, info.config().model_dump(mode="json")))
+    return replace(worker, measures=tuple(filled))
+
+
+def _saved(study: Prepared, document: dict[str, Any], digest: str) -> Comparison:
+    """comparison.json and comparison.png beside the studies, and a run in MLflow. What was asked for names the folder:
+    the same comparison again replaces its files, another one has its own."""
+    loaded = study.checked.loaded
+    folder = state.study_folder(loaded, f"{loaded.spec.name}-comparison-{digest}")
+    (folder / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False))
+    files = [folder / "comparison.json"]
+    if any(row["state"] == "measured" for row in document["rows"]):
+        from autoprune.figures import comparison_figure, save
+
+        files.append(save(comparison_figure(document), folder / "comparison.png"))
+    notes = [f"comparison in {folder}"]
+    uri = state.mlflow_uri(loaded)
+    if uri is not None:
+        from autoprune.registry.comparison import log_comparison
+
+        notes.append(log_comparison(uri, document, files))
+    return Comparison(document, folder, tuple(notes))

@@ -1,0 +1,86 @@
+"""`autoprune compare` and `autoprune methods`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoprune.cli.output import JsonFlag, console, emit, interval, notes, number, table
+
+Names = Annotated[str, typer.Option(help="Catalog names and YAML files, comma-separated, or all.")]
+Budgets = Annotated[str, typer.Option(help="Fractions of the visual positions, averaged over the decoder layers.")]
+
+
+def compare(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec's YAML file.")],
+    policies: Names = "all",
+    budgets: Budgets = "0.33,0.22,0.11",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many holdout questions.")] = None,
+    timing: Annotated[bool, typer.Option(help="Also time the prefill beside the unpruned one.")] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Measure policies side by side on the spec's holdout, each at the same budgets."""
+    from autoprune import api
+    from autoprune.cli.progress import LiveObserver
+
+    with LiveObserver() as observer:
+        made = api.compare(spec, _listed(policies), _listed(budgets), limit=limit, timing=timing, observer=observer)
+    if json:
+        emit(made.document)
+    else:
+        _show(made.document)
+        for line in made.notes:
+            notes().print(line)
+    if not any(row["state"] == "measured" for row in made.document["rows"]):
+        raise typer.Exit(1)
+
+
+def methods(json: JsonFlag = False) -> None:
+    """Every method of the catalog: where it prunes, what signal it needs, how surely it follows its paper."""
+    from autoprune import api
+
+    listing = api.list_methods()
+    if json:
+        emit(listing)
+        return
+    rows = [
+        (m["name"], m["class"], ", ".join(m["sites"]), m["signal_tier"], m["confidence"], m["paper"]) for m in listing
+    ]
+    console().print(table(None, ("name", "class", "sites", "tier", "confidence", "paper"), rows))
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    score = document["score"]
+    kinds = list(document["baseline"]["by_type"])
+    columns = ("policy", "budget", score, "retained", *kinds, "flow", "FLOPs", "KV", "prefill", "selection")
+    title = f"{document['records']} {document['split']} questions on {document['images']} images"
+    console().print(table(title, columns, _rows(document, score, kinds)))
+
+
+def _rows(document: Mapping[str, Any], score: str, kinds: list[str]) -> Iterable[tuple[Any, ...]]:
+    base = document["baseline"]
+    yield _row("unpruned", base, base, score, kinds)
+    for row in document["rows"]:
+        if row["state"] == "measured":
+            yield _row(row["policy"], row, base, score, kinds)
+        else:
+            yield (row["policy"], f"{row['target']:.3g}", f"{row['state']}: {row['reason']}")
+
+
+def _row(name: str, row: Mapping[str, Any], base: Mapping[str, Any], score: str, kinds: list[str]) -> tuple[Any, ...]:
+    types = [number(row["by_type"].get(kind)) for kind in kinds]
+    spent = [f"{row[label] / base[label]:.0%}" for label in ("prefill_flops", "kv_bytes")]
+    timed = [_ratio(row.get(label)) for label in ("prefill_ratio", "selection_share")]
+    flow = number(row["information_flow"])
+    return (name, number(row["budget"]), interval(row[score]), number(row["retained"]), *types, flow, *spent, *timed)
+
+
+def _ratio(spread: Mapping[str, float] | None) -> str:
+    return "" if spread is None else f"{spread['value']:.2f} [{spread['low']:.2f}, {spread['high']:.2f}]"

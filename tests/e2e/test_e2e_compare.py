@@ -1,0 +1,109 @@
+"""Policies side by side on the reference model: the same questions at the same budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_cli import Cli, cli
+
+pytestmark = [pytest.mark.e2e, pytest.mark.mlflow]
+
+LATE = """\
+schema: autoprune/policy/1
+name: late
+stages: [{at: "llm:6", keep: 1/4, score: {llm_attention: {from: last}}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(write_spec: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cli]:
+    folder = tmp_path_factory.mktemp("compare")
+    spec = write_spec(folder)
+    (folder / "policies").mkdir()
+    (folder / "policies" / "late.yaml").write_text(LATE)
+    asked = ["--policies", "random,fastervlm,late", "--budgets", "0.5,1/10", "--limit", "64", "--json"]
+    return spec, cli("compare", str(spec), *asked)
+
+
+def rows(document: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]:
+    return {(row["policy"], row["target"]): row for row in document["rows"]}
+
+
+def test_every_policy_has_a_row_for_every_budget(compared: tuple[Path, Cli]) -> None:
+    _, done = compared
+    assert done.code == 0, done.out
+    found = rows(done.json)
+    assert set(found) == {(p, b) for p in ("random", "fastervlm", "late") for b in (0.5, 0.1)}
+    assert done.json["split"] == "holdout"
+    assert done.json["records"] == 64
+    base = done.json["baseline"]
+    assert base["budget"] == 1
+    for policy in ("random", "fastervlm"):
+        for budget in (0.5, 0.1):
+            row = found[policy, budget]
+            assert row["state"] == "measured"
+            assert budget - 1 / 144 < row["budget"] <= budget  # one site: exact to less than a token
+            estimate = row["exact_match"]
+            assert estimate["low"] <= estimate["value"] <= estimate["high"]
+            assert row["prefill_flops"] < base["prefill_flops"]
+            assert set(row["by_type"]) == set(base["by_type"])
+            assert row["information_flow"] > 0
+            assert row["prefill_ratio"]["low"] <= row["prefill_ratio"]["value"] <= row["prefill_ratio"]["high"]
+        assert found[policy, 0.1]["information_flow"] > found[policy, 0.5]["information_flow"]
+        assert found[policy, 0.1]["exact_match"]["value"] < base["exact_match"]["value"]
+
+
+def test_a_budget_out_of_reach_is_a_row_that_says_so(compared: tuple[Path, Cli]) -> None:
+    row = rows(compared[1].json)["late", 0.5]
+    assert row["state"] == "infeasible"
+    assert "0.25" in row["reason"]  # six of eight layers run before it
+
+
+def test_files_and_run(compared: tuple[Path, Cli]) -> None:
+    from mlflow import MlflowClient
+
+    spec, done = compared
+    (folder,) = (spec.parent / ".autoprune" / "studies").glob("small-comparison-*")
+    assert json.loads((folder / "comparison.json").read_text()) == done.json
+    assert (folder / "comparison.png").stat().st_size > 5000
+    client = MlflowClient(f"sqlite:///{spec.parent / '.autoprune' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    value = rows(done.json)["random", 0.5]["exact_match"]["value"]
+    assert run.data.metrics["random.at_0.500.exact_match"] == value
+    assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"comparison.json", "comparison.png"}
+
+
+def test_what_was_measured_is_not_measured_again(compared: tuple[Path, Cli], monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune.measures.evaluator import ModelEvaluator
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    spec, done = compared
+    monkeypatch.setattr(ModelEvaluator, "evaluate", refuse)
+    asked = ["--policies", "late,random", "--budgets", "0.5", "--limit", "64", "--no-timing", "--json"]
+    again = cli("compare", str(spec), *asked)
+    assert again.code == 0, again.out
+    assert rows(again.json)["random", 0.5]["exact_match"] == rows(done.json)["random", 0.5]["exact_match"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--policies", "fastvlm"], "fastervlm"),
+        (["--budgets", "1.5"], "at most 1"),
+        (["--budgets", "third"], "is no number"),
+    ],
+)
+def test_bad_input(
+    compared: tuple[Path, Cli], options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = cli("compare", str(compared[0]), *options)
+    assert done.code == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,50 @@
+"""Timings are ratios with a spread, taken side by side."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from autoprune.errors import BadInput
+from autoprune.measures.latency import Spread, undecided
+from autoprune.policy.canonical import to_json
+from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+
+POLICY = ResolvedPolicy(
+    (
+        ResolvedStage(
+            "llm",
+            1,
+            Keep("fraction", Fraction(1, 3)),
+            (ResolvedPick(Part("llm_attention", {"from": "text"}), Part("top")),),
+            Part("nearest", {"space": "hidden"}),
+        ),
+    ),
+    4,
+)
+
+
+def test_a_spread_is_median_and_quartiles() -> None:
+    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_the_free_choice_keeps_the_schedule(tiny: Any) -> None:
+    free = undecided(POLICY)
+    assert [(s.layer, s.keep) for s in free.stages] == [(1, Keep("fraction", Fraction(1, 3)))]
+    assert free.stages[0].picks[0].score is None
+    assert free.stages[0].merge.name == "drop"
+
+
+def test_a_timing_has_two_spreads_and_leaves_the_model_alone(tiny: Any) -> None:
+    made = tiny.build("answer_nll")
+    before = [name for name, _ in made.loaded.model.named_modules()]
+    timing = made.prefill(to_json(POLICY), "search", 4, 3)
+    for spread in (timing.prefill, timing.selection):
+        assert spread.low <= spread.value <= spread.high
+    assert timing.prefill.low > 0
+    assert timing.selection.high < 1
+    assert [name for name, _ in made.loaded.model.named_modules()] == before
+    with pytest.raises(BadInput, match="at least 2 rounds"):
+        made.prefill(to_json(POLICY), "search", 4, 1)
