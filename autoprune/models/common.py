@@ -1,63 +1,103 @@
-"""What the LLaVA families share: reading their configurations and finding their parts."""
+"""What the families built like LLaVA (tower, projector, decoder) share: reading their configurations and finding their
+parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.models import defaults
-from autoprune.models.family import Places
+from autoprune.models.family import ImageLayout, Places, Undo
 from autoprune.policy.geometry import Geometry, VisionGeometry
 
 if TYPE_CHECKING:
     from torch import nn
 
-TOWERS_WITH_CLS = ("clip_vision_model",)
+TOWERS_WITH_CLS = ("clip_vision_model", "internvl_vision")
 DERIVED = ("num_key_value_heads", "head_dim")  # null means: from the other values
+SIDES = ("image_size", "patch_size")  # a number, or height and width
 
 
-def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Assumed:
+    """What a family's configuration class takes a config.json to mean, and which parts we know.
+
+    `texts` and `towers` are the supported model types, first the one that stands where none is written; `tower` are
+    the values that stand where there is no vision_config at all.
+    """
+
+    texts: tuple[str, ...]
+    towers: tuple[str, ...]
+    tower: Mapping[str, Any]
+    strategy: str = "default"
+    image_token: int = 32000
+
+
+LLAVA = Assumed(("llama", "mistral", "qwen2"), ("clip_vision_model", "siglip_vision_model"), defaults.LLAVA_TOWER)
+
+
+def text_config(config: Mapping[str, Any], assumed: Assumed = LLAVA) -> dict[str, Any]:
     """The decoder's configuration with the library's defaults filled in."""
-    return _filled(config.get("text_config") or {"model_type": "llama"}, "llama", defaults.TEXT, "text_config")
+    given = config.get("text_config") or {}
+    return _filled(given, assumed.texts, defaults.TEXT, "text_config")
 
 
-def vision_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def vision_config(config: Mapping[str, Any], assumed: Assumed = LLAVA) -> dict[str, Any]:
     """The vision tower's configuration with the library's defaults filled in."""
-    given = config.get("vision_config") or defaults.LLAVA_TOWER
-    return _filled(given, "clip_vision_model", defaults.VISION, "vision_config")
+    given = config.get("vision_config") or assumed.tower
+    return _filled(given, assumed.towers, defaults.VISION, "vision_config")
 
 
 def _filled(
-    given: Mapping[str, Any], default_type: str, table: Mapping[str, Mapping[str, Any]], key: str
+    given: Mapping[str, Any], supported: tuple[str, ...], table: Mapping[str, Mapping[str, Any]], key: str
 ) -> dict[str, Any]:
-    kind = given.get("model_type", default_type)
-    if kind not in table:
-        raise BadInput(f"{key}.model_type {kind!r} is not supported; supported: {', '.join(sorted(table))}")
+    kind = given.get("model_type", supported[0])
+    if kind not in supported:
+        raise BadInput(f"{key}.model_type {kind!r} is not supported; supported: {', '.join(sorted(supported))}")
     filled = {**table[kind], **{k: v for k, v in given.items() if v is not None or k in DERIVED}, "model_type": kind}
+    filled.update({k: _side(filled[k], f"{key}.{k}") for k in SIDES if k in filled})
     wrong = [k for k in table[kind] if filled[k] is not None and not _is_count(filled[k])]
     if wrong:
         raise BadInput(f"{key}.{wrong[0]}: expected a positive integer, found {filled[wrong[0]]!r}")
     return filled
 
 
+def _side(value: Any, key: str) -> Any:
+    """One number where height and width are equal."""
+    if not isinstance(value, list | tuple):
+        return value
+    if len(set(value)) != 1:
+        raise BadInput(f"{key}: only squares are supported, found {list(value)}")
+    return value[0]
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def strategy(config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> str:
+def strategy(config: Mapping[str, Any], processor: Mapping[str, Any] | None, assumed: Assumed = LLAVA) -> str:
     """`default` leaves the CLS feature out, `full` keeps it."""
     value = (processor or {}).get("vision_feature_select_strategy")
-    value = value or config.get("vision_feature_select_strategy") or "default"
+    value = value or config.get("vision_feature_select_strategy") or assumed.strategy
     if value not in ("default", "full"):
         raise BadInput(f"vision_feature_select_strategy: expected 'default' or 'full', found {value!r}")
     return str(value)
 
 
-def tile_size(config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> tuple[int, int]:
+def image_settings(processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The image processor's settings, wherever they are written."""
+    return (processor or {}).get("image_processor") or processor or {}
+
+
+def tile_size(
+    config: Mapping[str, Any], processor: Mapping[str, Any] | None, assumed: Assumed = LLAVA
+) -> tuple[int, int]:
     """Height and width in pixels of what the tower is given."""
-    image = (processor or {}).get("image_processor") or processor or {}
-    side = int(vision_config(config)["image_size"])
+    image = image_settings(processor)
+    side = int(vision_config(config, assumed)["image_size"])
     crop = image.get("crop_size") if image.get("do_center_crop", True) else image.get("size")
     if isinstance(crop, int):
         return crop, crop
@@ -78,9 +118,17 @@ def tile_tokens(config: Mapping[str, Any], processor: Mapping[str, Any] | None) 
 
 
 def geometry(
-    family: str, config: Mapping[str, Any], tokens_per_image: int | None, protects_newlines: bool = True
+    family: str,
+    config: Mapping[str, Any],
+    tokens_per_image: int | None,
+    assumed: Assumed = LLAVA,
+    *,
+    unit: int = 1,
+    projector_width: int | None = None,
+    projector_hidden: int | None = None,
 ) -> Geometry:
-    text, vision = text_config(config), vision_config(config)
+    """`unit` as in `Places`; `projector_width` defaults to the tower's width times the layers that are taken."""
+    text, vision = text_config(config, assumed), vision_config(config, assumed)
     heads = int(text["num_attention_heads"])
     layers = config.get("vision_feature_layer", -2)
     taken = 1 if isinstance(layers, int) else len(layers)
@@ -105,20 +153,46 @@ def geometry(
             executed=int(vision["num_hidden_layers"]),
         ),
         tokens_per_image=tokens_per_image,
-        projector_width=taken * int(vision["hidden_size"]),
-        protects_newlines=protects_newlines,
+        projector_width=projector_width or taken * int(vision["hidden_size"]),
+        projector_hidden=projector_hidden,
+        merge_unit=unit * unit,
     )
 
 
-def image_token(config: Mapping[str, Any]) -> int:
+def image_token(config: Mapping[str, Any], assumed: Assumed = LLAVA) -> int:
     for key in ("image_token_id", "image_token_index"):
         if config.get(key) is not None:
             return int(config[key])
-    return 32000
+    return assumed.image_token
 
 
-def places(model: nn.Module) -> Places:
-    """Find the parts of a LLaVA-shaped model. Adapters (PEFT) are looked through."""
+def watch_projector(places: Places, report: Callable[[list[ImageLayout]], None]) -> Undo:
+    """Report every row of the projector's output [inputs, R, D] as a visual token, each tower input as an image."""
+
+    def projected(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        inputs, rows = output.shape[:2]
+        report([raster(i * rows, rows, math.isqrt(rows)) for i in range(inputs)])
+
+    return places.projector.register_forward_hook(projected).remove
+
+
+def raster(start: int, tokens: int, side: int) -> ImageLayout:
+    """One tower input in raster order; a leading CLS token (strategy `full`) sits at row and column 0."""
+    import torch
+
+    extra = max(tokens - side * side, 0)
+    patch = (torch.arange(tokens) - extra).clamp(min=0)
+    return ImageLayout(
+        source=torch.arange(start, start + tokens),
+        segment=torch.zeros(tokens, dtype=torch.long),
+        row=patch // side,
+        column=patch % side,
+        tiles=1,
+    )
+
+
+def places(model: nn.Module, blocks: str = "layers", attention: str = "self_attn", unit: int = 1) -> Places:
+    """Find the parts of a LLaVA-shaped model. Adapters (PEFT) are looked through. `blocks` is the encoder's list."""
     unwrap: Any = getattr(model, "get_base_model", None)
     whole: Any = model if unwrap is None else unwrap()
     base = getattr(whole, "model", whole)
@@ -130,8 +204,10 @@ def places(model: nn.Module) -> Places:
     return Places(
         base=base,
         tower=tower,
-        blocks=inner.encoder.layers,
+        blocks=getattr(inner.encoder, blocks),
         projector=base.multi_modal_projector,
         language_model=language_model,
         layers=language_model.layers,
+        attention=attention,
+        unit=unit,
     )

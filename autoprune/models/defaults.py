@@ -37,6 +37,24 @@ TEXT: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 32,
         "head_dim": None,
     },
+    "qwen3": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+    },
+    "gemma3_text": {
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+    },
 }
 
 VISION: Mapping[str, Mapping[str, Any]] = {
@@ -58,6 +76,15 @@ VISION: Mapping[str, Mapping[str, Any]] = {
         "image_size": 224,
         "patch_size": 16,
     },
+    "internvl_vision": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_channels": 3,
+        "image_size": (448, 448),
+        "patch_size": (14, 14),
+    },
 }
 
 # The tower the LLaVA configurations assume when config.json has no vision_config at all.
@@ -72,3 +99,16 @@ LLAVA_TOWER: Mapping[str, Any] = {
 }
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+
+# The same for LLaVA-OneVision.
+ONEVISION_TOWER: Mapping[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+
+ONEVISION_PINPOINTS = tuple((384 * high, 384 * wide) for high in range(1, 7) for wide in range(1, 7))

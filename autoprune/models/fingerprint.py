@@ -61,8 +61,11 @@ def live_fingerprint(model: Any) -> Fingerprint:
 def architecture_digest(config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> str:
     """Digest of family, depths, widths, heads, vision geometry and the effective settings that decide N."""
     family = family_of(config)
+    geometry = asdict(family.geometry(config, processor))
+    if geometry["projector_hidden"] is None:  # as written before this number existed
+        del geometry["projector_hidden"]
     content = {
-        "geometry": asdict(family.geometry(config, processor)),
+        "geometry": geometry,
         "tokens": family.token_settings(config, processor),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

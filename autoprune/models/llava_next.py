@@ -23,10 +23,10 @@ class LlavaNext:
     protects_newlines = True
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
-        return common.geometry(self.name, config, None, self.protects_newlines)
+        return common.geometry(self.name, config, None)
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        image = (processor or {}).get("image_processor") or processor or {}
+        image = common.image_settings(processor)
         pinpoints = image.get("image_grid_pinpoints") or config.get("image_grid_pinpoints") or LLAVA_NEXT_PINPOINTS
         return {
             "overview_tokens": common.tile_tokens(config, processor),
@@ -53,10 +53,10 @@ class LlavaNext:
         ) -> Any:
             packed = original(image_features, image_sizes, vision_feature_select_strategy, image_newline)
             shapes = [(int(f.shape[0]), int(f.shape[1])) for f in image_features]
-            markers, newline = _markers(shapes), None if image_newline is None else _newline()
+            markers, newline = row_numbers(shapes), None if image_newline is None else newline_mark()
             sources, _ = original(markers, image_sizes, vision_feature_select_strategy, newline)
             side = base.config.vision_config.image_size // base.config.vision_config.patch_size
-            report([_layout(s[:, 0], *shape, side=side) for s, shape in zip(sources, shapes, strict=True)])
+            report([packed_layout(s[:, 0], *shape, side=side) for s, shape in zip(sources, shapes, strict=True)])
             return packed
 
         base.pack_image_features = packing
@@ -67,13 +67,13 @@ class LlavaNext:
         return undo
 
 
-def _newline() -> Tensor:
+def newline_mark() -> Tensor:
     import torch
 
     return torch.full((1,), -1, dtype=torch.long)
 
 
-def _markers(shapes: list[tuple[int, int]]) -> list[Tensor]:
+def row_numbers(shapes: list[tuple[int, int]]) -> list[Tensor]:
     """Row numbers of the projector's output as one-channel features, [tiles, patches, 1] per image."""
     import torch
 
@@ -84,7 +84,7 @@ def _markers(shapes: list[tuple[int, int]]) -> list[Tensor]:
     return made
 
 
-def _layout(source: Tensor, tiles: int, patches: int, side: int) -> ImageLayout:
+def packed_layout(source: Tensor, tiles: int, patches: int, side: int) -> ImageLayout:
     """Segment, row and column from packed row numbers: the overview first, newlines end high-resolution rows."""
     import torch
 

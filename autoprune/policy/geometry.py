@@ -27,6 +27,8 @@ class Geometry:
 
     `protects_newlines`: whether separators between rows of visual tokens survive every stage unless a keep is 0.
     `vision_depth` counts the encoder blocks of the configuration, so that `layer: -2` means the same everywhere.
+    `merge_unit` patches become one visual token. The projector maps rows of `projector_width` to the decoder's width in
+    two layers with `projector_hidden` between them (None: the decoder's width), or in one (0).
     """
 
     family: str
@@ -41,6 +43,7 @@ class Geometry:
     tokens_per_image: int | None
     gated_mlp: bool = True
     projector_width: int = 0
+    projector_hidden: int | None = None
     merge_unit: int = 1
     protects_newlines: bool = True
 

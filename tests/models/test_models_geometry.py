@@ -12,7 +12,14 @@ import pytest
 
 from autoprune.errors import BadInput
 from autoprune.models import family_of, geometry_of, read_geometry
-from autoprune.models.defaults import LLAVA_NEXT_PINPOINTS, LLAVA_TOWER, TEXT, VISION
+from autoprune.models.defaults import (
+    LLAVA_NEXT_PINPOINTS,
+    LLAVA_TOWER,
+    ONEVISION_PINPOINTS,
+    ONEVISION_TOWER,
+    TEXT,
+    VISION,
+)
 
 LLAVA_15 = {  # as the hub's config.json leaves defaults out
     "model_type": "llava",
@@ -61,8 +68,8 @@ def test_a_tower_without_cls() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "lava"}, "'lava' is not supported .did you mean 'llava'.*supported: llava, llava_next"),
-        ({"model_type": None}, "None is not supported; supported: llava, llava_next"),
+        ({"model_type": "lava"}, "'lava' is not supported .did you mean 'llava'.*supported: .*llava, llava_next"),
+        ({"model_type": None}, "None is not supported; supported: .*llava, llava_next"),
         ({"text_config": {"model_type": "gemma3_text"}}, "text_config.model_type 'gemma3_text' is not supported"),
         ({"vision_config": {"model_type": "pixtral"}}, "vision_config.model_type 'pixtral' is not supported"),
         ({"text_config": {"hidden_size": "wide"}}, "text_config.hidden_size: expected a positive integer"),
@@ -127,8 +134,11 @@ def test_the_table_of_defaults_is_the_librarys() -> None:
         "llama": transformers.LlamaConfig,
         "mistral": transformers.MistralConfig,
         "qwen2": transformers.Qwen2Config,
+        "qwen3": transformers.Qwen3Config,
+        "gemma3_text": transformers.Gemma3TextConfig,
         "clip_vision_model": transformers.CLIPVisionConfig,
         "siglip_vision_model": transformers.SiglipVisionConfig,
+        "internvl_vision": transformers.InternVLVisionConfig,
     }
     assert classes.keys() == TEXT.keys() | VISION.keys()
     for kind, values in {**TEXT, **VISION}.items():
@@ -144,6 +154,9 @@ def test_the_table_of_defaults_is_the_librarys() -> None:
     assert all(getattr(tower, key) == value for key, value in LLAVA_TOWER.items())
     pinpoints = transformers.LlavaNextConfig().image_grid_pinpoints
     assert tuple(map(tuple, pinpoints)) == LLAVA_NEXT_PINPOINTS
+    onevision = transformers.LlavaOnevisionConfig()
+    assert all(getattr(onevision.vision_config, key) == value for key, value in ONEVISION_TOWER.items())
+    assert tuple(map(tuple, onevision.image_grid_pinpoints)) == ONEVISION_PINPOINTS
 
 
 def test_families_know_their_placeholder() -> None:
