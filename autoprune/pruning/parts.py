@@ -37,7 +37,8 @@ class Sizes:
 
     `current`: V, visual tokens before the stage. `kept`: of criteria and mergers the stage's K, of selectors how many
     the pick chooses. `visual[l]`: visual positions entering decoder layer l. `text`: the other prompt positions.
-    `pictures`: inputs of the vision tower. `scored`: whether the pick has a score.
+    `pictures`: inputs of the vision tower. `scored`: whether the pick has a score. `earlier`: how many tokens the
+    stage's picks before it chose.
     """
 
     geometry: Geometry
@@ -48,6 +49,7 @@ class Sizes:
     text: int
     pictures: int
     scored: bool = False
+    earlier: int = 0
 
     @property
     def query_width(self) -> int:

@@ -87,7 +87,8 @@ def _choose(
     scores = None
     for i, pick in enumerate(picks):
         scores = None if pick.score is None else evaluate(pick.score, view)
-        quota = Quota(torch.tensor([q[i] for q in quotas], device=device), max(q[i] for q in quotas))
+        here, earlier = [q[i] for q in quotas], max(sum(q[:i]) for q in quotas)
+        quota = Quota(torch.tensor(here, device=device), max(here), min(here), earlier)
         free = view.candidates & ~taken
         taken = taken | pick.select.run(view, scores, quota, free, taken, pick.select.config)
     chosen = chosen | taken

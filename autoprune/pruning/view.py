@@ -18,10 +18,13 @@ TextSpace = Literal["projected", "hidden"]
 
 @dataclass(frozen=True, eq=False)
 class Quota:
-    """How many tokens a selector must choose: `each` [B] per sample on the device, `most` of them on the host."""
+    """How many tokens a selector must choose: `each` [B] per sample on the device; the `most` and `least` of them, and
+    the most that `earlier` picks of the stage chose, on the host."""
 
     each: Tensor
     most: int
+    least: int = 0
+    earlier: int = 0
 
 
 @dataclass(frozen=True, eq=False)

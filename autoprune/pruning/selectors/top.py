@@ -23,7 +23,7 @@ def flops(config: Top, sizes: Sizes) -> int:
     return 0
 
 
-@part("selector", "top", Top, flops=flops, reads="order")
+@part("selector", "top", Top, flops=flops, needs=frozenset({"score"}), reads="order")
 def top(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Top) -> Tensor:
     """The `keep` highest-scoring tokens; equal scores go to the earlier token."""
     from autoprune.pruning.tensors import best

@@ -1,0 +1,115 @@
+"""Round by round, the most duplicated tokens go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from autoprune.pruning.parts import Sizes, part
+from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.view import Quota, StageView
+
+Split = Literal["alternate", "half", "full"]
+
+
+class Peel(SpaceConfig):
+    """split: who may go and whom it is compared with, in a list by falling score (raster order without scores).
+    `alternate`: the first, third, … against the others (ToMe, VisPruner); `half`: the lower half against the upper
+    (Zero-TPrune); `full`: everyone against everyone else (SAINT). by: `max` or `sum` of the cosines to those. step: how
+    many go in a round, at most. space: which feature rows the cosines are measured on."""
+
+    split: Split = "alternate"
+    by: Literal["max", "sum"] = "max"
+    step: int = Field(8, ge=1, strict=True)
+    space: FeatureSpace = "encoder"
+
+    def rounds(self, current: int, kept: int) -> int:
+        """Rounds until `kept` of `current` tokens are left; no sample of fewer tokens or more to keep takes longer."""
+        count = 0
+        while current > kept:
+            able = current if self.split == "full" else (current + 1) // 2
+            current -= min(self.step, able, current - kept)
+            count += 1
+        return count
+
+
+def flops(config: Peel, sizes: Sizes) -> int:
+    """max: 2·V²·w, once. sum: 4·V·w in each round, of the sum over the others and of the cosines to it."""
+    if config.by == "max":
+        return 2 * sizes.current * sizes.current * sizes.width(config.space)
+    return 4 * config.rounds(sizes.current, sizes.kept) * sizes.current * sizes.width(config.space)
+
+
+@part(
+    "selector",
+    "peel",
+    Peel,
+    flops=flops,
+    reads="order",
+    paper="VisPruner (ICCV 2025); ToMe (ICLR 2023); Zero-TPrune (CVPR 2024) for split: half; SAINT (2025) for split: "
+    "full, by: sum",
+)
+def peel(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Peel) -> Tensor:
+    """Until K are left: split the list in two, drop up to `step` of the one side that are most like the other side.
+
+    Among equally redundant tokens the earlier in the list stays. Earlier picks are not compared with (VisPruner). ToMe,
+    Zero-TPrune and SAINT compare keys. `max` holds the V² cosines of a sample.
+    """
+    import torch
+
+    from autoprune.pruning.tensors import best, rank, take, unit
+
+    order = rank(torch.zeros_like(view.mass) if scores is None else scores, free).argsort(1)
+    alive = free.gather(1, order)
+    rows = take(unit(view.features(config.space)), order, 1).masked_fill(~alive[..., None], 0)
+    redundancy = _Highest(rows) if config.by == "max" else _Sum(rows)
+    for _ in range(config.rounds(free.shape[1], quota.least)):
+        able, others = _sides(alive, config.split)
+        count = torch.minimum((alive.sum(1) - quota.each), able.sum(1)).clamp(max=config.step)
+        gone = best(redundancy(others).flip(1), able.flip(1), count).flip(1)
+        alive = alive & ~gone
+    return torch.zeros_like(free).scatter(1, order, alive)
+
+
+def _sides(alive: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+    """Who may go, and whom they are compared with: masks [B, V] over the list."""
+    if split == "full":
+        return alive, alive
+    place, count = alive.cumsum(1) - 1, alive.sum(1, keepdim=True)
+    able = place % 2 == 0 if split == "alternate" else place >= count // 2
+    return alive & able, alive & ~able
+
+
+class _Highest:
+    """Highest cosine [B, V] of each token to any of the others; none to itself."""
+
+    def __init__(self, rows: Tensor) -> None:
+        import torch
+
+        own = torch.eye(rows.shape[1], dtype=torch.bool, device=rows.device)
+        self.cosine = (rows @ rows.transpose(1, 2)).masked_fill_(own, float("-inf"))
+
+    def __call__(self, others: Tensor) -> Tensor:
+        import torch
+
+        from autoprune.pruning.tensors import CHUNK
+
+        away = ~others[:, None]
+        parts = (self.cosine[:, i : i + CHUNK] for i in range(0, self.cosine.shape[1], CHUNK))
+        return torch.cat([part.masked_fill(away, float("-inf")).amax(2) for part in parts], 1)
+
+
+class _Sum:
+    """Sum of the cosines [B, V] of each token to all of the others, none to itself: a cosine to their sum."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.own = rows, rows.square().sum(2)
+
+    def __call__(self, others: Tensor) -> Tensor:
+        together = others.float()[:, None] @ self.rows
+        return (self.rows @ together.transpose(1, 2))[..., 0] - self.own * others
