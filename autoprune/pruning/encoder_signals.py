@@ -6,14 +6,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 Heads = Literal["mean", "max"]
+WalkHeads = Literal["mean", "sum", "max", "rms", "top_half", "joined"]
+Start = Literal["cls", "all", "query"]
+Over = Literal["sum", "mean", "ema", "difference"]
 
 
 @dataclass(frozen=True)
-class EncoderRow:
-    """CLS attention at one encoder block (0-based), reduced over heads: [V]."""
+class EncoderWalk:
+    """Where a walk over the tower's attention ends: [V]. See `pruning/walk.py`.
 
-    block: int
-    heads: Heads
+    `blocks` (0-based, rising): one walk in each, put together by `over`. `has_cls`: the tower's first token
+    is a class token.
+    """
+
+    blocks: tuple[int, ...]
+    over: Over
+    start: Start
+    hops: int
+    gate: float | None
+    heads: WalkHeads
+    temperature: float
+    has_cls: bool
 
 
 @dataclass(frozen=True)
@@ -22,8 +35,23 @@ class EncoderFeatures:
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """How strongly the projector answers to a small change of its input row: [V]. See `pruning/jacobian.py`."""
+
+
+@dataclass(frozen=True)
+class PatchEntropy:
+    """Entropy of the grey values in a token's patch, in bits: [V]. See `pruning/entropy.py`."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How early the token comes when its segment's grid is visited farthest first, in [0, 1]: [V]."""
+
+
+@dataclass(frozen=True)
 class Pixels:
     """An integer hash of the token's image: [V]."""
 
 
-EncoderSignal = EncoderRow | EncoderFeatures | Pixels
+EncoderSignal = EncoderWalk | EncoderFeatures | Sensitivity | PatchEntropy | Lattice | Pixels

@@ -5,6 +5,7 @@ Every signal is a value per visual token, aligned with the tokens of the stage t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -61,9 +62,44 @@ def _layer(value: Any, words: tuple[str, ...]) -> int | str:
     return str(number)
 
 
+def _number(value: Any) -> Any:
+    return float(exact(value))
+
+
+def _ends(value: Any, words: tuple[str, ...]) -> tuple[int | str, int | str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"layers is the first and the last of a range, like [2, 5]; not {shown(value)}")
+    return _layer(value[0], words), _layer(value[1], words)
+
+
+# A number as documents write it: 1/4 and .25 too.
+Number = Annotated[float, BeforeValidator(_number)]
 # Layers as documents write them: exact, so fractions are kept as text.
-EncoderLayer = Annotated[int | str, BeforeValidator(lambda value: _layer(value, ()))]
+EncoderLayer = Annotated[int | str | None, BeforeValidator(lambda value: None if value is None else _layer(value, ()))]
+EncoderLayers = Annotated[tuple[int | str, int | str] | None, BeforeValidator(lambda value: _ends(value, ()))]
 DecoderLayer = Annotated[int | str, BeforeValidator(lambda value: _layer(value, ("prev", "own")))]
+
+
+def layer_or_layers(given: Any) -> Any:
+    """Parameters of a criterion that reads one layer (`layer`) or a range (`layers`, put together by `over`).
+
+    For a validator that runs before the fields: exactly one of the two is set, the other None; `over` is `sum` unless
+    said otherwise, and only legal with a range. Raises ValueError.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    data = dict(given)
+    if data.get("layers") is None:
+        if data.get("over") is not None:
+            raise ValueError("`over` puts several layers together: it needs `layers: [first, last]`")
+        if data.get("layer", 0) is None:
+            del data["layer"]
+        return data
+    if data.get("layer") is not None:
+        raise ValueError("give `layer` or `layers`, not both")
+    return {**data, "layer": None, "over": data.get("over") or "sum"}
 
 
 def encoder_block(layer: int | str, site: Site) -> int:

@@ -18,9 +18,10 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.models.family import Family, ImageLayout, Places
-from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderRow, Pixels
+from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderWalk, Pixels
 from autoprune.pruning.signals import Signal
-from autoprune.pruning.tap import Tap, attention_rows, over_heads
+from autoprune.pruning.tap import Tap
+from autoprune.pruning.walk import put_together, walk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ ATTRIBUTE = "_autoprune_facts"
 
 @dataclass(eq=False)
 class ImageFacts:
-    """Of one image with n visual tokens. signals: EncoderRow [n], EncoderFeatures [n, Dv], Pixels [n] int64."""
+    """Of one image with n visual tokens. signals: EncoderWalk [n], EncoderFeatures [n, Dv], Pixels [n] int64."""
 
     layout: ImageLayout
     newline: Tensor
@@ -76,7 +77,7 @@ class _Call:
     wanted: frozenset[Signal]
     layouts: list[ImageLayout] = field(default_factory=list)
     features: Tensor | None = None
-    rows: dict[EncoderRow, Tensor] = field(default_factory=dict)
+    rows: dict[EncoderWalk, Tensor] = field(default_factory=dict)
 
 
 class VisionWatch:
@@ -150,13 +151,12 @@ class VisionWatch:
 
     def _listen(self, block: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
         call = self._call
-        wanted = () if call is None else [s for s in call.wanted if isinstance(s, EncoderRow) and s.block == block]
-        if call is None or not wanted:
+        if call is None:
             return
-        rows = torch.zeros(query.shape[0], 1, dtype=torch.long, device=query.device)  # CLS is the first row
-        weights = attention_rows(query, key, rows, scaling, None)[:, :, 0]
-        for signal in wanted:
-            call.rows[signal] = over_heads(weights, signal.heads)
+        for signal in call.wanted:
+            if isinstance(signal, EncoderWalk) and block in signal.blocks:
+                ended = walk(query, key, scaling, signal)
+                call.rows[signal] = put_together(signal.over, len(signal.blocks), call.rows.get(signal), ended)
 
 
 def _facts(call: _Call, pixels: Any, unit: int, device: torch.device) -> list[ImageFacts]:

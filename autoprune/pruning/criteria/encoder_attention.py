@@ -1,15 +1,24 @@
-"""How much the vision tower's class token looks at each patch."""
+"""How much the vision tower's attention brings to each patch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autoprune.errors import BadInput
-from autoprune.pruning.encoder_signals import EncoderRow, Heads
+from autoprune.pruning.encoder_signals import EncoderWalk, Over, Start, WalkHeads
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import EncoderLayer, PartConfig, Signal, Site, encoder_block
+from autoprune.pruning.signals import (
+    EncoderLayer,
+    EncoderLayers,
+    Number,
+    PartConfig,
+    Signal,
+    Site,
+    encoder_block,
+    layer_or_layers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,24 +27,84 @@ if TYPE_CHECKING:
 
 
 class EncoderAttention(PartConfig):
-    """layer: encoder block, 0-based, negative from the end, or a fraction of the depth. from: the query row."""
+    """layer: encoder block, 0-based, negative from the end, or a fraction of the depth. layers: in its place, the first
+    and the last of a range of blocks, put together by `over`: sum (the default), mean, ema (each block halves what was
+    before) or difference (the last less the first).
+
+    from: where the walk starts: cls (the class token), all (every token alike: the attention a token receives) or query
+    (the softmax row of the mean query). hops: how often attention passes it on. gate: between hops only tokens that
+    hold more than this many times the mean go on, all alike; null: every head passes on what it has.
+
+    heads: how heads become one: mean, sum, max, rms (root of the mean square), top_half (mean over those half of them
+    that bring most to patches), or joined (queries and keys of all heads side by side are one head, scaled by the
+    tower's width: not the tower's own attention). temperature: divides the logits before the softmax.
+    """
 
     layer: EncoderLayer = -2
-    source: Literal["cls"] = Field(default="cls", alias="from")
-    heads: Heads = "mean"
+    layers: EncoderLayers = None
+    over: Over | None = None
+    source: Start = Field(default="cls", alias="from")
+    hops: int = Field(default=1, ge=1, le=100, strict=True)
+    gate: Number | None = Field(default=None, ge=0)
+    heads: WalkHeads = "mean"
+    temperature: Number = Field(default=1.0, gt=0)
 
-    def row(self, site: Site) -> EncoderRow:
-        return EncoderRow(encoder_block(self.layer, site), self.heads)
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        return layer_or_layers(data)
+
+    @model_validator(mode="after")
+    def _between(self) -> EncoderAttention:
+        if self.gate is not None and self.hops == 1:
+            raise ValueError("`gate` acts between hops: it needs `hops` of at least 2")
+        return self
+
+    def walk(self, site: Site) -> EncoderWalk:
+        return EncoderWalk(
+            blocks=self.blocks(site),
+            over=self.over or "sum",
+            start=self.source,
+            hops=self.hops,
+            gate=self.gate,
+            heads=self.heads,
+            temperature=self.temperature,
+            has_cls=site.has_cls,
+        )
+
+    def blocks(self, site: Site) -> tuple[int, ...]:
+        """The blocks that are listened to, in order. Raises BadInput where they are not the tower's or not in order."""
+        if self.layers is None:
+            return (encoder_block(-2 if self.layer is None else self.layer, site),)
+        first, last = (encoder_block(end, site) for end in self.layers)
+        if first >= last:
+            raise BadInput(f"encoder_attention.layers: block {first} does not come before block {last}")
+        return (first, last) if self.over == "difference" else tuple(range(first, last + 1))
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
-        if not site.has_cls:
-            raise BadInput("encoder_attention from 'cls': this model's vision tower has no class token")
-        return (self.row(site),)
+        if self.source == "cls" and not site.has_cls:
+            raise BadInput(
+                "encoder_attention from 'cls': this model's vision tower has no class token; "
+                "`from: all` (attention a patch receives) or `from: query` (the mean query's row) stand in for it"
+            )
+        if self.heads == "top_half" and not site.has_cls:
+            raise BadInput(
+                "encoder_attention.heads 'top_half': this model's vision tower has no class token, "
+                "so every head brings the same to its patches"
+            )
+        return (self.walk(site),)
 
 
 def flops(config: EncoderAttention, sizes: Sizes) -> int:
-    """2·T·w per picture: one query row against the keys of all T tokens."""
-    return sizes.pictures * 2 * sizes.tower_tokens * sizes.geometry.vision.width
+    """Per picture and block 2·T·w for one row; with hops beyond it, or from `all`, 2·T²·w for the map and 2·T²·heads a
+    further hop (`query`: and its row). T tokens, width w."""
+    vision, tokens = sizes.geometry.vision, sizes.tower_tokens
+    row = 2 * tokens * vision.width
+    if config.source == "all" or config.hops > 1:
+        heads = 1 if config.heads == "joined" else vision.heads
+        whole = tokens * row + (config.hops - 1) * 2 * tokens**2 * heads
+        row = whole + (row if config.source == "query" else 0)
+    return sizes.pictures * len(config.blocks(sizes.site)) * row
 
 
 @part(
@@ -44,8 +113,9 @@ def flops(config: EncoderAttention, sizes: Sizes) -> int:
     EncoderAttention,
     flops=flops,
     tier="T1",
-    paper="[CLS] Attention is All You Need for Training-Free Visual Token Pruning (FasterVLM, 2024)",
+    paper="[CLS] Attention is All You Need for Training-Free Visual Token Pruning (FasterVLM, 2024); layers: VTC-CLS; "
+    "all: FoPru, HiPrune; query: FlowCut on Qwen; hops, gate: VFlowOpt; rms: Zero-TPrune; joined: PruMerge",
 )
 def encoder_attention(view: StageView, config: EncoderAttention) -> Tensor:
-    """Softmax attention of the class token to each patch at one encoder block."""
-    return view.provide(config.row(view.site))
+    """Where a walk over the tower's attention ends: from the class token, from all tokens, or from the mean query."""
+    return view.provide(config.walk(view.site))

@@ -1,0 +1,102 @@
+"""Attention of a vision tower as a walk: mass starts on some tokens and is passed on as the attention says.
+
+p₀ is a start, p ← p·A one hop, and a token's score is what has reached it. With A the softmax map of one block:
+
+* `cls`: one hop from the class token is its attention row. `all`: one hop from an even start is the mean of A's rows,
+  the attention each token receives. `query`: the softmax row of the mean query stands for the first hop.
+* Every head walks in its own map; `heads` puts their ends together. k hops from `all` are k steps of PageRank without a
+  restart (Zero-TPrune, AIM, with `rms`).
+* With a `gate` t the heads meet after each hop but the last: tokens that hold more than t times the mean go on, each
+  with the same mass, in every head (VFlowOpt: 2 hops from `all`). The one that holds most always goes on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from autoprune.pruning.tap import attention_rows
+from autoprune.pruning.tensors import best
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.encoder_signals import EncoderWalk, Over
+
+MAP = 1 << 26  # entries of attention maps held at a time: 256 MiB
+
+
+def walk(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tensor:
+    """Mass on each tower token [B, T] in float32, from query [B, H, T, D] and key of one block; B tower inputs."""
+    if asked.heads == "joined":
+        query, key = _joined(query), _joined(key)
+        scaling = query.shape[-1] ** -0.5
+    scaling = scaling / asked.temperature
+    if asked.start != "all" and asked.hops == 1:
+        return _meet(_first(query, key, scaling, asked), asked)
+    size = max(1, MAP // (query.shape[1] * query.shape[2] ** 2))
+    starts = range(0, len(query), size)
+    return torch.cat([_hops(query[i : i + size], key[i : i + size], scaling, asked) for i in starts])
+
+
+def put_together(over: Over, count: int, before: Tensor | None, value: Tensor) -> Tensor:
+    """The ends in several blocks as one, block by block; `count` blocks in all. `ema`: half of what was, half of the
+    new. `difference`: the last less the first."""
+    if over == "mean":
+        value = value / count
+    if before is None:
+        return value
+    if over == "ema":
+        return (before + value) / 2
+    return value - before if over == "difference" else before + value
+
+
+def _first(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tensor:
+    """The first hop from the class token, or in place of it the row of the mean query: [B, H, T]."""
+    if asked.start == "query":
+        query = query.float().mean(2, keepdim=True).to(query.dtype)
+    rows = torch.zeros(query.shape[0], 1, dtype=torch.long, device=query.device)  # CLS is the first row
+    return attention_rows(query, key, rows, scaling, None)[:, :, 0]
+
+
+def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tensor:
+    """All hops with the whole map at hand: [B, T]."""
+    rows = torch.arange(query.shape[2], device=query.device).expand(query.shape[0], -1)
+    weights = attention_rows(query, key, rows, scaling, None)
+    if asked.start == "all":
+        mass = weights.mean(2)
+    else:
+        mass = weights[:, :, 0] if asked.start == "cls" else _first(query, key, scaling, asked)
+    for _ in range(asked.hops - 1):
+        if asked.gate is not None:
+            mass = _gated(_meet(mass, asked), asked.gate)[:, None].expand_as(mass)
+        mass = (mass[:, :, None] @ weights)[:, :, 0]
+    return _meet(mass, asked)
+
+
+def _gated(mass: Tensor, gate: float) -> Tensor:
+    """Even mass on the tokens that hold more than `gate` times the mean, or the most of all."""
+    on = ((mass > gate * mass.mean(1, keepdim=True)) | (mass == mass.amax(1, keepdim=True))).float()
+    return on / on.sum(1, keepdim=True)
+
+
+def _meet(mass: Tensor, asked: EncoderWalk) -> Tensor:
+    """The heads' ends as one: [B, H, T] -> [B, T]."""
+    if asked.heads == "sum":
+        return mass.sum(1)
+    if asked.heads == "max":
+        return mass.amax(1)
+    if asked.heads == "rms":
+        return mass.square().mean(1).sqrt()
+    if asked.heads == "top_half":
+        count = torch.full((len(mass),), (mass.shape[1] + 1) // 2, device=mass.device)
+        on_patches = mass[:, :, int(asked.has_cls) :].sum(2)
+        chosen = best(on_patches, torch.ones_like(on_patches, dtype=torch.bool), count)
+        return (mass * chosen[..., None]).sum(1) / count[:, None]
+    return mass.mean(1)
+
+
+def _joined(states: Tensor) -> Tensor:
+    """All heads side by side as one: [B, H, T, D] -> [B, 1, T, H·D]."""
+    return states.transpose(1, 2).flatten(2)[:, None]
