@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from autoprune.pruning.encoder_signals import Heads
-
-Rows = Literal["last", "text"]
+Start = Literal["last", "text", "raters", "all", "vision"]
+DecoderHeads = Literal["mean", "sum", "max", "rms", "top_half"]
+Order = Literal["l1", "l2"]
 
 
 @dataclass(frozen=True)
@@ -16,21 +16,40 @@ class ProjectedFeatures:
 
 
 @dataclass(frozen=True)
-class TextRow:
-    """Attention of prompt rows at one decoder layer: [V]. `own` = the stage's own layer, before the stage."""
+class DecoderWalk:
+    """Where a walk over one decoder layer's attention ends: [V]. See `pruning/decoder_walk.py`.
+
+    `own` = the stage's own layer, before the stage. `rope`: with or without the rotary embedding; `over_keys`: the keys
+    that a row's softmax runs over.
+    """
 
     layer: int
-    rows: Rows
-    heads: Heads
     own: bool
+    start: Start = "last"
+    hops: int = 1
+    gate: float | None = None
+    symmetrise: bool = False
+    heads: DecoderHeads = "mean"
+    rope: bool = True
+    over_keys: Literal["all", "vision"] = "all"
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
 class KeyNorm:
-    """L2 norm of the keys of one decoder layer over all heads: [V]."""
+    """Norm of the keys of one decoder layer over all heads: [V]."""
 
     layer: int
     own: bool
+    order: Order = "l2"
 
 
-DecoderSignal = ProjectedFeatures | TextRow | KeyNorm
+@dataclass(frozen=True)
+class Transition:
+    """How much one decoder layer's attention and MLP change a token: [V]. See `pruning/transition.py`."""
+
+    layer: int
+
+
+Tapped = DecoderWalk | KeyNorm
+DecoderSignal = ProjectedFeatures | Tapped | Transition

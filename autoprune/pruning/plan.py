@@ -13,8 +13,7 @@ from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import KeyNorm, TextRow
-from autoprune.pruning.encoder_signals import EncoderWalk
+from autoprune.pruning.decoder_signals import Tapped, Transition
 from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class PlannedStage:
     @property
     def own_signals(self) -> tuple[Signal, ...]:
         """Signals of the stage's own layer, which must be taken before it runs."""
-        return tuple(s for s in self.signals if isinstance(s, TextRow | KeyNorm) and s.own)
+        return tuple(s for s in self.signals if isinstance(s, Tapped) and s.own)
 
 
 @dataclass(frozen=True)
@@ -74,18 +73,18 @@ class Plan:
 
     @property
     def decoder_taps(self) -> frozenset[int]:
-        return frozenset(s.layer for s in self.signals if isinstance(s, TextRow | KeyNorm))
+        return frozenset(s.layer for s in self.signals if isinstance(s, Tapped))
 
     @property
-    def encoder_taps(self) -> frozenset[int]:
-        return frozenset(b for s in self.signals if isinstance(s, EncoderWalk) for b in s.blocks)
+    def watched_layers(self) -> frozenset[int]:
+        return frozenset(s.layer for s in self.signals if isinstance(s, Transition))
 
     def at(self, layer: int) -> tuple[PlannedStage, ...]:
         return tuple(s for s in self.stages if s.stage.layer == layer)
 
-    def wanted_after(self, layer: int) -> tuple[TextRow | KeyNorm, ...]:
+    def wanted_after(self, layer: int) -> tuple[Tapped, ...]:
         """Signals to take while a decoder layer runs."""
-        found = [s for s in self.signals if isinstance(s, TextRow | KeyNorm) and s.layer == layer and not s.own]
+        found = [s for s in self.signals if isinstance(s, Tapped) and s.layer == layer and not s.own]
         return tuple(sorted(found, key=repr))
 
 

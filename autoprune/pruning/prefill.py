@@ -14,14 +14,17 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.policy.budget import counts, separators
-from autoprune.pruning.decoder_signals import KeyNorm, ProjectedFeatures, Rows, TextRow
+from autoprune.pruning.decoder_signals import DecoderWalk, KeyNorm, ProjectedFeatures, Tapped, Transition
+from autoprune.pruning.decoder_walk import Ground, raters, walk
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.plan import Plan, PlannedStage
 from autoprune.pruning.record import Run
+from autoprune.pruning.rotation import unrotated
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
-from autoprune.pruning.tap import Abort, attention_rows, over_heads, row_mask
+from autoprune.pruning.tap import Abort
 from autoprune.pruning.tensors import take, true_first, true_last
+from autoprune.pruning.transition import transition
 from autoprune.pruning.translate import Translator
 from autoprune.pruning.view import Grid, StageView, TextSpace
 from autoprune.pruning.vision import ImageFacts, facts_of
@@ -32,11 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """The unpruned sequence. Masks are [B, S]; `text` are the prompt rows after the last visual token, `last` the last
-    prompt row; lists are per sample, on the host."""
+    """The unpruned sequence. Masks are [B, S]; `asked` are the prompt rows, `text` those after the last visual token,
+    `last` [B, 1] the last of them; lists are per sample, on the host."""
 
     visual: Tensor
     real: Tensor | None
+    asked: Tensor
     text: Tensor
     last: Tensor
     n: list[int]
@@ -58,7 +62,7 @@ class Prompt:
         if not any(n):
             return None
         padded = min(lengths) < visual.shape[1]
-        return cls(visual, present if padded else None, text, last, n, lengths, max(rows))
+        return cls(visual, present if padded else None, asked, text, last, n, lengths, max(rows))
 
 
 @dataclass(eq=False)
@@ -89,6 +93,7 @@ class Prefill:
         self.mass = torch.ones(batch, most, device=device)
         self.captured: dict[Signal, Tensor] = {}
         self.probing = False
+        self.rotation: Any = None
         self._prepare_images(device)
         self._count()
 
@@ -141,10 +146,13 @@ class Prefill:
         self.run.layouts.append(self.layout)
         self.run.tokens.append(self.tokens)
         if self.pristine:
+            self.rotation = kwargs.get("position_embeddings")
             return None
         if self.cache is not None:
             self.cache.layers[number].layout = self.layout
-        return (hidden, *args[1:]), self.translator.prefill(kwargs, hidden)
+        translated = self.translator.prefill(kwargs, hidden)
+        self.rotation = translated.get("position_embeddings")
+        return (hidden, *args[1:]), translated
 
     def _stage(self, planned: PlannedStage, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         keep = [min(k, v) for k, v in zip(self.keep[planned.number], self.now, strict=True)]
@@ -220,7 +228,7 @@ class Prefill:
         """A signal at the visual tokens still there, [B, V] or [B, V, D]."""
         if isinstance(signal, ProjectedFeatures):
             return take(self.embeds, self.columns.gather(1, self.tokens), 1)
-        if isinstance(signal, TextRow | KeyNorm):
+        if isinstance(signal, Tapped | Transition):
             return self.captured[signal].gather(1, self.columns.gather(1, self.tokens))
         if any(signal not in f.signals for f in self.facts):
             raise AutoPruneError("the image features were computed under another policy: compute them again")
@@ -230,7 +238,7 @@ class Prefill:
     def _text(self, hidden: Tensor, space: TextSpace) -> tuple[Tensor, Tensor]:
         """Prompt rows after the last visual token [B, R, D] and which are real: as embedded, or entering the layer."""
         if space == "hidden":
-            rows, real = self._rows("text")
+            rows, real = self._rows(self.prompt.text, self.prompt.text_rows)
             return take(hidden, rows, 1), real
         rows = true_last(self.prompt.text, self.prompt.text_rows)
         return take(self.embeds, rows, 1), self.prompt.text.gather(1, rows)
@@ -238,7 +246,7 @@ class Prefill:
     def _probe(self, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Run the layer up to its attention function, without touching the cache."""
         own = kwargs if self.pristine else self.translator.prefill(kwargs, hidden)
-        self.probing = True
+        self.probing, self.rotation = True, own.get("position_embeddings")
         try:
             layer.forward(hidden, **{**own, "past_key_values": None, "use_cache": False})
         except Abort:
@@ -247,7 +255,9 @@ class Prefill:
             self.probing = False
         raise AutoPruneError("the layer's attention could not be read: its attention function is not the library's")
 
-    def listen(self, number: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+    def listen(
+        self, number: int, attention: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
+    ) -> None:
         """Tap of decoder layer `number`: take what later (or, while probing, this layer's own) stages want."""
         if self.probing:
             wanted: Sequence[Signal] = [s for p in self.plan.at(number) for s in p.own_signals]
@@ -255,30 +265,59 @@ class Prefill:
             wanted = self.plan.wanted_after(number)
         for signal in wanted:
             if isinstance(signal, KeyNorm):
-                self.captured[signal] = self.layout.scatter(key.float().square().sum((1, 3)).sqrt())
-            elif isinstance(signal, TextRow):
-                self.captured[signal] = self.layout.scatter(self._row(signal, query, key, scaling, mask))
+                norm = torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
+                self.captured[signal] = self.layout.scatter(norm)
+            elif isinstance(signal, DecoderWalk):
+                q, k = (query, key) if signal.rope else unrotated(attention, query, key, self.rotation)
+                self.captured[signal] = self.layout.scatter(walk(q, k, scaling, mask, self._ground(signal), signal))
         if self.probing:
             raise Abort
 
-    def _row(self, signal: TextRow, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> Tensor:
-        """Attention [B, n] of the asked rows, averaged over a sample's rows."""
-        rows, real = self._rows(signal.rows)
-        seen = row_mask(mask, rows, key.shape[2], self.layout.valid)
-        weights = over_heads(attention_rows(query, key, rows, scaling, seen), signal.heads)
-        return (weights * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+    def changed(self, number: int, before: Tensor, after: Tensor) -> None:
+        """A module of decoder layer `number` has made `after` of `before`, [B, n, D] each."""
+        signal = Transition(number)
+        if self.probing or signal not in self.plan.signals:
+            return
+        value = self.layout.scatter(transition(before, after, self._here(self.prompt.asked)))
+        self.captured[signal] = self.captured[signal] + value if signal in self.captured else value
 
-    def _rows(self, which: Rows) -> tuple[Tensor, Tensor]:
-        """Physical query rows [B, R] and which of them are real."""
-        if which == "last":
-            mask, count = self.prompt.last == torch.arange(self.layout.logical, device=self.embeds.device), 1
-        else:
-            mask, count = self.prompt.text, self.prompt.text_rows
-        here = self.layout.gather(mask)
-        if self.layout.valid is not None:
-            here = here & self.layout.valid
+    def _ground(self, signal: DecoderWalk) -> Ground:
+        """Where a walk goes at the layer that runs."""
+        last = self.prompt.last == torch.arange(self.layout.logical, device=self.embeds.device)
+        among, count = self.prompt.text, self.prompt.text_rows
+        if signal.start == "all":
+            among, count = self.prompt.asked, self.layout.width
+        elif signal.start == "vision":
+            among, count = self.prompt.visual, max(max(self.now), 1)
+        elif signal.start == "last" and signal.hops == 1:
+            among, count = last, 1
+        rows, real = self._rows(among, count)
+        start = real
+        if signal.start in ("last", "raters"):
+            from_these = last if signal.start == "last" else self._raters
+            start = real & self._here(from_these).gather(1, rows)
+        return Ground(rows, real, start, self._here(self.prompt.visual), self.layout.valid)
+
+    @functools.cached_property
+    def _raters(self) -> Tensor:
+        """Text tokens that the visual tokens are most alike where both enter the language model, [B, S]."""
+        rows = true_last(self.prompt.text, self.prompt.text_rows)
+        text, real = take(self.embeds, rows, 1), self.prompt.text.gather(1, rows)
+        visual = take(self.embeds, self.columns, 1)
+        real_visual = self.prompt.visual.gather(1, self.columns)
+        found = raters(visual, real_visual, text, real)
+        return torch.zeros_like(self.prompt.text).scatter(1, rows, found)
+
+    def _rows(self, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Physical rows [B, count] of the True entries of a logical mask, and which of them are real."""
+        here = self._here(mask)
         rows = true_last(here, count)
         return rows, here.gather(1, rows)
+
+    def _here(self, mask: Tensor) -> Tensor:
+        """A logical mask [B, S] at the columns that are still there, [B, n]."""
+        here = self.layout.gather(mask)
+        return here if self.layout.valid is None else here & self.layout.valid
 
 
 def _grid(facts: Sequence[ImageFacts], ordinal: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoprune.errors import BadInput
 from autoprune.policy.resolved import ResolvedPolicy
+from autoprune.pruning.decoder_signals import DecoderWalk, Transition
+from autoprune.pruning.signals import Signal
 
 MOVING_ROPE = ("dynamic", "longrope")
 
@@ -36,6 +39,18 @@ def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
     kind = rope.get("rope_type", "default")
     if not hasattr(language_model, "rotary_emb") or kind in MOVING_ROPE or not isinstance(kind, str):
         raise BadInput(f"positions 'compact' is not supported for this model's rotary embedding ({kind!r})")
+
+
+def refuse_signals(signals: Iterable[Signal], language_model: Any, layers: Sequence[Any]) -> None:
+    """Raises BadInput where a policy asks for what this language model cannot tell."""
+    wanted = tuple(signals)
+    if any(isinstance(s, DecoderWalk) and not s.rope for s in wanted):
+        from autoprune.pruning.rotation import can_undo
+
+        if not can_undo(language_model, layers[0].self_attn):
+            raise BadInput("llm_attention `rope: false`: this model's rotary embedding cannot be undone")
+    if any(isinstance(s, Transition) and not hasattr(layers[s.layer], "mlp") for s in wanted):
+        raise BadInput("token_transition: this model's decoder layers have no single MLP")
 
 
 def _has_window(config: Any) -> bool:

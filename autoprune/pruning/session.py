@@ -25,11 +25,12 @@ from autoprune.pruning.cache import PrunedLayer, adopt
 from autoprune.pruning.plan import Plan, make_plan
 from autoprune.pruning.prefill import Prefill, Prompt
 from autoprune.pruning.record import Budget, Run
-from autoprune.pruning.refuse import refuse_model, refuse_positions
+from autoprune.pruning.refuse import refuse_model, refuse_positions, refuse_signals
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap
+from autoprune.pruning.transition import ModuleWatch
 from autoprune.pruning.translate import decode_mask
-from autoprune.pruning.vision import VisionWatch
+from autoprune.pruning.vision import VisionWatch, refuse_vision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,7 @@ class Session:
         self._local = threading.local()
         self._undo: list[Callable[[], None]] = []
         self._taps: dict[int, Tap] = {}
+        self._watches: dict[int, ModuleWatch] = {}
         self._run: Run | None = None
 
     # ------------------------------------------------------------ for users
@@ -154,22 +156,30 @@ class Session:
             undo()
         for tap in self._taps.values():
             tap.remove()
+        for watch in self._watches.values():
+            watch.remove()
         self._undo.clear()
         self._taps.clear()
+        self._watches.clear()
         with _LOCK:
             _ATTACHED.discard(self.places.base)
 
     def _make(self, resolved: ResolvedPolicy) -> Plan:
         refuse_positions(resolved, self._language_model)
-        return make_plan(resolved, self.geometry)
+        plan = make_plan(resolved, self.geometry)
+        refuse_vision(plan.signals, self.places)
+        refuse_signals(plan.signals, self._language_model, self.places.layers)
+        return plan
 
     def _tap(self, plan: Plan) -> None:
         with _LOCK:
-            for block in plan.encoder_taps:
-                self._vision.tap(block)
+            self._vision.listen(plan.signals)
             for number in plan.decoder_taps - self._taps.keys():
                 attention = self.places.layers[number].self_attn
-                self._taps[number] = Tap(attention, functools.partial(self._listen, number))
+                self._taps[number] = Tap(attention, functools.partial(self._listen, number, attention))
+            for number in plan.watched_layers - self._watches.keys():
+                layer = self.places.layers[number]
+                self._watches[number] = ModuleWatch(layer, functools.partial(self._changed, number))
 
     # ------------------------------------------------------------ hooks
     @property
@@ -267,10 +277,17 @@ class Session:
             changed["position_embeddings"] = _rotary(self._language_model, hidden, positions)
         return (args, {**kwargs, **changed}) if changed else None
 
-    def _listen(self, number: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+    def _listen(
+        self, number: int, attention: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
+    ) -> None:
         step = None if self._forward is None else self._forward.step
         if isinstance(step, Prefill):
-            step.listen(number, query, key, scaling, mask)
+            step.listen(number, attention, query, key, scaling, mask)
+
+    def _changed(self, number: int, before: Tensor, after: Tensor) -> None:
+        step = None if self._forward is None else self._forward.step
+        if isinstance(step, Prefill):
+            step.changed(number, before, after)
 
 
 def _rotary(language_model: Any, hidden: Tensor, positions: Tensor) -> Any:

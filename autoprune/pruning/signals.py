@@ -79,7 +79,11 @@ Number = Annotated[float, BeforeValidator(_number)]
 # Layers as documents write them: exact, so fractions are kept as text.
 EncoderLayer = Annotated[int | str | None, BeforeValidator(lambda value: None if value is None else _layer(value, ()))]
 EncoderLayers = Annotated[tuple[int | str, int | str] | None, BeforeValidator(lambda value: _ends(value, ()))]
-DecoderLayer = Annotated[int | str, BeforeValidator(lambda value: _layer(value, ("prev", "own")))]
+ROWS = ("prev", "own")
+DecoderLayer = Annotated[
+    int | str | None, BeforeValidator(lambda value: None if value is None else _layer(value, ROWS))
+]
+DecoderLayers = Annotated[tuple[int | str, int | str] | None, BeforeValidator(lambda value: _ends(value, ROWS))]
 
 
 def layer_or_layers(given: Any) -> Any:
@@ -111,19 +115,19 @@ def encoder_block(layer: int | str, site: Site) -> int:
     return absolute
 
 
-def decoder_row_layer(layer: int | str, site: Site) -> tuple[int, bool]:
-    """Decoder layer whose attention a criterion reads at a site, and whether it is the stage's own."""
+def decoder_row_layer(layer: int | str, site: Site, name: str = "llm_attention.layer") -> tuple[int, bool]:
+    """Decoder layer that a criterion reads at a site, and whether it is the stage's own. `name`: for messages."""
     if site.name == "projector":
-        raise BadInput("llm_attention cannot be used at site 'projector': the language model has not run yet")
+        raise BadInput(f"{name.partition('.')[0]} cannot be used at site 'projector': no layer has run yet")
     if layer == "own":
         return site.layer, True
     if layer == "prev":
         if site.layer == 0:
-            raise BadInput("llm_attention.layer 'prev' cannot be used at llm:0: no layer runs before it")
+            raise BadInput(f"{name} 'prev' cannot be used at llm:0: no layer runs before it")
         return site.layer - 1, False
     index = _fraction(layer, site.depth)
     if not 0 <= index <= site.layer:
-        raise BadInput(f"llm_attention.layer {layer!r} must lie between 0 and the stage's own layer {site.layer}")
+        raise BadInput(f"{name} {layer!r} must lie between 0 and the stage's own layer {site.layer}")
     return index, index == site.layer
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from autoprune.pruning.decoder_signals import Rows, TextRow
-from autoprune.pruning.encoder_signals import Heads
+from autoprune.errors import BadInput
+from autoprune.pruning.decoder_signals import DecoderHeads, DecoderWalk, Start
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import DecoderLayer, PartConfig, Signal, Site, decoder_row_layer
+from autoprune.pruning.signals import (
+    DecoderLayer,
+    DecoderLayers,
+    Number,
+    PartConfig,
+    Signal,
+    Site,
+    decoder_row_layer,
+    layer_or_layers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,25 +29,91 @@ if TYPE_CHECKING:
 
 class LlmAttention(PartConfig):
     """layer: `prev` (the layer before the stage, free), `own` (the stage's layer, run up to its attention) or a decoder
-    layer. from: `last` = the last prompt row, `text` = mean over the prompt rows after the last visual token."""
+    layer. layers: first and last of a range instead, put together by `over`: `sum`, `mean`, `ema` (half of what was,
+    half of the next layer) or `difference` (how much more the last has than the first, at least 0).
+    from: where the walk starts: `last` = the last prompt row, `text` = the prompt rows after the last visual token,
+    `raters` = those of them that the visual tokens are most alike as both enter the language model, `all` = all prompt
+    rows, `vision` = the visual tokens.
+    hops: steps of the walk; the last one scores, those before stay among the rows it may start from (of `last` and
+    `raters`: the `text`). gate: between hops only rows with more than this many times the mean go on, evenly.
+    symmetrise: the first of several hops goes along the attention and against it.
+    heads: how the heads' scores become one; `top_half`: the mean of the heads that look most at visual tokens.
+    rope: false = without the rotary embedding. over_keys: what a row's softmax runs over. temperature: of the softmax.
+    """
 
     layer: DecoderLayer = "prev"
-    source: Rows = Field(default="last", alias="from")
-    heads: Heads = "mean"
+    layers: DecoderLayers = None
+    over: Literal["sum", "mean", "ema", "difference"] | None = None
+    source: Start = Field(default="last", alias="from")
+    hops: int = Field(default=1, ge=1, strict=True)
+    gate: Number | None = Field(default=None, ge=0)
+    symmetrise: bool = False
+    heads: DecoderHeads = "mean"
+    rope: bool = True
+    over_keys: Literal["all", "vision"] = "all"
+    temperature: Number = Field(default=1.0, gt=0)
 
-    def row(self, site: Site) -> TextRow:
-        layer, own = decoder_row_layer(self.layer, site)
-        return TextRow(layer, self.source, self.heads, own)
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_more_layers(cls, given: Any) -> Any:
+        return layer_or_layers(given)
+
+    @model_validator(mode="after")
+    def _several_hops(self) -> LlmAttention:
+        if self.hops == 1 and (self.symmetrise or self.gate is not None):
+            raise ValueError("`symmetrise` and `gate` are about what lies between hops: they need `hops: 2` or more")
+        if self.hops > 1 and self.over_keys == "vision" and self.source != "vision":
+            raise ValueError("`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`")
+        return self
+
+    def walks(self, site: Site) -> tuple[DecoderWalk, ...]:
+        """One walk for every layer that is read."""
+        return tuple(
+            DecoderWalk(
+                layer,
+                layer == site.layer,
+                self.source,
+                self.hops,
+                self.gate,
+                self.symmetrise,
+                self.heads,
+                self.rope,
+                self.over_keys,
+                self.temperature,
+            )
+            for layer in self._layers(site)
+        )
+
+    def _layers(self, site: Site) -> Sequence[int]:
+        if self.layers is None:
+            return (decoder_row_layer("prev" if self.layer is None else self.layer, site)[0],)
+        first, last = (decoder_row_layer(end, site, "llm_attention.layers")[0] for end in self.layers)
+        if first >= last:
+            raise BadInput(f"llm_attention.layers [{first}, {last}]: the first must come before the last")
+        return (first, last) if self.over == "difference" else range(first, last + 1)
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
-        return (self.row(site),)
+        return self.walks(site)
 
 
 def flops(config: LlmAttention, sizes: Sizes) -> int:
-    """2·r·s·h·e, r rows (`text`: all text positions, at most); `own`: and the probe of all rows' q, k, v."""
-    row = config.row(sizes.site)
-    rows = 1 if row.rows == "last" else sizes.text
-    return sizes.probe(row.own) + 2 * rows * sizes.sequence(row.layer, row.own) * sizes.query_width
+    """Per layer 2·r·s·h·e, r rows: 1 (`last`), the text (at most), the visual tokens or s; 2·r·s·h more for each hop
+    after the first and for `symmetrise`. `own`: and the probe of all rows' q, k, v. `raters`: and 2·V·t·d."""
+    total = sum(_walk(walk, sizes) for walk in config.walks(sizes.site))
+    if config.source == "raters":
+        total += 2 * max(sizes.visual[0], sizes.current) * sizes.text * sizes.geometry.width
+    return total
+
+
+def _walk(walk: DecoderWalk, sizes: Sizes) -> int:
+    columns = sizes.sequence(walk.layer, walk.own)
+    rows = sizes.text
+    if walk.start == "last" and walk.hops == 1:
+        rows = 1
+    elif walk.start in ("all", "vision"):
+        rows = columns if walk.start == "all" else columns - sizes.text
+    more = 2 * rows * columns * sizes.geometry.heads * (walk.hops - 1 + int(walk.symmetrise))
+    return sizes.probe(walk.own) + 2 * rows * columns * sizes.query_width + more
 
 
 @part(
@@ -47,8 +123,16 @@ def flops(config: LlmAttention, sizes: Sizes) -> int:
     flops=flops,
     tier="T2",
     sites=("llm",),
-    paper="An Image is Worth 1/2 Tokens After Layer 2 (FastV, ECCV 2024); PyramidDrop (CVPR 2025) for layer: own",
+    paper="An Image is Worth 1/2 Tokens After Layer 2 (FastV, ECCV 2024); PyramidDrop (CVPR 2025) for layer: own; "
+    "SparseVLM (ICML 2025) for raters and top_half; AdaptInfer (2025) for symmetrise; AIM (ICCV 2025) for many hops; "
+    "FEATHER (ICCV 2025) for rope: false; CATP (2025) for difference",
 )
 def llm_attention(view: StageView, config: LlmAttention) -> Tensor:
-    """Softmax attention that prompt rows pay to each visual token at one decoder layer."""
-    return view.provide(config.row(view.site))
+    """Softmax attention that prompt rows pay to each visual token at a decoder layer, in one step or several."""
+    scores = [view.provide(walk) for walk in config.walks(view.site)]
+    total = scores[0]
+    for score in scores[1:]:
+        total = (total + score) / 2 if config.over == "ema" else total + score
+    if config.over == "difference":
+        return (scores[1] - scores[0]).clamp(min=0)
+    return total / len(scores) if config.over == "mean" else total

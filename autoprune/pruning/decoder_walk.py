@@ -1,0 +1,164 @@
+"""Attention of a decoder layer as a walk: mass starts on prompt rows and is passed on as the attention says.
+
+p₀ is even on the start, p ← p·A one hop, and a visual token's score is what has reached it. Every head walks in its
+own map A; `heads` puts their ends together. The walk moves among the prompt rows after the last visual token (starts
+`last`, `text`, `raters`), among all prompt rows (`all`) or among the visual ones (`vision`); only the last hop leaves
+them.
+
+* 1 hop from `last` is FastV's and PyramidDrop's row, 1 hop from `raters` SparseVLM's.
+* 2 hops from `text`, the first along A + Aᵀ - diag(A) (`symmetrise`), are AdaptInfer's; k hops from `all` are k steps
+  of PageRank without a restart (AIM, with `rms` and a low temperature).
+* `max` of one hop is each row's, then the mean over the rows; of more it is that of the ends.
+* With a `gate` t the heads meet after each hop but the last: rows that hold more than t times the mean go on, each with
+  the same mass, in every head. The one that holds most always goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from autoprune.pruning.tap import attention_rows, row_mask
+from autoprune.pruning.tensors import CHUNK, best, take
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.decoder_signals import DecoderHeads, DecoderWalk
+
+MAP = 1 << 27  # entries of attention maps held at a time: 512 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Where a walk goes, in the columns of the layer's sequence. rows [B, R]: the rows it moves among, `real` of them;
+    start [B, R] bool: those it starts from. visual [B, n] bool: visual tokens. valid [B, n] bool, or None: all are."""
+
+    rows: Tensor
+    real: Tensor
+    start: Tensor
+    visual: Tensor
+    valid: Tensor | None
+
+
+def walk(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, ground: Ground, asked: DecoderWalk) -> Tensor:
+    """Mass on each column [B, n] in float32, from query [B, H, n, D], key [B, Hkv, n, D] and the layer's real mask.
+
+    A map is held only where more than one hop needs it and it is small enough; memory is else that of a few rows.
+    """
+    graph = _Graph(query, key, scaling / asked.temperature, mask, ground, asked)
+    if asked.heads == "max" and asked.hops == 1:
+        return graph.loudest(_even(ground.start))
+    ends = graph.first(_even(ground.start))
+    if asked.symmetrise:
+        ends = ends + graph.backwards(_even(ground.start))
+    for _ in range(asked.hops - 1):
+        mass = take(ends, ground.rows, 2).masked_fill(~ground.real[:, None], 0)
+        if asked.gate is not None:
+            together = take(meet(ends, asked.heads, ground.visual), ground.rows, 1)
+            mass = _gated(together, ground.real, asked.gate)[:, None].expand_as(mass)
+        ends = graph.hop(mass)
+    return meet(ends, asked.heads, ground.visual)
+
+
+class _Graph:
+    """The softmax rows of one layer, made some rows at a time."""
+
+    def __init__(
+        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, ground: Ground, asked: DecoderWalk
+    ) -> None:
+        self.query, self.key, self.scaling, self.mask, self.ground = query, key, scaling, mask, ground
+        self.only_visual = asked.over_keys == "vision"
+        rows = ground.rows.shape[1]
+        self.pieces = [slice(start, start + CHUNK) for start in range(0, rows, CHUNK)]
+        again = asked.hops > 1 or asked.symmetrise
+        fits = query.shape[0] * query.shape[1] * rows * key.shape[2] <= MAP
+        self.held = [self._made(piece) for piece in self.pieces] if again and fits else None
+
+    def first(self, mass: Tensor) -> Tensor:
+        """One hop [B, H, n] of mass [B, R] that is the same in every head."""
+        ends = [(self._piece(i) * mass[:, None, p, None]).sum(2) for i, p in enumerate(self.pieces)]
+        return torch.stack(ends).sum(0) if len(ends) > 1 else ends[0]
+
+    def loudest(self, mass: Tensor) -> Tensor:
+        """One hop [B, n] of mass [B, R] in which every row is that of its loudest head, column by column."""
+        ends = [(self._piece(i).amax(1) * mass[:, p, None]).sum(1) for i, p in enumerate(self.pieces)]
+        return torch.stack(ends).sum(0) if len(ends) > 1 else ends[0]
+
+    def hop(self, mass: Tensor) -> Tensor:
+        """One hop [B, H, n] of mass [B, H, R]."""
+        ends = [(mass[:, :, None, p] @ self._piece(i))[:, :, 0] for i, p in enumerate(self.pieces)]
+        return torch.stack(ends).sum(0) if len(ends) > 1 else ends[0]
+
+    def backwards(self, mass: Tensor) -> Tensor:
+        """One hop against the attention, without what stays: mass · (Aᵀ - diag(A)), [B, H, n]."""
+        ground, columns = self.ground, self.key.shape[2]
+        batch, heads = self.query.shape[:2]
+        from_columns = mass.new_zeros(batch, columns).scatter(1, ground.rows, mass)[:, None, :, None]
+        ends = mass.new_zeros(batch, heads, columns)
+        for i, p in enumerate(self.pieces):
+            weights, rows = self._piece(i), ground.rows[:, None, p].expand(-1, heads, -1)
+            back = (weights @ from_columns)[..., 0]
+            stays = weights.gather(3, rows[..., None])[..., 0] * mass[:, None, p]
+            ends = ends.scatter_add(2, rows, back - stays)
+        return ends
+
+    def _piece(self, number: int) -> Tensor:
+        return self._made(self.pieces[number]) if self.held is None else self.held[number]
+
+    def _made(self, piece: slice) -> Tensor:
+        """Softmax rows [B, H, r, n]; rows that are not real are zero."""
+        rows, ground = self.ground.rows[:, piece], self.ground
+        seen = row_mask(self.mask, rows, self.key.shape[2], ground.valid)
+        if self.only_visual:
+            seen = _open(seen) & ground.visual[:, None, None, :]
+        weights = attention_rows(self.query, self.key, rows, self.scaling, seen)
+        return weights.masked_fill(~ground.real[:, None, piece, None], 0)
+
+
+def _open(mask: Tensor) -> Tensor:
+    """What a bool or additive mask lets through."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _even(on: Tensor) -> Tensor:
+    """The same mass on every True entry of [B, R], 1 in all."""
+    return on.float() / on.sum(1, keepdim=True).clamp(min=1)
+
+
+def _gated(mass: Tensor, real: Tensor, gate: float) -> Tensor:
+    """Even mass on the real rows that hold more than `gate` times the mean, or the most of all: [B, R]."""
+    mass = mass.masked_fill(~real, 0)
+    mean = mass.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+    return _even(((mass > gate * mean) | (mass == mass.amax(1, keepdim=True))) & real)
+
+
+def meet(ends: Tensor, heads: DecoderHeads, visual: Tensor) -> Tensor:
+    """The heads' ends as one: [B, H, n] -> [B, n]. `top_half`: the mean of those that bring most to `visual` [B, n]."""
+    if heads == "sum":
+        return ends.sum(1)
+    if heads == "max":
+        return ends.amax(1)
+    if heads == "rms":
+        return ends.square().mean(1).sqrt()
+    if heads == "top_half":
+        half = (ends.shape[1] + 1) // 2
+        brought = ends.masked_fill(~visual[:, None], 0).sum(2)
+        count = torch.full((len(ends),), half, device=ends.device)
+        chosen = best(brought, torch.ones_like(brought, dtype=torch.bool), count)
+        return ends.masked_fill(~chosen[..., None], 0).sum(1) / half
+    return ends.mean(1)
+
+
+def raters(visual: Tensor, real_visual: Tensor, text: Tensor, real_text: Tensor) -> Tensor:
+    """Text rows that visual tokens are most alike, [B, R] bool: above-average mean of softmax(V Tᵀ) over the text.
+
+    visual [B, N, D] and text [B, R, D] as they enter the language model; where none is above the average, all are.
+    """
+    likeness = (visual.float() @ text.float().transpose(1, 2)).masked_fill(~real_text[:, None], float("-inf"))
+    shares = likeness.softmax(2).nan_to_num(0).masked_fill(~real_visual[..., None], 0).sum(1)
+    mean = shares.sum(1, keepdim=True) / real_text.sum(1, keepdim=True).clamp(min=1)
+    found = (shares > mean) & real_text
+    return torch.where(found.any(1, keepdim=True), found, real_text)

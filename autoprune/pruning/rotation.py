@@ -1,0 +1,49 @@
+"""Queries and keys without their rotary embedding.
+
+A rotation is undone by the one with the opposite angle, exactly, so long as it is a rotation: the model's own function
+is called with -sin.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autoprune.errors import AutoPruneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rotate = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
+
+
+def rotate_of(attention: Any) -> Rotate | None:
+    """The function that turns queries and keys in this attention module's file, if there is one."""
+    return getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+
+
+def unrotated(attention: Any, query: Tensor, key: Tensor, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """query [B, H, n, D] and key [B, Hkv, n, D] in float32 as they were before (cos, sin) turned them."""
+    rotate = rotate_of(attention)
+    if rotate is None:
+        raise AutoPruneError("the rotary embedding of this attention cannot be undone")
+    cos, sin = embeddings
+    return rotate(query.float(), key.float(), cos.float(), -sin.float())
+
+
+def can_undo(language_model: Any, attention: Any) -> bool:
+    """Whether turning back gives what was there, tried on two positions. Waits for the device; not for a prefill."""
+    rotate, embed = rotate_of(attention), getattr(language_model, "rotary_emb", None)
+    if rotate is None or embed is None or not hasattr(attention, "head_dim"):
+        return False
+    device = embed.inv_freq.device if hasattr(embed, "inv_freq") else None
+    states = torch.linspace(-1, 1, 2 * attention.head_dim, device=device).view(1, 1, 2, attention.head_dim)
+    try:
+        cos, sin = embed(states[:, 0], position_ids=torch.tensor([[3, 70]], device=device))
+        back = rotate(*rotate(states, states, cos, sin), cos, -sin)[0]
+    except (TypeError, ValueError, RuntimeError):  # another signature, axes or layer types: not one to undo
+        return False
+    return bool(torch.allclose(back, states, atol=1e-4))
