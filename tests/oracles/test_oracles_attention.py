@@ -85,7 +85,9 @@ def test_adaptinfer_takes_two_hops_through_text() -> None:
 
 
 def test_feather_softmaxes_image_keys_only() -> None:
-    assert oracle.feather(np.ones((1, 3, 1)), KEYS, [1, 2]) == pytest.approx([2 / 5, 3 / 5])
+    queries = np.array([[[0.0], [0], [1]]])
+    assert oracle.feather(queries, KEYS, [1, 2]) == pytest.approx([2 / 5, 3 / 5])
+    assert oracle.feather(queries, KEYS, [1, 2], last=0) == pytest.approx([1 / 2, 1 / 2])
 
 
 def test_aim_walks_a_sharpened_causal_map() -> None:
@@ -117,6 +119,8 @@ def test_catp_adds_the_rise_of_attention_to_the_likeness_to_the_query() -> None:
 def test_transprune_weighs_turn_and_growth() -> None:
     x, y = np.array([[1.0, 0], [1, 0]]), np.array([[2.0, 0], [0, 3]])
     assert oracle.transition(x, y) == pytest.approx([2 / (1 + e), 3 * e / (1 + e)])
+    assert oracle.transition(2 * x, y) == pytest.approx([1 / (1 + e), 1.5 * e / (1 + e)])
+    assert oracle.transition(np.array([[0.0, 0], [1, 0]]), y)[0] == 0
     assert oracle.transprune_ttv([(x, y), (x, x)], [1]) == pytest.approx([3 * e / (1 + e) + 0.5])
     assert oracle.transprune([1, 3], [2, 2]) == pytest.approx([0.75, 1.25])
 
@@ -140,6 +144,7 @@ def test_hired_counts_in_true_quadrants() -> None:
 
 def test_hired_budgets_lose_no_token() -> None:
     assert oracle.hired_budgets(100, 64, [3, 1, 0, 0]) == (50, [38, 12, 0, 0])
+    assert oracle.hired_budgets(20, 64, [5, 2]) == (10, [7, 3])  # 7.14 and 2.86
     assert oracle.hired_budgets(200, 64, [1, 1]) == (64, [68, 68])
     assert oracle.hired_budgets(10, 64, [0, 0]) == (5, [3, 2])
 
@@ -163,6 +168,8 @@ def test_vflowopt_asks_only_the_tokens_that_are_looked_at() -> None:
     assert oracle.vflowopt(seen, has_cls=False, t=1) == pytest.approx([0.1, 0.7, 0.2])
     assert oracle.vflowopt(seen, has_cls=False, t=0.5) == pytest.approx([0.2, 0.6, 0.2])
     assert oracle.vflowopt(seen, has_cls=False, t=100) == pytest.approx([0.1, 0.7, 0.2])
+    # the gate is strict: nobody is above a mean that all share, so the first of the largest speaks
+    assert oracle.vflowopt(np.array([[[0.75, 0.25], [0.25, 0.75]]]), has_cls=False, t=1) == [0.75, 0.25]
     # with token 0 as CLS: received .6, .35 -> only token 1 passes, its row without the CLS column
     seen[0, 2] = (0.3, 0.5, 0.5)
     assert oracle.vflowopt(seen, has_cls=True, t=1) == pytest.approx([0.7, 0.2])

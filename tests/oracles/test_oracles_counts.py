@@ -29,12 +29,16 @@ def test_elbow_is_farthest_from_the_chord() -> None:
     assert oracle.elbow([3, 2, 1]) == 3
     assert oracle.elbow([5, 5, 5, 5]) == 4
     assert oracle.elbow([2, 1]) == 2
+    assert oracle.elbow([10, 0, 0]) == 2
+    assert oracle.elbow([0.3, 0.2, 0.1]) == 3
+    assert oracle.elbow([10, 4, 4, -2]) == 2  # gaps 2 and 2: the first
 
 
 def test_flowcut_drops_less_when_attention_is_flat() -> None:
     assert oracle.entropy_share([3, 3, 3]) == pytest.approx(1)
     assert oracle.entropy_share([2, 2, 0, 0]) == pytest.approx(0.5)
     assert oracle.entropy_share([1, 0]) == 0
+    assert oracle.entropy_share([7]) == 0
     assert oracle.entropy_share([1, 3]) == pytest.approx((0.25 * log(4) + 0.75 * log(4 / 3)) / log(2))
     peaked = [1.0] + [0.0] * 9
     assert oracle.flowcut_drop(peaked, 6, remaining=4) == 2

@@ -22,6 +22,11 @@ def test_nearest_mean() -> None:
     same(oracle.nearest_mean(metric, [0, 2]), [[1 / 3, 1 / 3, 0, 1 / 3], [0, 0, 1, 0]])
 
 
+def test_a_kept_token_joins_itself_though_another_is_equal() -> None:
+    same(oracle.nearest_mean(np.ones((3, 2)), [0, 1]), [[0.5, 0, 0.5], [0, 1, 0]])
+    assert oracle.dpc_groups(np.ones((3, 2)), [0, 1]) == [[0, 2], [1]]
+
+
 def test_visionzip_adds_the_mean_to_the_target() -> None:
     assert oracle.visionzip_targets([1, 2, 3, 4, 5], 2) == [1, 3]
     assert oracle.visionzip_targets([1, 2, 3, 4, 5], 3) == [1, 2, 3]
@@ -72,6 +77,9 @@ def test_cell_keeps_the_place_of_its_best_member() -> None:
     same(w, [[0, 0.25, 0, 0, 0.75, 0, 0, 0], [0, 0, 0.25, 0.25, 0, 0, 0.25, 0.25]])
     places, w = oracle.cell(scores, 4, [0, 1, 4, 5], 2)
     assert places == [2]
+    places, w = oracle.cell([1.0] * 6, 2, [], 2)  # a grid of 3 x 2: one whole block and half of one
+    assert places == [0, 4]
+    same(w, [[0.25] * 4 + [0, 0], [0] * 4 + [0.5] * 2])
 
 
 def test_tome_weighs_by_mass() -> None:

@@ -36,12 +36,14 @@ def test_logistic_is_safe_far_out() -> None:
 
 def test_p_sigmoid_by_hand() -> None:
     assert oracle.p_sigmoid([4, 5, 6], 0, 1, 0.5, 2 * log(3)) == pytest.approx([0.75, 0.5, 0.25])
+    assert oracle.p_sigmoid([4], 0, 1, 0, 5) == [0.5]  # one layer stands at x = 0
     assert oracle.p_sigmoid([4, 5, 6], 0.2, 1, 0.5, 2 * log(3)) == pytest.approx([0.8, 0.6, 0.4])
 
 
-@pytest.mark.parametrize("budget", [0.1, 0.3, 0.5, 0.95])
-def test_p_sigmoid_meets_its_budget(budget: float) -> None:
-    rates = oracle.p_sigmoid_to_budget(range(2, 32), 0.05, 1, 8, budget)
+@pytest.mark.parametrize("slope", [0.5, 8])
+@pytest.mark.parametrize("budget", [0.06, 0.3, 0.5, 0.95])
+def test_p_sigmoid_meets_its_budget(budget: float, slope: float) -> None:
+    rates = oracle.p_sigmoid_to_budget(range(2, 32), 0.05, 1, slope, budget)
     assert mean(rates) == pytest.approx(budget, abs=1e-9)
     assert rates == sorted(rates, reverse=True)
 

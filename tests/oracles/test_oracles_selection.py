@@ -17,6 +17,8 @@ def angles(*degrees: float) -> np.ndarray:
 def test_divprune_starts_with_the_loneliest() -> None:
     # nearest neighbours: 10, 10 and 80 degrees away -> token 2; then 0 (90 away) before 1 (80 away)
     assert oracle.divprune(angles(0, 10, 90), 3) == [2, 0, 1]
+    # 180 is 90 away from all; 0 is opposite; then 90 is 90 away from both, 20 only 20 from one
+    assert oracle.divprune(angles(0, 180, 90, 20), 4) == [1, 0, 2, 3]
     assert oracle.divprune(angles(0), 1) == [0]
     assert oracle.divprune(np.ones((3, 2)), 2) == [0, 1]
 
@@ -31,6 +33,8 @@ def test_zoo_multiplies_score_and_distance() -> None:
     features = np.array([[0.0, 1], [0.6, 0.8], [1, 0], [-1, 0]])
     # scores on [0,1]: 1/4, 1/2, 1, 0; after 2: .25 * 1, .5 * .4, 0 * 2 -> 0; then .5 * .2 -> 1
     assert oracle.zoo([2, 3, 5, 1], features, 4) == [2, 0, 1, 3]
+    # 1, 3/4, 1/2, 1/2, 0: after 0 and 180 degrees, 90 has .5 * 1 and 20 has .5 * .06
+    assert oracle.zoo([5, 4, 3, 3, 1], angles(0, 180, 90, 20, 45), 5) == [0, 1, 2, 3, 4]
 
 
 def test_greedyprune_skips_near_copies_and_refills() -> None:
@@ -81,6 +85,7 @@ def test_dpp_kernel_weighs_likeness_by_relevance() -> None:
     found = oracle.dpp_kernel(np.array([[1.0, 0], [0.6, 0.8]]), [2, 3])
     assert found[0] == pytest.approx([4, 3.6])
     assert found[1] == pytest.approx([3.6, 9])
+    assert oracle.dpp_kernel(np.array([[2.0, 0], [0.6, 0.8]]))[0] == pytest.approx([1, 0.6])
 
 
 IMAGE, TEXT, NORMS = [0, 1, 2, 3], [4, 5], [1.0, 5, 2, 3, 7, 8]
@@ -93,6 +98,12 @@ def test_dart_takes_what_is_unlike_the_pivots() -> None:
     assert oracle.dart(HIDDEN, NORMS, IMAGE, TEXT, 4, 1, 1) == [1, 3, 0, 2]
     assert oracle.dart(HIDDEN, NORMS, IMAGE, TEXT, 2, 1, 1) == [1, 3]
     assert oracle.dart(HIDDEN, NORMS, IMAGE, TEXT, 1, 2, 1) == [1]
+
+
+def test_dart_pivots_take_turns() -> None:
+    hidden = angles(0, 180, 90, 270, 45, 225, 90, 45)
+    # pivots at 0, 90 and 45 degrees take 180, 270 and 225; then the first takes 90 before 45
+    assert oracle.dart(hidden, [9, 1, 1, 1, 1, 1, 8, 7], range(6), [6, 7], 6, 1, 2) == [0, 1, 3, 5, 2, 4]
 
 
 def test_dart_release_floors_the_share_of_a_pivot() -> None:
@@ -134,4 +145,5 @@ def test_lattice_spreads_over_the_grid() -> None:
 
 def test_farthest_goes_on_from_a_set() -> None:
     assert oracle.farthest(angles(0, 10, 90, 100), [0], 3) == [0, 3, 1]  # then 1 - cos 10 for both 1 and 2
+    assert oracle.farthest(angles(0, 180, 90, 20), [0], 3) == [0, 1, 2]
     assert oracle.farthest(angles(0, 10, 90), [], 1) == [2]
