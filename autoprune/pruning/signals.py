@@ -42,8 +42,8 @@ class PartConfig(Config):
         """Signals needed at a site. Raises BadInput where the part cannot work there."""
         return ()
 
-    def extra(self, kept: int) -> int:
-        """Rows a merger makes beside the selected tokens, out of `kept`."""
+    def extra(self, kept: int, current: int) -> int:
+        """Rows a merger makes beside the selected tokens, out of `kept` of `current` tokens."""
         return 0
 
 

@@ -4,9 +4,9 @@ The engine owns every invariant (exact K, protected survive, raster order, ties,
 
 Signatures: criterion(view, config) -> scores [B, V] · selector(view, scores or None, quota, free [B, V],
 taken [B, V], config) -> mask [B, V] with exactly `quota` True inside `free` · merger(view, kept, config) -> membership
-[B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens) or None for plain selection. The
-engine weighs it by mass and scales rows of W to sum 1; a row's new mass is that of all its members. `taken` are the
-tokens that earlier picks of the stage chose.
+[B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens), None for plain selection, or
+`Anchored`. The engine weighs membership by mass and scales rows of W to sum 1; a token's mass is split among the rows
+that take it in, by their weights. `taken` are the tokens that earlier picks of the stage chose.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
+class Anchored:
+    """What a merger gives back that names the anchors of its extra rows: membership [B, K, V], and the token [B, K] at
+    which each row stands, `Kept.index` but for extra rows. Rows need not be in raster order."""
+
+    membership: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Reduction:
     """A stage's outcome: what is kept, W [B, K, V] (None = plain rows) and the new mass [B, K]."""
 
@@ -53,7 +62,8 @@ class Reduction:
         plain = take(hidden, self.kept.index, 1)
         if self.matrix is None:
             return plain
-        merged = (self.matrix @ hidden.float()).to(hidden.dtype)
+        used = (self.matrix > 0).any(1)[..., None]  # what nobody takes in may hold anything, also NaN
+        merged = (self.matrix @ hidden.float().masked_fill(~used, 0)).to(hidden.dtype)
         return torch.where(self.kept.valid[..., None], merged, plain)
 
 
@@ -62,16 +72,33 @@ def reduce(
 ) -> Reduction:
     """Carry out one stage. keep, now, protected: K, V and protected tokens of each sample; keep <= now."""
     extras = [
-        min(planned.merge.config.extra(k), k - p) if p < k < v else 0
+        min(planned.merge.config.extra(k, v), k - p) if p < k < v else 0
         for k, v, p in zip(keep, now, protected, strict=True)
     ]
     kept = _choose(planned.picks, view, keep, protected, extras)
-    membership: Tensor | None = planned.merge.run(view, kept, planned.merge.config)
+    membership: Tensor | Anchored | None = planned.merge.run(view, kept, planned.merge.config)
     if membership is None:
         return Reduction(kept, None, view.mass.gather(1, kept.index) * kept.valid)
-    weights = membership.float() * kept.valid[..., None] * view.valid[:, None] * view.mass[:, None]
-    mass = ((weights > 0) * view.mass[:, None]).sum(2)
-    return Reduction(kept, weights / weights.sum(2, keepdim=True).clamp(min=1e-12), mass)
+    if isinstance(membership, Anchored):
+        kept, membership = _anchored(kept, membership)
+    members = kept.valid[..., None] & view.valid[:, None]
+    if any(k == v for k, v in zip(keep, now, strict=True)):  # samples that lose nothing beside others that do
+        less = torch.tensor([k < v for k, v in zip(keep, now, strict=True)], device=members.device)
+        members = members & (less[:, None, None] | torch.nn.functional.one_hot(kept.index, members.shape[2]).bool())
+    weights = (membership.float() * view.mass[:, None]).masked_fill(~members, 0)
+    matrix = weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
+    per_weight = view.mass.masked_fill(~view.valid, 0) / matrix.sum(1).clamp(min=1e-30)  # stays finite
+    return Reduction(kept, matrix, (matrix * per_weight[:, None]).sum(2))
+
+
+def _anchored(kept: Kept, made: Anchored) -> tuple[Kept, Tensor]:
+    """Move extra rows to the anchors that their merger names, back in raster order."""
+    batch, count = kept.mask.shape
+    place = made.index.masked_fill(~kept.valid, count)
+    mask = torch.zeros(batch, count + 1, dtype=torch.bool, device=place.device).scatter(1, place, True)[:, :-1]
+    order = place.argsort(dim=1, stable=True)
+    index, extra = true_first(mask, place.shape[1]), kept.extra.gather(1, order)
+    return Kept(mask, index, kept.valid, extra, kept.scores), take(made.membership, order, 1)
 
 
 def _choose(

@@ -90,8 +90,24 @@ def test_every_picture_has_its_class_token() -> None:
         (NORM, TOP, Part("nearest"), 320 + 2 * 8 * 16 * (10 + 10)),
         (NORM, TOP, Part("nearest", {"space": "encoder"}), 320 + 2 * 8 * 16 * (8 + 10)),
         (NORM, TOP, Part("residual"), 320 + 2 * 8 * 16 * 10),
+        (NORM, TOP, Part("cell"), 320 + 2 * 8 * 16 * 10),
+        (NORM, TOP, Part("knn"), 320 + 2 * 8 * 16 * (8 + 10)),
+        (NORM, TOP, Part("soft"), 320 + 2 * 8 * 16 * (10 + 10)),
+        (NORM, TOP, Part("cluster", {"share": "1/2"}), 320 + 2 * 8 * 8 * 10 + 2 * 8 * 16 * 10),
     ],
-    ids=["top", "stride", "far", "far-unscored", "nearest", "nearest-encoder", "residual"],
+    ids=[
+        "top",
+        "stride",
+        "far",
+        "far-unscored",
+        "nearest",
+        "nearest-encoder",
+        "residual",
+        "cell",
+        "knn",
+        "soft",
+        "cluster",
+    ],
 )
 def test_selectors_and_mergers_by_hand(score: Score | None, select: Part, merge: Part, expected: int) -> None:
     assert flops(stage(2, score, select, merge)) == expected
@@ -148,6 +164,13 @@ RUNS: dict[str, tuple[ResolvedStage, ...]] = {
     "far-scored": (stage(1, attention("prev"), Part("far", {"space": "hidden"})),),
     "nearest": (stage(2, attention("prev"), merge=Part("nearest", {"space": "encoder"})),),
     "residual": (stage(2, attention("prev"), merge=Part("residual")),),
+    "cell": (stage(2, attention("prev"), merge=Part("cell")),),
+    "knn": (stage(2, attention("prev"), merge=Part("knn", {"residual": True})),),
+    "soft": (stage(0, Part("random"), merge=Part("soft"), site="projector"),),
+    "cluster": (
+        stage(2, attention("prev"), merge=Part("cluster")),
+        stage(3, None, Part("stride"), Part("cluster"), Keep("tokens", Fraction(3))),
+    ),
 }
 
 

@@ -113,6 +113,7 @@ class World:
 
 
 ALL = World([0, 1, 2])
+CONSERVING = {"nearest", "residual", "soft"}  # every token joins a row wherever one may take it in
 SELECTORS, MERGERS = list(variants("selector")), list(variants("merger"))
 RANDOM = Part("random", {"seed": 1})
 
@@ -201,11 +202,14 @@ def check_matrix(done: Reduction, view: StageView, merge: str) -> None:
     for b in range(len(COUNTS)):
         weights = view.mass[b] * view.valid[b]
         assert torch.allclose(done.matrix[b] * done.mass[b][:, None] @ torch.ones(36), done.mass[b], atol=1e-4)
-        if kept.mask[b].sum() > len(PROTECTED[b]):
+        assert done.mass[b].sum() <= weights.sum() + 1e-4
+        if merge in CONSERVING and kept.mask[b].sum() > len(PROTECTED[b]):
             assert torch.allclose(done.mass[b].sum(), weights.sum(), atol=1e-4)  # nothing is lost
         shielded = [i for i, t in enumerate(kept.index[b].tolist()) if t in PROTECTED[b] and kept.valid[b, i]]
         rows = done.rows(view.hidden)[b, shielded]
         assert torch.equal(rows, view.hidden[b, kept.index[b, shielded]])  # protected rows are unchanged
+        others = [i for i in range(kept.index.shape[1]) if i not in shielded]
+        assert (done.matrix[b, others][:, list(PROTECTED[b])] == 0).all()  # and nobody takes them in
 
 
 def same_alone(done: Reduction, alone: Reduction, planned: PlannedStage, b: int, k: int) -> None:

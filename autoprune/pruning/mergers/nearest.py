@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.pruning.decoder_signals import ProjectedFeatures
-from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import PartConfig, Signal, Site
+from autoprune.pruning.selecting import SpaceConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +14,11 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import StageView
 
 
-class Nearest(PartConfig):
-    """space: which feature rows likeness (cosine) is measured on."""
+class Nearest(SpaceConfig):
+    """space: which feature rows likeness (cosine) is measured on. norm: what a token counts in the mean, its mass (as
+    ToMe's size does) or 1 (VScan, AIM). The two differ where an earlier stage has merged."""
 
-    space: Literal["projected", "encoder", "hidden"] = "projected"
-
-    def signals(self, site: Site) -> tuple[Signal, ...]:
-        if self.space == "hidden":
-            return ()
-        return (ProjectedFeatures(),) if self.space == "projected" else (EncoderFeatures(),)
+    norm: Literal["mass", "mean"] = "mass"
 
 
 def flops(config: Nearest, sizes: Sizes) -> int:
@@ -41,17 +35,16 @@ def flops(config: Nearest, sizes: Sizes) -> int:
     paper="VScan: Rethinking Visual Token Reduction (2025)",
 )
 def nearest(view: StageView, kept: Kept, config: Nearest) -> Tensor:
-    """Average, by mass, each kept token with the dropped ones most similar to it. Protected tokens take nothing in."""
-    import torch
+    """Average each kept token with the dropped ones most similar to it. Protected tokens take nothing in.
 
+    Cosine of feature rows, ties to the earlier token. All mass is conserved.
+    """
+    from autoprune.pruning.merging import itself, joined, taking, unselected
     from autoprune.pruning.tensors import nearest as find
     from autoprune.pruning.tensors import take, unit
 
-    rows = unit(view.features(config.space))
-    open_to_all = kept.valid & view.candidates.gather(1, kept.index)
-    _, target = find(rows, take(rows, kept.index, 1), open_to_all[:, None])
-    order = torch.arange(kept.index.shape[1], device=rows.device)
-    dropped = view.valid & ~kept.mask & open_to_all.any(1, keepdim=True)
-    joins = (target[:, None] == order[:, None]) & dropped[:, None]
-    itself = torch.nn.functional.one_hot(kept.index, view.valid.shape[1]).bool()
-    return (joins | itself).float()
+    rows, open_rows = unit(view.features(config.space)), taking(view, kept)
+    _, target = find(rows, take(rows, kept.index, 1), open_rows[:, None])
+    members = unselected(view, kept) & open_rows.any(1, keepdim=True)
+    joins = (joined(target, members, kept.index.shape[1]) | itself(view, kept)).float()
+    return joins if config.norm == "mass" else joins / view.mass.clamp(min=1e-6)[:, None]

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import StageView
 
 
-LEAST = 1e-6  # of the best score: every dropped token stays a member
-
-
 class Residual(PartConfig):
     """No parameters."""
 
-    def extra(self, kept: int) -> int:
+    def extra(self, kept: int, current: int) -> int:
         return 1
 
 
@@ -43,14 +40,7 @@ def residual(view: StageView, kept: Kept, config: Residual) -> Tensor:
     EViT's fused token is the sum weighted by attention; as a mean it keeps the scale of a token. Scores at or below 0
     weigh (almost) nothing; without scores, or where all are alike, all tokens weigh the same.
     """
-    import torch
+    from autoprune.pruning.merging import fused, itself
 
-    itself = torch.nn.functional.one_hot(kept.index, view.valid.shape[1]).bool()
-    dropped = view.valid & ~kept.mask
-    joins = itself | (kept.extra[..., None] & dropped[:, None])
-    if kept.scores is None:
-        return joins.float()
-    joined = (joins & kept.extra[..., None]).any(1)
-    weight = kept.scores.nan_to_num(nan=0.0, neginf=0.0).clamp(min=0).masked_fill(~joined, 0)
-    weight = weight / weight.amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    return joins * torch.where(kept.extra[..., None], weight.clamp(min=LEAST)[:, None], 1.0)
+    selected = itself(view, kept) & ~kept.extra[..., None]
+    return selected + fused(view, kept)

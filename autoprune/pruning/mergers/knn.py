@@ -1,0 +1,63 @@
+"""Every kept token takes in its nearest neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from autoprune.pruning.parts import Sizes, part
+from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.stage import Kept
+    from autoprune.pruning.view import StageView
+
+
+class Knn(SpaceConfig):
+    """space: which feature rows likeness (cosine) is measured on. neighbours: how many tokens a kept one takes in.
+    residual: one of the K rows is the score-weighted mean of all that was not selected."""
+
+    space: FeatureSpace = "encoder"
+    neighbours: int = Field(default=32, ge=1)
+    residual: bool = False
+
+    def extra(self, kept: int, current: int) -> int:
+        return int(self.residual)
+
+
+def flops(config: Knn, sizes: Sizes) -> int:
+    """2·K·V·width of the space for the likenesses and 2·K·V·d for W x, both dense."""
+    return 2 * sizes.kept * sizes.current * (sizes.width(config.space) + sizes.geometry.width)
+
+
+@part(
+    "merger",
+    "knn",
+    Knn,
+    flops=flops,
+    reads="value",
+    paper="LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models (ICCV 2025)",
+)
+def knn(view: StageView, kept: Kept, config: Knn) -> Tensor:
+    """Add to each kept token, with weight 1, its nearest others by their scores, kept ones too; then take the mean.
+
+    Scores are scaled to sum 1 over the tokens that are not protected, as an attention row does. PruMerge adds x + Σ a·x
+    and leaves the sum as it is; a row of W sums to 1, so ours is shorter by 1 + Σ a (some percent with attention). Its
+    likeness is that of keys, ours that of feature rows. Neighbourhoods overlap and leave gaps: a token's mass is split
+    among the rows that take it in, and lost where none does, unless `residual` collects it.
+    """
+    import torch
+
+    from autoprune.pruning.merging import as_attention, fused, itself, taking
+    from autoprune.pruning.tensors import take, unit
+
+    rows, own = unit(view.features(config.space)), itself(view, kept)
+    others = view.candidates[:, None] & taking(view, kept)[..., None] & ~own
+    cosine = (take(rows, kept.index, 1) @ rows.transpose(1, 2)).masked_fill(~others, float("-inf"))
+    nearest = cosine.argsort(dim=2, descending=True, stable=True)[..., : config.neighbours]
+    near = torch.zeros_like(others).scatter(2, nearest, True) & others
+    weights = (own & ~kept.extra[..., None]) + near * as_attention(kept.scores, view.candidates)[:, None]
+    return weights + fused(view, kept) if config.residual else weights
