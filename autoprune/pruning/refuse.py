@@ -32,6 +32,11 @@ def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
         return
     config = language_model.config
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if any(isinstance(of_a_type, dict) for of_a_type in rope.values()):
+        raise BadInput(
+            "positions 'compact' is not supported: this model's layers differ in their rotary embeddings, "
+            "and their sliding windows count positions"
+        )
     if "mrope_section" in rope:
         raise BadInput(
             "positions 'compact' is not possible on multi-axis RoPE (M-RoPE): tokens have no single position"
