@@ -44,6 +44,6 @@ def can_undo(language_model: Any, attention: Any) -> bool:
     try:
         cos, sin = embed(states[:, 0], position_ids=torch.tensor([[3, 70]], device=device))
         back = rotate(*rotate(states, states, cos, sin), cos, -sin)[0]
-    except (AttributeError, TypeError, ValueError, RuntimeError):  # another signature, axes or layer types: not one to undo
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # another signature, axes, layer types
         return False
     return bool(torch.allclose(back, states, atol=1e-4))
