@@ -7,7 +7,7 @@ from typing import Literal
 
 Heads = Literal["mean", "max"]
 WalkHeads = Literal["mean", "sum", "max", "rms", "top_half", "joined"]
-Start = Literal["cls", "all", "query"]
+Start = Literal["cls", "all", "patches", "query"]
 Over = Literal["sum", "mean", "ema", "difference"]
 
 

@@ -14,7 +14,6 @@ from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
 from autoprune.pruning.decoder_signals import Tapped, Transition
-from autoprune.pruning.encoder_signals import EncoderWalk
 from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
@@ -79,10 +78,6 @@ class Plan:
     @property
     def watched_layers(self) -> frozenset[int]:
         return frozenset(s.layer for s in self.signals if isinstance(s, Transition))
-
-    @property
-    def encoder_taps(self) -> frozenset[int]:
-        return frozenset(b for s in self.signals if isinstance(s, EncoderWalk) for b in s.blocks)
 
     def at(self, layer: int) -> tuple[PlannedStage, ...]:
         return tuple(s for s in self.stages if s.stage.layer == layer)

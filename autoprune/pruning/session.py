@@ -30,7 +30,7 @@ from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap
 from autoprune.pruning.transition import ModuleWatch
 from autoprune.pruning.translate import decode_mask
-from autoprune.pruning.vision import VisionWatch
+from autoprune.pruning.vision import VisionWatch, refuse_vision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,13 +167,13 @@ class Session:
     def _make(self, resolved: ResolvedPolicy) -> Plan:
         refuse_positions(resolved, self._language_model)
         plan = make_plan(resolved, self.geometry)
+        refuse_vision(plan.signals, self.places)
         refuse_signals(plan.signals, self._language_model, self.places.layers)
         return plan
 
     def _tap(self, plan: Plan) -> None:
         with _LOCK:
-            for block in plan.encoder_taps:
-                self._vision.tap(block)
+            self._vision.listen(plan.signals)
             for number in plan.decoder_taps - self._taps.keys():
                 attention = self.places.layers[number].self_attn
                 self._taps[number] = Tap(attention, functools.partial(self._listen, number, attention))

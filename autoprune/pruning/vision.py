@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,17 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.models.family import Family, ImageLayout, Places
-from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderWalk, Pixels
+from autoprune.pruning.encoder_signals import (
+    EncoderFeatures,
+    EncoderWalk,
+    Lattice,
+    PatchEntropy,
+    Pixels,
+    Sensitivity,
+)
+from autoprune.pruning.entropy import patch_entropy, refuse_tower, tower_inputs
+from autoprune.pruning.jacobian import Jacobian, refuse_projector
+from autoprune.pruning.lattice import lattice_scores
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap
 from autoprune.pruning.walk import put_together, walk
@@ -31,7 +41,7 @@ ATTRIBUTE = "_autoprune_facts"
 
 @dataclass(eq=False)
 class ImageFacts:
-    """Of one image with n visual tokens. signals: EncoderWalk [n], EncoderFeatures [n, Dv], Pixels [n] int64."""
+    """Of one image with n visual tokens. signals: EncoderFeatures [n, Dv], Pixels [n] int64, all others [n]."""
 
     layout: ImageLayout
     newline: Tensor
@@ -70,14 +80,23 @@ def _repeated(facts: list[ImageFacts], n: Sequence[int]) -> list[ImageFacts]:
     return repeated
 
 
+def refuse_vision(signals: Iterable[Signal], places: Places) -> None:
+    """Raises BadInput where a policy asks for what this model's tower or projector cannot tell."""
+    wanted = frozenset(signals)
+    if Sensitivity() in wanted:
+        refuse_projector(places.projector)
+    if PatchEntropy() in wanted:
+        refuse_tower(places.tower.config)
+
+
 @dataclass(eq=False)
 class _Call:
-    """One running get_image_features."""
+    """One running get_image_features. `rows`: per tower token or per row of the projector, [T, tokens]."""
 
     wanted: frozenset[Signal]
     layouts: list[ImageLayout] = field(default_factory=list)
     features: Tensor | None = None
-    rows: dict[EncoderWalk, Tensor] = field(default_factory=dict)
+    rows: dict[Signal, Tensor] = field(default_factory=dict)
 
 
 class VisionWatch:
@@ -93,6 +112,7 @@ class VisionWatch:
         self._places, self._wanted, self._done = places, wanted, done
         self._local = threading.local()
         self._taps: dict[int, Tap] = {}
+        self._jacobian: Jacobian | None = None
         base: Any = places.base
         original = base.get_image_features
 
@@ -105,11 +125,16 @@ class VisionWatch:
         base.get_image_features = observed
         self._undo.append(lambda: delattr(base, "get_image_features"))
 
-    def tap(self, block: int) -> None:
-        """Listen to an encoder block's attention (idempotent)."""
-        if block not in self._taps:
+    def listen(self, signals: Iterable[Signal]) -> None:
+        """Get ready to take these signals: taps on encoder blocks, the projector's Jacobian (idempotent)."""
+        wanted = frozenset(signals)
+        for block in {b for s in wanted if isinstance(s, EncoderWalk) for b in s.blocks} - self._taps.keys():
             module = getattr(self._places.blocks[block], self._places.attention)
             self._taps[block] = Tap(module, functools.partial(self._listen, block))
+        if Sensitivity() in wanted and self._jacobian is None:
+            projector: Any = self._places.projector
+            self._jacobian = Jacobian(projector)
+            self._undo.append(projector.linear_1.register_forward_hook(self._bending).remove)
 
     def remove(self) -> None:
         for undo in reversed(self._undo):
@@ -130,7 +155,7 @@ class VisionWatch:
         features = getattr(output, "pooler_output", None)
         if features is not None:
             pixels = kwargs.get("pixel_values", args[0] if args else None)
-            facts = _facts(call, pixels, self._places.unit, features[0].device)
+            facts = _facts(call, pixels, self._places, features[0].device)
             if len(facts) != len(features):
                 raise AutoPruneError(f"{len(features)} images but {len(facts)} layouts: this tower is not supported")
             if hasattr(features, "shape"):
@@ -149,6 +174,11 @@ class VisionWatch:
         if self._call is not None and EncoderFeatures() in self._call.wanted:
             self._call.features = args[0]
 
+    def _bending(self, module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+        call = self._call
+        if call is not None and self._jacobian is not None and Sensitivity() in call.wanted:
+            call.rows[Sensitivity()] = self._jacobian.norms(output)
+
     def _listen(self, block: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
         call = self._call
         if call is None:
@@ -159,9 +189,9 @@ class VisionWatch:
                 call.rows[signal] = put_together(signal.over, len(signal.blocks), call.rows.get(signal), ended)
 
 
-def _facts(call: _Call, pixels: Any, unit: int, device: torch.device) -> list[ImageFacts]:
+def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> list[ImageFacts]:
     """The facts of each image; one host-to-device copy for all images."""
-    layouts = call.layouts
+    layouts, unit = call.layouts, places.unit
     source = torch.cat([x.source for x in layouts]).to(device)
     lengths = [len(x.source) for x in layouts]
     newline = source < 0
@@ -170,12 +200,17 @@ def _facts(call: _Call, pixels: Any, unit: int, device: torch.device) -> list[Im
     rows = _rows(layouts)
     if call.features is not None:
         values[EncoderFeatures()] = spread(_folded(call.features, rows, unit).flatten(0, 1))
+    if PatchEntropy() in call.wanted:
+        pictures = tower_inputs(pixels, [x.tiles for x in layouts])
+        call.rows[PatchEntropy()] = _filled(patch_entropy(pictures, places.tower.config), rows * unit**2)
     for signal, row in call.rows.items():
         values[signal] = spread(_folded(row, rows, unit).flatten())
     if Pixels() in call.wanted:
         hashes = pixel_hashes(pixels, [x.tiles for x in layouts])
         which = torch.repeat_interleave(torch.tensor(lengths)).to(device)
         values[Pixels()] = hashes[which]
+    if Lattice() in call.wanted:
+        values[Lattice()] = torch.cat([lattice_scores(x) for x in layouts]).to(device)
     parts = {s: torch.split(v, lengths) for s, v in values.items()}
     newlines = torch.split(newline, lengths)
     return [ImageFacts(x, newlines[i], {s: v[i] for s, v in parts.items()}) for i, x in enumerate(layouts)]
@@ -185,6 +220,11 @@ def _rows(layouts: Sequence[ImageLayout]) -> int:
     """The projector's rows per tower input: the overview (or only) segment holds one tower input's rows."""
     first = layouts[0]
     return int(((first.segment == 0) & (first.source >= 0)).sum())
+
+
+def _filled(values: Tensor, tokens: int) -> Tensor:
+    """Values per patch [T, patches] as values of `tokens` tokens: 0 for the class token where it is projected too."""
+    return torch.nn.functional.pad(values, (max(tokens - values.shape[1], 0), 0))
 
 
 def _folded(values: Tensor, rows: int, unit: int) -> Tensor:

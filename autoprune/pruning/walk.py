@@ -3,11 +3,12 @@
 p₀ is a start, p ← p·A one hop, and a token's score is what has reached it. With A the softmax map of one block:
 
 * `cls`: one hop from the class token is its attention row. `all`: one hop from an even start is the mean of A's rows,
-  the attention each token receives. `query`: the softmax row of the mean query stands for the first hop.
+  the attention each token receives; `patches` leaves the class token out of the start. `query`: the softmax row of the
+  mean query stands for the first hop.
 * Every head walks in its own map; `heads` puts their ends together. k hops from `all` are k steps of PageRank without a
   restart (Zero-TPrune, AIM, with `rms`).
-* With a `gate` t the heads meet after each hop but the last: tokens that hold more than t times the mean go on, each
-  with the same mass, in every head (VFlowOpt: 2 hops from `all`). The one that holds most always goes on.
+* With a `gate` t the heads meet after each hop but the last: patches that hold more than t times the mean patch go on,
+  each with the same mass, in every head (VFlowOpt: 2 hops from `patches`). The one that holds most always goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def walk(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tens
         query, key = _joined(query), _joined(key)
         scaling = query.shape[-1] ** -0.5
     scaling = scaling / asked.temperature
-    if asked.start != "all" and asked.hops == 1:
+    if asked.start in ("cls", "query") and asked.hops == 1:
         return _meet(_first(query, key, scaling, asked), asked)
     size = max(1, MAP // (query.shape[1] * query.shape[2] ** 2))
     starts = range(0, len(query), size)
@@ -64,21 +65,25 @@ def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Ten
     """All hops with the whole map at hand: [B, T]."""
     rows = torch.arange(query.shape[2], device=query.device).expand(query.shape[0], -1)
     weights = attention_rows(query, key, rows, scaling, None)
-    if asked.start == "all":
-        mass = weights.mean(2)
+    if asked.start == "query":
+        mass = _first(query, key, scaling, asked)
+    elif asked.start == "cls":
+        mass = weights[:, :, 0]
     else:
-        mass = weights[:, :, 0] if asked.start == "cls" else _first(query, key, scaling, asked)
+        mass = weights[:, :, int(asked.start == "patches") :].mean(2)
     for _ in range(asked.hops - 1):
         if asked.gate is not None:
-            mass = _gated(_meet(mass, asked), asked.gate)[:, None].expand_as(mass)
+            mass = _gated(_meet(mass, asked), asked.gate, int(asked.has_cls))[:, None].expand_as(mass)
         mass = (mass[:, :, None] @ weights)[:, :, 0]
     return _meet(mass, asked)
 
 
-def _gated(mass: Tensor, gate: float) -> Tensor:
-    """Even mass on the tokens that hold more than `gate` times the mean, or the most of all."""
-    on = ((mass > gate * mass.mean(1, keepdim=True)) | (mass == mass.amax(1, keepdim=True))).float()
-    return on / on.sum(1, keepdim=True)
+def _gated(mass: Tensor, gate: float, before: int) -> Tensor:
+    """Even mass on the patches that hold more than `gate` times their mean, or the most of all; none on the `before`
+    tokens before them."""
+    patches = mass[:, before:]
+    on = ((patches > gate * patches.mean(1, keepdim=True)) | (patches == patches.amax(1, keepdim=True))).float()
+    return torch.nn.functional.pad(on / on.sum(1, keepdim=True), (before, 0))
 
 
 def _meet(mass: Tensor, asked: EncoderWalk) -> Tensor:
@@ -90,7 +95,7 @@ def _meet(mass: Tensor, asked: EncoderWalk) -> Tensor:
     if asked.heads == "rms":
         return mass.square().mean(1).sqrt()
     if asked.heads == "top_half":
-        count = torch.full((len(mass),), (mass.shape[1] + 1) // 2, device=mass.device)
+        count = torch.full((len(mass),), max(1, mass.shape[1] // 2), device=mass.device)
         on_patches = mass[:, :, int(asked.has_cls) :].sum(2)
         chosen = best(on_patches, torch.ones_like(on_patches, dtype=torch.bool), count)
         return (mass * chosen[..., None]).sum(1) / count[:, None]

@@ -31,9 +31,10 @@ class EncoderAttention(PartConfig):
     and the last of a range of blocks, put together by `over`: sum (the default), mean, ema (each block halves what was
     before) or difference (the last less the first).
 
-    from: where the walk starts: cls (the class token), all (every token alike: the attention a token receives) or query
-    (the softmax row of the mean query). hops: how often attention passes it on. gate: between hops only tokens that
-    hold more than this many times the mean go on, all alike; null: every head passes on what it has.
+    from: where the walk starts: cls (the class token), all (every token alike: the attention a token receives), patches
+    (all but the class token) or query (the softmax row of the mean query). hops: how often attention passes it on.
+    gate: between hops only patches that hold more than this many times the mean go on, all alike; null: every head
+    passes on what it has.
 
     heads: how heads become one: mean, sum, max, rms (root of the mean square), top_half (mean over those half of them
     that bring most to patches), or joined (queries and keys of all heads side by side are one head, scaled by the
@@ -64,7 +65,7 @@ class EncoderAttention(PartConfig):
         return EncoderWalk(
             blocks=self.blocks(site),
             over=self.over or "sum",
-            start=self.source,
+            start="all" if self.source == "patches" and not site.has_cls else self.source,
             hops=self.hops,
             gate=self.gate,
             heads=self.heads,
@@ -96,11 +97,11 @@ class EncoderAttention(PartConfig):
 
 
 def flops(config: EncoderAttention, sizes: Sizes) -> int:
-    """Per picture and block 2·T·w for one row; with hops beyond it, or from `all`, 2·T²·w for the map and 2·T²·heads a
-    further hop (`query`: and its row). T tokens, width w."""
+    """Per picture and block 2·T·w for one row. From `all` and `patches`, and with more hops, 2·T²·w for the map and
+    2·T²·heads for each hop after the first (`query`: and its row). T tokens, width w."""
     vision, tokens = sizes.geometry.vision, sizes.tower_tokens
     row = 2 * tokens * vision.width
-    if config.source == "all" or config.hops > 1:
+    if config.source in ("all", "patches") or config.hops > 1:
         heads = 1 if config.heads == "joined" else vision.heads
         whole = tokens * row + (config.hops - 1) * 2 * tokens**2 * heads
         row = whole + (row if config.source == "query" else 0)
