@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import pruning_support  # noqa: F401 - one thread, quiet library
 import pytest
 import torch
+from pydantic import ValidationError
 
 from autoprune.errors import BadInput
 from autoprune.policy.geometry import Geometry, VisionGeometry
@@ -34,7 +36,7 @@ SITES: tuple[tuple[Literal["projector", "llm"], int], ...] = (("projector", 0), 
 
 
 def variants(kind: parts.Kind) -> Iterator[Part]:
-    """Every part with every value of its enumerated parameters."""
+    """Every part with every value of its enumerated parameters, as far as they go together."""
     for name in parts.names(kind):
         info = parts.find(kind, name)
         assert info is not None
@@ -43,7 +45,10 @@ def variants(kind: parts.Kind) -> Iterator[Part]:
             if get_origin(field.annotation) is Literal:
                 choices[field.alias or key] = get_args(field.annotation)
         for values in itertools.product(*choices.values()):
-            yield Part(name, dict(zip(choices, values, strict=True)))
+            params = dict(zip(choices, values, strict=True))
+            with contextlib.suppress(ValidationError):
+                info.config.model_validate(params)
+                yield Part(name, params)
 
 
 def identifier(part: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.pruning.decoder_signals import KeyNorm, ProjectedFeatures
+from autoprune.pruning.decoder_signals import KeyNorm, Order, ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig, Signal, Site, Space
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 class FeatureNorm(PartConfig):
     """space: `projected` (what enters the language model), `encoder` (what enters the projector), `hidden` (what enters
-    the stage's layer) or `keys` (of the decoder layer before the stage; at llm:0 and projector of layer 0)."""
+    the stage's layer) or `keys` (of the decoder layer before the stage; at llm:0 and projector of layer 0). order: `l2`
+    = length, `l1` = sum of absolute values."""
 
     space: Space = "projected"
+    order: Order = "l2"
 
     def key(self, site: Site) -> KeyNorm:
-        return KeyNorm(0, True) if site.layer == 0 else KeyNorm(site.layer - 1, False)
+        return KeyNorm(max(site.layer - 1, 0), site.layer == 0, self.order)
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
         if self.space == "hidden":
@@ -40,9 +42,16 @@ def flops(config: FeatureNorm, sizes: Sizes) -> int:
     return 2 * sizes.current * sizes.width(config.space)
 
 
-@part("criterion", "feature_norm", FeatureNorm, flops=flops)
+@part(
+    "criterion",
+    "feature_norm",
+    FeatureNorm,
+    flops=flops,
+    paper="DART (2025) for the L1 norm of keys: the scores of selector `pivot`",
+)
 def feature_norm(view: StageView, config: FeatureNorm) -> Tensor:
-    """L2 norm of each token in one space; keys over all heads together."""
+    """Norm of each token in one space; keys over all heads together."""
     if config.space == "keys":
         return view.provide(config.key(view.site))
-    return view.features(config.space).square().sum(-1).sqrt()
+    rows = view.features(config.space)
+    return rows.abs().sum(-1) if config.order == "l1" else rows.square().sum(-1).sqrt()

@@ -1,0 +1,136 @@
+"""How alike each visual token is to the prompt, or to the other visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from autoprune.pruning.parts import Sizes, part
+from autoprune.pruning.selecting import FeatureSpace, space_signals
+from autoprune.pruning.signals import Number, PartConfig, Signal, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.view import StageView
+
+SHARP = 0.03  # G-Prune's temperature
+
+
+class Similarity(PartConfig):
+    """A walk on the graph whose edges are the cosines between tokens.
+
+    space: which feature rows are compared. kernel: what an edge passes on: its cosine (`cos`) or, of all edges of its
+    token together, its share by `softmax` with a temperature (default .03). clip: edges below this cosine do not exist.
+    from: where the walk starts: `text_mean` = the mean of the prompt rows after the last visual token, `last` = the
+    last of them, `vision` = evenly on the visual tokens, `norm` = on the visual tokens by their length.
+    hops: steps of the walk; from text the first one leads to the visual tokens, the others stay among them.
+    by_degree: in the end divide by the token's number of edges, its own included.
+    prefer: the tokens that more has reached (`similar`) or less (`different`).
+    """
+
+    space: FeatureSpace = "projected"
+    kernel: Literal["cos", "softmax"] = "cos"
+    temperature: Number | None = Field(default=None, gt=0)
+    clip: Number | None = Field(default=None, ge=-1, le=1)
+    source: Literal["text_mean", "last", "vision", "norm"] = Field(default="text_mean", alias="from")
+    hops: int = Field(default=1, ge=1, strict=True)
+    by_degree: bool = False
+    prefer: Literal["similar", "different"] = "similar"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sharp(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("kernel") != "softmax":
+            return given
+        temperature = given.get("temperature")
+        return {**given, "temperature": SHARP if temperature is None else temperature}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Similarity:
+        if self.from_text and self.space == "encoder":
+            raise ValueError("the prompt has no rows in the space `encoder`: compare `projected` or `hidden` ones")
+        if self.kernel == "cos" and self.temperature is not None:
+            raise ValueError("`temperature` belongs to `kernel: softmax`")
+        if self.by_degree and self.clip is None:
+            raise ValueError("without `clip` every token has all edges: `by_degree` needs it")
+        return self
+
+    @property
+    def from_text(self) -> bool:
+        return self.source in ("text_mean", "last")
+
+    @property
+    def plain(self) -> bool:
+        """Cosines as they are: a hop needs no graph, p·(U·Uᵀ) = (p·U)·Uᵀ."""
+        return self.kernel == "cos" and self.clip is None
+
+    def signals(self, site: Site) -> tuple[Signal, ...]:
+        return space_signals(self.space)
+
+
+def flops(config: Similarity, sizes: Sizes) -> int:
+    """From text 2·V·w, `norm` 2·V·w; each hop among visual tokens 4·V·w for plain cosines, else 2·V² on a graph of
+    2·V²·w operations."""
+    tokens, width = sizes.current, sizes.width(config.space)
+    among = config.hops - int(config.from_text)
+    start = 0 if config.source == "vision" else 2 * tokens * width
+    if config.plain:
+        return start + among * 4 * tokens * width
+    graph = 2 * tokens * tokens * width if among or config.by_degree else 0
+    return start + graph + among * 2 * tokens * tokens
+
+
+@part(
+    "criterion",
+    "similarity",
+    Similarity,
+    flops=flops,
+    paper="What Kind of Visual Tokens Do We Need? (G-Prune, AAAI 2025) for norm, clip, by_degree; GreedyPrune (2025) "
+    "for last on hidden; CATP (2025) for text_mean; SAINT (2025) for different from vision",
+)
+def similarity(view: StageView, config: Similarity) -> Tensor:
+    """What reaches each visual token on a walk along cosines, from the prompt or from the visual tokens themselves."""
+    import torch
+
+    from autoprune.pruning.tensors import unit
+
+    features = view.features(config.space).masked_fill(~view.valid[..., None], 0)
+    rows = unit(features)
+    graph = None
+    if not config.plain and (config.by_degree or config.hops > int(config.from_text)):
+        graph = _edges(rows, rows, view.valid, config)
+    if config.from_text:
+        mass = _edges(_text(view, config)[:, None], rows, view.valid, config)[:, 0]
+    else:
+        length = features.square().sum(-1).sqrt() if config.source == "norm" else view.valid.float()
+        mass = length / length.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    for _ in range(config.hops - int(config.from_text)):
+        passed = rows.transpose(1, 2) @ mass[..., None] if graph is None else mass[:, None]
+        mass = (rows @ passed)[..., 0] if graph is None else (passed @ graph)[:, 0]
+    if config.by_degree:
+        near = rows @ rows.transpose(1, 2) >= (-1 if config.clip is None else config.clip)
+        mass = mass / (near & view.valid[:, None]).sum(2).clamp(min=1)
+    return mass if config.prefer == "similar" else -mass
+
+
+def _text(view: StageView, config: Similarity) -> Tensor:
+    """The one row [B, D] that stands for the prompt, of length 1."""
+    from autoprune.pruning.tensors import unit
+
+    rows, real = view.text("hidden" if config.space == "hidden" else "projected")
+    rows = rows.float().masked_fill(~real[..., None], 0)
+    return unit(rows[:, -1] if config.source == "last" else rows.sum(1))
+
+
+def _edges(rows: Tensor, columns: Tensor, valid: Tensor, config: Similarity) -> Tensor:
+    """What each of rows [B, n, D] passes to columns [B, V, D], both of unit length: [B, n, V]."""
+    cosine = rows @ columns.transpose(1, 2)
+    off = ~valid[:, None]
+    if config.clip is not None:
+        off = off | (cosine < config.clip)
+    if config.kernel == "cos":
+        return cosine.masked_fill(off, 0)
+    return (cosine / (config.temperature or SHARP)).masked_fill(off, float("-inf")).softmax(2).nan_to_num(0)
