@@ -1,0 +1,201 @@
+"""Families in miniature: random models and hand-made inputs. Every family must pass what `family_checks.py` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from pruning_support import IMAGE, LAYERS, PINPOINTS, SIDE, Sample, Size
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+VIDEO, BEGIN, END, WINDOW = 6, 7, 8, 24
+SMALL = 4  # patch side where several patches become one token
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: ids and what else goes with each token, and its vision inputs."""
+
+    tokens: Batch
+    vision: Batch
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family. `build` makes its model for an attention implementation. `see` makes a sample's vision inputs from the
+    sizes of its images and says how many visual tokens each image has. `types` names the input that marks them."""
+
+    name: str
+    build: Callable[[str], Any]
+    see: Callable[[Any, Sequence[Size], torch.Generator], tuple[Batch, list[int]]]
+    ragged: tuple[Sample, ...]
+    odd: tuple[Sample, ...]  # several images with text between them, a sample without an image
+    types: str | None = None
+
+    def rows(self, samples: Sequence[Sample], seed: int = 1) -> list[Row]:
+        return [self._row(sample, torch.Generator().manual_seed(seed + i)) for i, sample in enumerate(samples)]
+
+    def _row(self, sample: Sample, generator: torch.Generator) -> Row:
+        text = torch.randint(10, 120, (sample.text,), generator=generator)
+        vision, counts = self.see(model(self.name), sample.images, generator) if sample.images else ({}, [])
+        pieces = [text[:3]]
+        for i, count in enumerate(counts):
+            marked = torch.full((count + 2,), IMAGE)
+            marked[0], marked[-1] = BEGIN, END
+            pieces += [marked, text[3 + i : 4 + i]]
+        ids = torch.cat([*pieces, text[3 + len(counts) :]])
+        tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.types is not None:
+            tokens[self.types] = (ids == IMAGE).long()
+        return Row(tokens, vision)
+
+
+def together(rows: Sequence[Row]) -> Batch:
+    """A left-padded batch; missing tiles are zeros, as processors pad them."""
+    width = max(len(r.tokens["input_ids"]) for r in rows)
+    pad = torch.nn.functional.pad
+    batch = {k: torch.stack([pad(r.tokens[k], (width - len(r.tokens[k]), 0)) for r in rows]) for k in rows[0].tokens}
+    seen = [r.vision for r in rows if r.vision]
+    for name in seen[0] if seen else ():
+        values = [v[name] for v in seen]
+        if values[0].ndim == 5:
+            most = max(v.shape[1] for v in values)
+            values = [pad(v, (0,) * 7 + (most - v.shape[1],)) for v in values]
+        batch[name] = torch.cat(values)
+    return batch
+
+
+@cache
+def model(name: str, attention: str = "sdpa") -> Any:
+    torch.manual_seed(0)
+    made = TINY[name].build(attention)
+    with torch.no_grad():
+        for key, weight in made.named_parameters():  # larger weights, so that attention is not flat
+            if "mm_input_projection" in key:
+                weight.normal_(std=0.5)
+            elif "proj" in key or "linear" in key:
+                weight.mul_(4)
+            elif "cls_token" in key or "position_embeddings" in key:
+                weight.normal_(std=0.5)
+    return made.eval()
+
+
+def text(kind: Any, **options: Any) -> Any:
+    return kind(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **options,
+    )
+
+
+def tower(kind: Any, patch: int, side: Any = SIDE) -> Any:
+    return kind(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=patch,
+    )
+
+
+def onevision(attention: str, aspect: str = "anyres_max_9") -> Any:
+    config = LlavaOnevisionConfig(
+        vision_config=tower(SiglipVisionConfig, 8),
+        text_config=text(Qwen2Config),
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio=aspect,
+    )
+    return LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def see_onevision(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
+    """The only image of a sample is cut into tiles; several are one tile each."""
+    tiles = (5 if sizes[0] == (96, 96) else 3) if len(sizes) == 1 else 1
+    vision = {
+        "pixel_values": torch.randn(len(sizes), tiles, 3, SIDE, SIDE, generator=generator),
+        "image_sizes": torch.tensor(sizes),
+        "batch_num_images": torch.tensor([len(sizes)]),
+    }
+    with torch.no_grad():
+        features = made.model.get_image_features(**vision, return_dict=True).pooler_output
+    return vision, [len(f) for f in features]
+
+
+def internvl(attention: str) -> Any:
+    config = InternVLConfig(
+        vision_config=tower(InternVLVisionConfig, SMALL, [SIDE, SIDE]),
+        text_config=text(Qwen2Config),
+        image_token_id=IMAGE,
+        image_seq_length=(SIDE // SMALL // 2) ** 2,
+    )
+    return InternVLForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def see_internvl(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
+    """Tiles of one image follow each other, a thumbnail last where there are several."""
+    grids = [(high // SIDE) * (wide // SIDE) for high, wide in sizes]
+    tiles = [n + 1 if n > 1 else 1 for n in grids]
+    pixels = torch.randn(sum(tiles), 3, SIDE, SIDE, generator=generator)
+    return {"pixel_values": pixels}, [n * made.config.image_seq_length for n in tiles]
+
+
+def gemma3(attention: str) -> Any:
+    layers = ["sliding_attention", "full_attention"] * (LAYERS // 2)
+    config = Gemma3Config(
+        vision_config=tower(SiglipVisionConfig, SMALL),
+        text_config=text(
+            Gemma3TextConfig, head_dim=16, query_pre_attn_scalar=16, sliding_window=WINDOW, layer_types=layers
+        ),
+        mm_tokens_per_image=(SIDE // SMALL // 2) ** 2,
+        image_token_index=IMAGE,
+        boi_token_index=BEGIN,
+        eoi_token_index=END,
+    )
+    return Gemma3ForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def see_gemma3(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
+    pixels = torch.randn(len(sizes), 3, SIDE, SIDE, generator=generator)
+    return {"pixel_values": pixels}, [made.config.mm_tokens_per_image] * len(sizes)
+
+
+ONE, WIDE, HIGH, LARGE = (48, 48), (48, 96), (96, 48), (96, 96)
+TILED = (Sample(9, (WIDE,)), Sample(15, (LARGE,)), Sample(12, (HIGH,)))
+ODD = (Sample(16, (WIDE, LARGE)), Sample(12, ()), Sample(9, (HIGH,)))
+TINY = {
+    tiny.name: tiny
+    for tiny in (
+        Tiny("llava_onevision", onevision, see_onevision, TILED, ODD),
+        Tiny("onevision_shrunk", lambda a: onevision(a, "anyres_max_1"), see_onevision, TILED, ODD),
+        Tiny("internvl", internvl, see_internvl, TILED, ODD),
+        Tiny("gemma3", gemma3, see_gemma3, (Sample(9, (ONE,)), Sample(15, (ONE, ONE))), ODD, "token_type_ids"),
+    )
+}
