@@ -77,6 +77,12 @@ def _parts(kind: parts.Kind) -> Json:
     return _one_key({name: _config(info.config) for name, info in found.items()})
 
 
+def _group() -> Json:
+    """`{window: 1/4}` is short for `{window: {side: 1/4}}`."""
+    short = {"type": "object", "properties": {"window": NUMBER}, "required": ["window"], "additionalProperties": False}
+    return {"anyOf": [*_parts("group")["anyOf"], short]}
+
+
 def _object(properties: Json, required: tuple[str, ...] = ()) -> Json:
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
@@ -103,7 +109,11 @@ def _policy() -> Json:
             _object({"tokens": {"type": "integer", "minimum": 0}}, ("tokens",)),
         ]
     }
-    pick = {"score": {"$ref": "#/$defs/score"}, "select": {"$ref": "#/$defs/select"}}
+    pick = {
+        "score": {"$ref": "#/$defs/score"},
+        "select": {"$ref": "#/$defs/select"},
+        "group": {"$ref": "#/$defs/group"},
+    }
     rest = {
         "merge": {"$ref": "#/$defs/merge"},
         "protect": {
@@ -137,7 +147,10 @@ def _policy() -> Json:
         "stages": {"type": "array", "items": {"anyOf": [stage, curved]}},
     }
     made = _object(top, ("schema", "name", "stages"))
-    return {**made, "$defs": {"score": _score(), "select": _parts("selector"), "merge": _parts("merger")}}
+    return {
+        **made,
+        "$defs": {"score": _score(), "select": _parts("selector"), "group": _group(), "merge": _parts("merger")},
+    }
 
 
 def _space() -> Json:

@@ -14,7 +14,7 @@ from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
 from autoprune.policy.budget import count_steps
 from autoprune.policy.expand import Placed, expand
-from autoprune.policy.model import AnyStage, MixUse, Pick, ScoreUse, Use
+from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, ScoreUse, Use
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.policy.sites import absolute
 from autoprune.policy.validate import problems
@@ -129,11 +129,14 @@ class Binder:
     def pick(self, pick: Pick, layer: int, merge: str, last: bool) -> ResolvedPick:
         by_select = self.parts.reads_score("selector", pick.select.name)
         by_merge = self.parts.reads_score("merger", merge) if last else "no"  # mergers see the last pick's scores
-        reads = "value" if "value" in (by_select, by_merge) else "order" if "order" in (by_select, by_merge) else "no"
+        group = None if pick.group is None else self.part("group", pick.group, layer)
+        by_group = "value" if group is not None and group.params.get("split") in SCORED_SPLITS else "no"
+        needed = (by_select, by_merge, by_group)
+        reads = "value" if "value" in needed else "order" if "order" in needed else "no"
         score = (
             None if reads == "no" or pick.score is None else self.score(pick.score, layer, only_order=reads == "order")
         )
-        return ResolvedPick(score, self.part("selector", pick.select, layer), None if last else pick.share)
+        return ResolvedPick(score, self.part("selector", pick.select, layer), None if last else pick.share, group)
 
     def score(self, score: ScoreUse, layer: int, only_order: bool) -> Score:
         named = self.policy.criteria.get(score.name, score) if isinstance(score, Use) else score
@@ -200,6 +203,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
                 "score": None if pick.score is None else _score(pick.score),
                 "select": _part(pick.select),
                 "share": None if pick.share is None else str(pick.share),
+                **({} if pick.group is None else {"group": _part(pick.group)}),
             }
             for pick in stage.picks
         ],
@@ -239,6 +243,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
             None if p["score"] is None else _read_score(p["score"]),
             _read_part(p["select"]),
             None if p["share"] is None else Fraction(p["share"]),
+            _read_part(p["group"]) if "group" in p else None,
         )
         for p in data["picks"]
     )

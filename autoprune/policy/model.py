@@ -15,6 +15,7 @@ from autoprune.policy.sites import Layer, Site
 Normalise = Literal["rank", "minmax", "softmax", "none"]
 Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
+SCORED_SPLITS = ("proportional", "whole")  # how a group shares a count out by its scores
 Protect = Literal["newlines"] | tuple[int, ...] | None
 
 
@@ -51,12 +52,14 @@ class KeepSpec:
 
 @dataclass(frozen=True)
 class Pick:
-    """One selection of a stage: its criterion, its selector, and its share of the stage's K (None: the rest)."""
+    """One selection of a stage: its criterion, its selector, its share of the stage's K (None: the rest), and the
+    partition it works in (None: all tokens of a sample together)."""
 
     score: ScoreUse | None
     select: Use = Use("top")
     share: Fraction | None = None
     path: Path = field(default=(), compare=False, repr=False)
+    group: Use | None = None
 
 
 @dataclass(frozen=True)

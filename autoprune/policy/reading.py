@@ -15,13 +15,13 @@ from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick,
 from autoprune.policy.resolved import KeepKind
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
-LATER_KEYS = ("group", "parity", "restore", "arms")
+LATER_KEYS = ("parity", "restore", "arms")
 LATER_CURVES = ("logistic",)
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
-COMMON_KEYS = ("score", "select", "pick", "merge", "protect", "positions")
+COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "positions")
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS)
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
-PICK_KEYS = ("share", "score", "select")
+PICK_KEYS = ("share", "score", "select", "group")
 MIX_KEYS = ("weights", "normalise", "op")
 
 
@@ -134,7 +134,15 @@ def read_pick(value: Any, path: Path, found: Problems, shares: bool = True) -> P
         read_use(value["select"], (*path, "select"), "selector", found) if "select" in value else Use("top", {}, path)
     )
     share = number(value["share"], (*path, "share"), found) if shares and "share" in value else None
-    return None if select is None else Pick(score, select, share, path)
+    group = read_group(value["group"], (*path, "group"), found) if "group" in value else None
+    return None if select is None else Pick(score, select, share, path, group)
+
+
+def read_group(value: Any, path: Path, found: Problems) -> Use | None:
+    """A partition: a name, `{name: parameters}`, or `{window: 1/4}` for `{window: {side: 1/4}}`."""
+    if isinstance(value, Mapping) and tuple(value) == ("window",) and not isinstance(value["window"], Mapping):
+        return Use("window", {"side": value["window"]}, path)
+    return read_use(value, path, "group", found)
 
 
 def read_picks(data: Mapping[str, Any], path: Path, found: Problems) -> tuple[Pick, ...]:
@@ -142,7 +150,7 @@ def read_picks(data: Mapping[str, Any], path: Path, found: Problems) -> tuple[Pi
     if "pick" not in data:
         pick = read_pick(data, path, found, shares=False)
         return () if pick is None else (pick,)
-    for key in ("score", "select"):
+    for key in ("score", "select", "group"):
         if key in data:
             found.add((*path, key), f"{key!r} stands in the entries of `pick` when there is a `pick`", key=True)
     listed, inside = data["pick"], (*path, "pick")

@@ -43,11 +43,13 @@ Score = Part | Mix
 
 @dataclass(frozen=True)
 class ResolvedPick:
-    """One selection inside a stage; earlier picks are excluded. `share` of the stage's K (None = the rest)."""
+    """One selection inside a stage; earlier picks are excluded. `share` of the stage's K (None = the rest); `group` is
+    the partition it works in."""
 
     score: Score | None
     select: Part
     share: Fraction | None = None
+    group: Part | None = None
 
 
 @dataclass(frozen=True)

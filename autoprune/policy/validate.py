@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problem, from_pydantic, suggest
-from autoprune.policy.model import AnyStage, MixUse, Pick, ScoreUse, Stage, Use, uses
+from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, ScoreUse, Stage, Use, uses
 from autoprune.policy.order import order_problems
 from autoprune.policy.sites import absolute
 
@@ -57,6 +57,10 @@ class _Check:
 
     def pick(self, stage: AnyStage, pick: Pick) -> Iterator[Problem]:
         yield from self.use("selector", pick.select, stage)
+        if pick.group is not None:
+            yield from self.use("group", pick.group, stage)
+            if pick.score is None and pick.group.params.get("split") in SCORED_SPLITS:
+                yield Problem(pick.group.path, f"group: split {pick.group.params['split']} needs a `score`")
         if pick.score is not None:
             yield from self.score(pick.score, stage)
         elif self._needs_score(pick.select):

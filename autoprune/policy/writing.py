@@ -52,6 +52,8 @@ def dump_pick(pick: Pick) -> dict[str, Any]:
         data["score"] = dump_score(pick.score)
     if pick.select != Use("top"):
         data["select"] = dump_use(pick.select)
+    if pick.group is not None:
+        data["group"] = dump_use(pick.group)
     return data
 
 

@@ -1,4 +1,4 @@
-"""The registry of parts: criteria, selectors, mergers. Torch-free, so that `check`, `schema` and `methods` can read it.
+"""The registry of parts. Torch-free, so that `check`, `schema` and `methods` can read it.
 
 A part's file declares its name, typed config, needs and paper at import time, and imports torch only inside functions.
 """
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from autoprune.policy.geometry import Geometry
     from autoprune.pruning.signals import Site
 
-Kind = Literal["criterion", "selector", "merger"]
+Kind = Literal["criterion", "selector", "merger", "group"]
 Tier = Literal["T0", "T1", "T2", "T3", "T4"]
 Reads = Literal["no", "order", "value"]
-PACKAGES: Mapping[Kind, str] = {"criterion": "criteria", "selector": "selectors", "merger": "mergers"}
+PACKAGES: Mapping[Kind, str] = {
+    "criterion": "criteria",
+    "selector": "selectors",
+    "merger": "mergers",
+    "group": "groups",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,6 +138,11 @@ def part(
         return run
 
     return register
+
+
+def uncounted(config: Any, sizes: Sizes) -> int:
+    """0: counting and sorting only."""
+    return 0
 
 
 def load_parts() -> None:

@@ -42,6 +42,7 @@ class PlannedPick:
     score: Use | PlannedMix | None
     select: Use
     share: Fraction | None
+    group: Use | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class _Binder:
     def pick(self, pick: ResolvedPick) -> PlannedPick | None:
         select = self.use("selector", pick.select)
         score = None if pick.score is None else self.score(pick.score)
-        return None if select is None else PlannedPick(score, select, pick.share)
+        group = None if pick.group is None else self.use("group", pick.group)
+        return None if select is None else PlannedPick(score, select, pick.share, group)
 
     def score(self, score: Score) -> Use | PlannedMix | None:
         if isinstance(score, Part):

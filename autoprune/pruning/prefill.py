@@ -16,8 +16,9 @@ from autoprune.errors import AutoPruneError
 from autoprune.policy.budget import counts, separators
 from autoprune.pruning.decoder_signals import DecoderWalk, KeyNorm, ProjectedFeatures, Tapped, Transition
 from autoprune.pruning.decoder_walk import Ground, raters, walk
+from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
-from autoprune.pruning.plan import Plan, PlannedStage
+from autoprune.pruning.plan import Plan, PlannedStage, Use
 from autoprune.pruning.record import Run
 from autoprune.pruning.rotation import unrotated
 from autoprune.pruning.signals import Signal
@@ -92,6 +93,7 @@ class Prefill:
         self.tokens = torch.arange(most, device=device).expand(batch, most)
         self.mass = torch.ones(batch, most, device=device)
         self.captured: dict[Signal, Tensor] = {}
+        self._partitions: dict[Any, Partition] = {}
         self.probing = False
         self.rotation: Any = None
         self._prepare_images(device)
@@ -110,7 +112,7 @@ class Prefill:
         place = torch.cat([torch.arange(f.tokens) for f in facts]).to(device)
         self.place = place[self.ordinal]
         self.newline = torch.cat([f.newline for f in facts])[self.ordinal]
-        self.newlines = _per_sample(facts, self.prompt.n)
+        self.pictures, self.newlines = _per_sample(facts, self.prompt.n)
         self.grid = _grid(facts, self.ordinal)
 
     def _protected(self, planned: PlannedStage) -> Tensor:
@@ -183,8 +185,17 @@ class Prefill:
             provide=self._signal,
             grid=Grid(*(places.gather(1, self.tokens) for places in self.grid)),
             text=functools.partial(self._text, hidden),
+            partition=self._partition,
         )
         return self._apply(reduce(planned, view, keep, self.now, protected), view, where, keep, hidden)
+
+    def _partition(self, use: Use) -> Partition:
+        """The groups of the tokens still there; worked out on the host, once for each group part."""
+        if use.config not in self._partitions:
+            ids, groups, largest = partition(use, [f.layout for f in self.facts], self.pictures)
+            self._partitions[use.config] = Partition(ids.to(self.ordinal.device)[self.ordinal], groups, largest)
+        known = self._partitions[use.config]
+        return Partition(known.ids.gather(1, self.tokens), known.groups, known.largest)
 
     def _protected_counts(self, planned: PlannedStage, shielded: Tensor) -> list[int]:
         """Separators that every stage protects are known on the host; what an earlier stage may have dropped (named
@@ -329,16 +340,18 @@ def _grid(facts: Sequence[ImageFacts], ordinal: Tensor) -> tuple[Tensor, Tensor,
     return image - image[:, :1], segment, row, column
 
 
-def _per_sample(facts: Sequence[ImageFacts], n: Sequence[int]) -> list[int]:
-    """Newlines of each sample. Raises AutoPruneError where an image would straddle two samples."""
-    counted, position = [], 0
+def _per_sample(facts: Sequence[ImageFacts], n: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Images and newlines of each sample. Raises AutoPruneError where an image would straddle two samples."""
+    images, counted, position = [], [], 0
     for expected in n:
         seen = newlines = 0
+        first = position
         while seen < expected and position < len(facts):
             seen += facts[position].tokens
             newlines += facts[position].layout.newlines
             position += 1
         if seen != expected:
             raise AutoPruneError(f"a sample has {expected} image placeholders but its images have {seen} features")
+        images.append(position - first)
         counted.append(newlines)
-    return counted
+    return images, counted

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.policy.budget import split
+from autoprune.pruning.grouping import select
 from autoprune.pruning.plan import PlannedPick, PlannedStage, evaluate
 from autoprune.pruning.tensors import best, take, true_first
 from autoprune.pruning.view import Quota
@@ -117,7 +118,7 @@ def _choose(
         here, earlier = [q[i] for q in quotas], max(sum(q[:i]) for q in quotas)
         quota = Quota(torch.tensor(here, device=device), max(here), min(here), earlier)
         free = view.candidates & ~taken
-        taken = taken | pick.select.run(view, scores, quota, free, taken, pick.select.config)
+        taken = taken | select(pick, view, scores, quota, free, taken)
     chosen = chosen | taken
     anchors = torch.zeros_like(chosen)
     if any(extras):

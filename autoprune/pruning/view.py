@@ -13,6 +13,9 @@ from autoprune.pruning.signals import Signal, Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from autoprune.pruning.grouping import Partition
+    from autoprune.pruning.plan import Use
+
 TextSpace = Literal["projected", "hidden"]
 
 
@@ -50,6 +53,7 @@ class StageView:
     grid: where the tokens lie in their images.
     text: rows [B, R, D] of the prompt after the last visual token, and which of them are real [B, R]: `projected` as
     they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer. The last is the last token.
+    partition: the tokens' groups under a group part.
     """
 
     site: Site
@@ -62,6 +66,7 @@ class StageView:
     provide: Callable[[Signal], Tensor]
     grid: Grid
     text: Callable[[TextSpace], tuple[Tensor, Tensor]]
+    partition: Callable[[Use], Partition]
 
     def features(self, space: str) -> Tensor:
         """Feature rows of a space (`projected`, `encoder`, `hidden`) in float32, [B, V, D]."""

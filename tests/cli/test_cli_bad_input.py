@@ -117,7 +117,7 @@ SPACE_CASES = [
         "`layer: prev` at llm:0",
     ),
     ("stages:", "stages:\n  - {at: llm:1, keep: solve, score: feature_norm}", 8, "solve"),
-    ("score: {", "group: {window: 1/4}, score: {", 7, "not available in this version"),
+    ("score: {", "group: {windows: 1/4}, score: {", 7, "did you mean 'window'"),
     ("budget: {float: [0.1, 0.6]}", "budget: {float: [0.6, 0.1]}", 3, "0.6"),
     ("params:", "arms: []\nparams:", 4, "not available in this version"),
     ("stages:", "warm_start: [fastv, fastvv]\nstages:", 6, "unknown policy 'fastvv'"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from fractions import Fraction
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from autoprune.policy.geometry import Geometry, VisionGeometry
 
@@ -42,6 +43,20 @@ class _Far(_Config):
     space: Literal["projected", "hidden"] = "projected"
 
 
+class _Group(_Config):
+    split: Literal["equal", "proportional", "whole", "pooled"] = "equal"
+
+
+def _side(value: Any) -> str:
+    if not isinstance(value, float | str | int) or not 0 < Fraction(str(value)) <= 1:
+        raise ValueError("a window's side is a part of the grid's, such as 1/4")
+    return str(Fraction(str(value)))
+
+
+class _Window(_Group):
+    side: Annotated[str, BeforeValidator(_side)] = "1/4"
+
+
 _PARTS: dict[str, dict[str, tuple[type[_Config], tuple[str, ...], str]]] = {
     "criterion": {
         "encoder_attention": (_Encoder, ("projector", "llm"), "value"),
@@ -54,6 +69,12 @@ _PARTS: dict[str, dict[str, tuple[type[_Config], tuple[str, ...], str]]] = {
         "nms": (_Nms, ("projector", "llm"), "order"),
         "stride": (_Config, ("projector", "llm"), "no"),
         "top": (_Config, ("projector", "llm"), "order"),
+    },
+    "group": {
+        "image": (_Group, ("projector", "llm"), "no"),
+        "row": (_Group, ("projector", "llm"), "no"),
+        "tile": (_Group, ("projector", "llm"), "no"),
+        "window": (_Window, ("projector", "llm"), "no"),
     },
     "merger": {
         "drop": (_Config, ("projector", "llm"), "no"),

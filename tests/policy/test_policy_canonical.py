@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from policy_fakes import PARTS, geometry
 
+from autoprune.document.yaml import parse
 from autoprune.errors import BadInput
 from autoprune.policy.budget import counts, lengths
 from autoprune.policy.canonical import digest, from_json, resolve, to_json
@@ -222,3 +223,23 @@ def test_canonical_json_is_sorted_compact_and_tagged() -> None:
     text = to_json(resolve(document(LAST), geometry(), PARTS, 64))
     assert json.loads(text)["schema"] == "autoprune/canonical/1"
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+
+
+def test_a_group_is_part_of_the_canonical_form_and_absent_where_there_is_none() -> None:
+    text = "schema: autoprune/policy/1\nstages: [{at: projector, keep: 1/2, score: random, group: {window: 0.25}}]"
+    grouped = Policy.from_source(parse(text, "p.yaml"), PARTS)
+    assert Policy.parse(grouped.dump(), PARTS) == grouped
+    plain = Policy.from_source(parse(text.replace(", group: {window: 0.25}", ""), "p.yaml"), PARTS)
+    forms = [to_json(resolve(p, geometry(), PARTS)) for p in (grouped, plain)]
+    assert '"group":{"window":{"side":"1/4","split":"equal"}}' in forms[0]
+    assert "group" not in forms[1]
+    assert to_json(from_json(forms[0])) == forms[0]
+
+
+def test_scores_stay_where_only_a_groups_split_reads_them() -> None:
+    text = (
+        "schema: autoprune/policy/1\nstages: [{at: projector, keep: 1/2, score: random, select: stride, group: GROUP}]"
+    )
+    for group, read in (("{row: {split: equal}}", False), ("{row: {split: proportional}}", True)):
+        resolved = resolve(Policy.from_source(parse(text.replace("GROUP", group), "p"), PARTS), geometry(), PARTS)
+        assert (resolved.stages[0].picks[0].score is not None) == read

@@ -16,11 +16,13 @@ import torch
 from pydantic import ValidationError
 
 from autoprune.errors import BadInput
+from autoprune.models.family import ImageLayout
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
 from autoprune.pruning.decoder_signals import ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures, Pixels
+from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
@@ -68,6 +70,11 @@ def plan_stage(
         return None
 
 
+def layout(tokens: int) -> ImageLayout:
+    number = torch.arange(tokens)
+    return ImageLayout(number, torch.zeros_like(number), number // 6, number % 6, 1)
+
+
 class World:
     """Synthetic samples with a value for every signal; the same numbers whether batched or alone."""
 
@@ -100,7 +107,18 @@ class World:
         hidden = self.values("hidden", (16,)).nan_to_num(0)
         grid = Grid(numbers // 100, numbers // 100, numbers // 6, numbers % 6)
         free = valid & ~shielded
-        return StageView(planned.site, hidden, valid, free, numbers, numbers, mass, self.signal, grid, self.text)
+        return StageView(
+            planned.site, hidden, valid, free, numbers, numbers, mass, self.signal, grid, self.text, self.partition
+        )
+
+    def partition(self, use: Any) -> Partition:
+        """Samples of one image, six tokens a row."""
+        layouts = [layout(COUNTS[s]) for s in self.samples]
+        found, groups, largest = partition(use, layouts, [1] * len(layouts))
+        ids = torch.zeros(len(self.samples), self.width, dtype=torch.long)
+        for b, (s, own) in enumerate(zip(self.samples, found.split([COUNTS[s] for s in self.samples]), strict=True)):
+            ids[b, : COUNTS[s]] = own
+        return Partition(ids, groups, largest)
 
     def text(self, space: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded prompt rows: 2, 4 and 3 of them."""
