@@ -88,8 +88,20 @@ def test_groups_follow_the_layout(part: Part, ids: list[int]) -> None:
     assert one.run(next_layout(), one.config).tolist() == ids
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=identifier)
-@pytest.mark.parametrize("selector", SELECTORS, ids=identifier)
+def pairs() -> list[Any]:
+    """Every group under `top`, every selector in windows; the whole matrix with the other tests marked `full`."""
+    seen: set[str] = set()
+    found = []
+    for selector in SELECTORS:
+        for group in GROUPS:
+            default = group == GROUPS[-4] and selector.name not in seen
+            marks = () if selector.name == "top" or default else (pytest.mark.full,)
+            seen |= {selector.name} if default else set()
+            found.append(pytest.param(selector, group, id=f"{identifier(selector)}-{identifier(group)}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("selector", "group"), pairs())
 def test_a_pick_in_groups_is_exact_repeatable_and_batch_is_singles(selector: Part, group: Part) -> None:
     planned = plan_stage(RANDOM, selector)
     assert planned is not None
