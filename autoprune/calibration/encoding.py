@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.calibration.records import Record
 from autoprune.errors import BadInput
+from autoprune.policy.geometry import PatchGrid, Pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 class Row:
     """One record as model inputs. `tokens[name]` has shape [S] (`input_ids` and whatever else goes with each token),
     `vision[name]` the processor's tensors of its images, `answer` the ids after the prompt (empty without an answer),
-    `visual` how many of the S positions are image placeholders, `tiles` how many images the vision tower sees."""
+    `visual` how many of the S positions are image placeholders, `tiles` how many images the vision tower sees, `grids`
+    how many patches high and wide each is where they have any size."""
 
     id: str
     tokens: Mapping[str, Tensor]
@@ -39,6 +41,12 @@ class Row:
     answer: tuple[int, ...]
     visual: int
     tiles: int
+    grids: tuple[PatchGrid, ...] = ()
+
+    @property
+    def pictures(self) -> Pictures:
+        """What the vision tower is given."""
+        return self.grids or self.tiles
 
     @property
     def length(self) -> int:
@@ -90,7 +98,8 @@ class Encoder:
         shared = self._vision.setdefault(record.images, {name: self._cast(value) for name, value in vision.items()})
         visual = int((ids == self.image_token_id).sum())
         answer = self.answer(record, text) if record.answer is not None else ()
-        return Row(record.id, tokens, shared, answer, visual, _tiles(vision, len(record.images)))
+        tiles, grids = _tiles(vision, len(record.images)), _grids(vision)
+        return Row(record.id, tokens, shared, answer, visual, tiles, grids)
 
     def prompt(self, record: Record) -> str:
         """The prompt's text, one placeholder per image."""
@@ -153,6 +162,12 @@ class Encoder:
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
+
+
+def _grids(vision: Mapping[str, Tensor]) -> tuple[PatchGrid, ...]:
+    """Patches high and wide of each image, where the processor says so."""
+    grids = vision.get("image_grid_thw")
+    return () if grids is None else tuple((high, wide) for _, high, wide in grids.tolist())
 
 
 def _tiles(vision: Mapping[str, Tensor], images: int) -> int:

@@ -3,7 +3,8 @@
 Formulas (one sample, n_l visual positions and t text positions entering decoder layer l, s = t + n_l):
 
 * vision tower, per picture with p patches and T = p + CLS tokens: patch embedding 2·p·w·c·k²; each executed block
-  8·T·w² (four projections) + 4·T²·w (attention) + 4·T·w·m (two-layer MLP);
+  8·T·w² (four projections) + 4·T²·w (attention) + 4·T·w·m (two-layer MLP; gated 6·T·w·m). Where a block attends within
+  windows of t patches, T² is the sum of their t²;
 * projector (two layers): 2·(p/u)·(f·h' + h'·d) per picture, where u patches become one row and h' lies between the
   layers; with one layer 2·(p/u)·f·d;
 * decoder layer: 4·s·d·(h + g)·e (query, output; key, value) + 4·s²·h·e (attention) + 6·s·d·m (gated MLP; else 4·s·d·m);
@@ -28,7 +29,7 @@ from functools import lru_cache
 from autoprune.errors import BadInput
 from autoprune.measures.selection import Sample, Selection
 from autoprune.policy import budget
-from autoprune.policy.geometry import Geometry
+from autoprune.policy.geometry import Geometry, PatchGrid, Pictures
 from autoprune.policy.resolved import ResolvedPolicy
 
 
@@ -52,14 +53,16 @@ def costs(
     visual_counts: Sequence[int],
     text_lengths: Sequence[int],
     dtype_bytes: int,
-    pictures: Sequence[int] | None = None,
+    pictures: Sequence[Pictures] | None = None,
     newlines: Sequence[int] | None = None,
 ) -> tuple[SampleCost, ...]:
     """The cost of every sample: `visual_counts` are the samples' N, `text_lengths` their other prompt positions.
 
-    `pictures`: how many inputs the vision tower sees per sample (default: N / tokens per image, which must be fixed).
+    `pictures`: how many inputs the vision tower sees per sample (default: N / tokens per image, which must be fixed);
+    of a tower that takes pictures of any size the patch grid of each.
     `newlines`: how many of a sample's visual positions are separators, which no stage drops (default: none).
-    Raises policy.budget's Infeasible where a budget cannot be met, BadInput where the number of pictures is unknown.
+    Raises policy.budget's Infeasible where a budget cannot be met, BadInput where number or size of the pictures are
+    unknown.
     """
     if pictures is None:
         if not geometry.tokens_per_image:
@@ -73,28 +76,44 @@ def costs(
     lengths = {key: budget.lengths(resolved, *key) for key in set(zip(visual_counts, held, strict=True))}
     deciding = lru_cache(maxsize=None)(Selection(resolved, geometry).flops)
     found = []
-    for n, protected, text, count in zip(visual_counts, held, text_lengths, pictures, strict=True):
+    for n, protected, text, seen in zip(visual_counts, held, text_lengths, pictures, strict=True):
         visual = lengths[n, protected]
-        flops = count * picture_flops(geometry) + decoder_flops(geometry, visual, text)
+        flops = tower_flops(geometry, seen) + decoder_flops(geometry, visual, text)
         stored = cache_bytes(geometry, visual, text, dtype_bytes)
-        found.append(SampleCost(n, visual, text, flops, stored, deciding(Sample(n, protected, text, count))))
+        found.append(SampleCost(n, visual, text, flops, stored, deciding(Sample(n, protected, text, seen))))
     return tuple(found)
 
 
-@lru_cache(maxsize=16)
-def picture_flops(geometry: Geometry) -> int:
+def tower_flops(geometry: Geometry, pictures: Pictures) -> int:
+    """Vision tower and projector for all pictures of a sample. Raises BadInput where their size is unknown."""
+    grids = geometry.vision.grids(pictures)
+    return sum(picture_flops(geometry, grid) for grid in grids)
+
+
+@lru_cache(maxsize=1024)
+def picture_flops(geometry: Geometry, grid: PatchGrid) -> int:
     """Vision tower and projector for one picture."""
     vision = geometry.vision
-    patches = (vision.image_size // vision.patch_size) ** 2
+    patches = grid[0] * grid[1]
     tokens = patches + vision.has_cls
     embedding = 2 * patches * vision.width * vision.channels * vision.patch_size**2
-    block = 8 * tokens * vision.width**2 + 4 * tokens**2 * vision.width + 4 * tokens * vision.width * vision.mlp
     blocks = vision.depth if vision.executed is None else vision.executed
+    matrices = 3 if vision.gated_mlp else 2
+    block = 8 * tokens * vision.width**2 + 2 * matrices * tokens * vision.width * vision.mlp
+    seen = (blocks - vision.windowed) * tokens**2
+    if vision.windowed:
+        seen += vision.windowed * _squares(grid[0], vision.window) * _squares(grid[1], vision.window)
     hidden = geometry.width if geometry.projector_hidden is None else geometry.projector_hidden
     given = geometry.projector_width
     weights = given * hidden + hidden * geometry.width if hidden else given * geometry.width
     projector = 2 * (patches // geometry.merge_unit) * weights
-    return embedding + blocks * block + projector
+    return embedding + blocks * block + 4 * seen * vision.width + projector
+
+
+def _squares(length: int, window: int) -> int:
+    """Sum of squares of the pieces when a length is cut into windows; the last may be shorter."""
+    whole, rest = divmod(length, window)
+    return whole * window**2 + rest**2
 
 
 def decoder_flops(geometry: Geometry, visual: Sequence[int], text: int) -> int:

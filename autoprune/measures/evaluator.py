@@ -122,7 +122,7 @@ class ModelEvaluator:
             [row.visual for row in rows],
             [row.length - row.visual for row in rows],
             self.loaded.dtype.itemsize,
-            [row.tiles for row in rows],
+            [row.pictures for row in rows],
             data.newlines(count) if resolved.stages else None,
         )
 

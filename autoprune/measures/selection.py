@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from autoprune.errors import BadInput
 from autoprune.policy import budget
-from autoprune.policy.geometry import Geometry
+from autoprune.policy.geometry import Geometry, Pictures
 from autoprune.policy.resolved import Mix, Part, ResolvedPolicy, ResolvedStage
 from autoprune.pruning import parts
 from autoprune.pruning.parts import Config, Flops, Kind, Sizes
@@ -21,7 +21,7 @@ class Sample:
     n: int
     held: tuple[int, ...]
     text: int
-    pictures: int
+    pictures: Pictures
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ class Selection:
         """
         counts = budget.counts(self.resolved, sample.n, sample.held)
         visual = budget.lengths(self.resolved, sample.n, sample.held)
+        grids = self.geometry.vision.grids(sample.pictures)
         total, current = 0, sample.n
         for bound, kept in zip(self.stages, counts, strict=True):
             if kept != current:
-                sizes = Sizes(self.geometry, bound.site, current, kept, visual, sample.text, sample.pictures)
+                seen = (visual, sample.text, len(grids))
+                sizes = Sizes(self.geometry, bound.site, current, kept, *seen, grids=grids)
                 total += sum(_stage(bound, sizes))
             current = kept
         return total

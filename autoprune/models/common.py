@@ -42,18 +42,19 @@ LLAVA = Assumed(("llama", "mistral", "qwen2"), ("clip_vision_model", "siglip_vis
 def text_config(config: Mapping[str, Any], assumed: Assumed = LLAVA) -> dict[str, Any]:
     """The decoder's configuration with the library's defaults filled in."""
     given = config.get("text_config") or {}
-    return _filled(given, assumed.texts, defaults.TEXT, "text_config")
+    return filled(given, assumed.texts, defaults.TEXT, "text_config")
 
 
 def vision_config(config: Mapping[str, Any], assumed: Assumed = LLAVA) -> dict[str, Any]:
     """The vision tower's configuration with the library's defaults filled in."""
     given = config.get("vision_config") or assumed.tower
-    return _filled(given, assumed.towers, defaults.VISION, "vision_config")
+    return filled(given, assumed.towers, defaults.VISION, "vision_config")
 
 
-def _filled(
+def filled(
     given: Mapping[str, Any], supported: tuple[str, ...], table: Mapping[str, Mapping[str, Any]], key: str
 ) -> dict[str, Any]:
+    """A part's configuration over the defaults of its type. Raises BadInput for other types and unusable numbers."""
     kind = given.get("model_type", supported[0])
     if kind not in supported:
         raise BadInput(f"{key}.model_type {kind!r} is not supported; supported: {', '.join(sorted(supported))}")

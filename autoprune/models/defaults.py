@@ -112,3 +112,43 @@ ONEVISION_TOWER: Mapping[str, Any] = {
 }
 
 ONEVISION_PINPOINTS = tuple((384 * high, 384 * wide) for high in range(1, 7) for wide in range(1, 7))
+
+# Qwen2-VL and Qwen2.5-VL: decoder and tower by model type.
+QWEN_TEXT: Mapping[str, Mapping[str, Any]] = {
+    kind: {
+        "vocab_size": 152064,
+        "hidden_size": 8192,
+        "intermediate_size": 29568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    }
+    for kind in ("qwen2_vl_text", "qwen2_5_vl_text")
+}
+
+QWEN_VISION: Mapping[str, Mapping[str, Any]] = {
+    "qwen2_vl_vision": {
+        "depth": 32,
+        "embed_dim": 1280,
+        "mlp_ratio": 4,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+    "qwen2_5_vl_vision": {
+        "depth": 32,
+        "hidden_size": 3584,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 112,
+    },
+}
+
+QWEN2_5_FULL_BLOCKS = (7, 15, 23, 31)  # blocks of Qwen2.5-VL's tower whose patches see the whole image
+QWEN_PIXELS = (56 * 56, 28 * 28 * 1280)  # between these the processor resizes an image

@@ -14,14 +14,16 @@ from autoprune.policy.geometry import Geometry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MODULES = ("llava", "llava_next", "llava_onevision", "internvl", "gemma3")
+MODULES = ("llava", "llava_next", "llava_onevision", "internvl", "gemma3", "qwen2_vl", "qwen2_5_vl")
 
 
 @dataclass(frozen=True)
 class Places:
     """Where the parts of a loaded model are. `base` is the multimodal model without its head (it owns
     `get_image_features`); `blocks` are the vision tower's encoder blocks, `attention` names the attention module in
-    one, `layers` are the decoder's. `unit` x `unit` patches of the tower become one row of the projector's output."""
+    one, `layers` are the decoder's. `unit` x `unit` patches of the tower become one row of the projector's output.
+    `packed`: the tower takes all images as one sequence [patches, D], and the patches of a projector row follow each
+    other in it."""
 
     base: nn.Module
     tower: nn.Module
@@ -31,6 +33,7 @@ class Places:
     layers: Sequence[nn.Module]
     attention: str = "self_attn"
     unit: int = 1
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class ImageLayout:
 
     `source` [n] (on the CPU): row of the projector's output, flattened over (tile, patch) for all images of the
     call, or -1 for a newline. `row` and `column` [n] place the token in its segment; `segment` is 0 for the overview
-    (or the only one) and 1 for the high-resolution tiles. `tiles` is the number of tower inputs of this image.
+    (or the only one) and 1 for the high-resolution tiles. `tiles` is the number of tower inputs of this image, of
+    a packed tower its patches: rows of `pixel_values`.
     Where the model shrinks the picture, a token is a mean of several rows: `members` [n, m] with `weights` [n, m] that
     sum to 1 (0 for a newline); `source` is then the one that weighs most.
     """

@@ -13,9 +13,12 @@ from typing import Any
 from autoprune.errors import BadInput
 from autoprune.models.family import family_of
 from autoprune.models.folder import locate, read_config, read_processor
+from autoprune.policy.geometry import Geometry
 
 ADAPTER = "adapter_model.safetensors"
 CHUNK = 1 << 22
+LATER = {"projector_hidden": None}
+LATER_VISION = {"gated_mlp": False, "windowed": 0, "window": 0}
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,21 @@ def live_fingerprint(model: Any) -> Fingerprint:
 def architecture_digest(config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> str:
     """Digest of family, depths, widths, heads, vision geometry and the effective settings that decide N."""
     family = family_of(config)
-    geometry = asdict(family.geometry(config, processor))
-    if geometry["projector_hidden"] is None:  # as written before this number existed
-        del geometry["projector_hidden"]
     content = {
-        "geometry": geometry,
+        "geometry": _numbers(family.geometry(config, processor)),
         "tokens": family.token_settings(config, processor),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _numbers(geometry: Geometry) -> dict[str, Any]:
+    """The geometry's fields. Those that came later are left out at their defaults: digests stay what they were."""
+    numbers = asdict(geometry)
+    for table, later in ((numbers, LATER), (numbers["vision"], LATER_VISION)):
+        for name, default in later.items():
+            if table[name] == default:
+                del table[name]
+    return numbers
 
 
 def weights_digest(folder: Path) -> str:

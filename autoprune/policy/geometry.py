@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autoprune.errors import BadInput
+
+PatchGrid = tuple[int, int]  # height and width of a picture in patches
+Pictures = int | tuple[PatchGrid, ...]  # of a sample: how many, or of each its grid
+
 
 @dataclass(frozen=True)
 class VisionGeometry:
-    """The vision tower: `depth` blocks that are executed, `width`, `heads`, `mlp`; `patches` per image (with `extra`
-    tokens such as CLS beside them) where that is fixed, else None."""
+    """The vision tower: `depth` blocks, of which `executed` run (None: all), `width`, `heads`, `mlp` (three matrices
+    with `gated_mlp`, else two). `image_size` is the side of a picture in pixels, 0 where pictures have any size.
+    `channels`: values per pixel of a patch, over all frames that one patch takes in. In `windowed` of the blocks a
+    patch only sees its window of `window` x `window` patches."""
 
     depth: int
     width: int
@@ -19,6 +26,18 @@ class VisionGeometry:
     channels: int = 3
     has_cls: bool = False
     executed: int | None = None
+    gated_mlp: bool = False
+    windowed: int = 0
+    window: int = 0
+
+    def grids(self, pictures: Pictures) -> tuple[PatchGrid, ...]:
+        """The patch grid of each picture. Raises BadInput where their size is unknown."""
+        if not isinstance(pictures, int):
+            return pictures
+        if pictures and not self.image_size:
+            raise BadInput("this model's pictures have any size; say how many patches high and wide each is")
+        side = self.image_size // self.patch_size
+        return ((side, side),) * pictures
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from autoprune.policy.geometry import Geometry
+    from autoprune.policy.geometry import Geometry, PatchGrid
     from autoprune.pruning.signals import Site
 
 Kind = Literal["criterion", "selector", "merger", "group"]
@@ -43,7 +43,7 @@ class Sizes:
     `current`: V, visual tokens before the stage. `kept`: of criteria and mergers the stage's K, of selectors how many
     the pick chooses. `visual[l]`: visual positions entering decoder layer l. `text`: the other prompt positions.
     `pictures`: inputs of the vision tower. `scored`: whether the pick has a score. `earlier`: how many tokens the
-    stage's picks before it chose.
+    stage's picks before it chose. `grids`: patches high and wide of each picture, where they have any size.
     """
 
     geometry: Geometry
@@ -55,6 +55,7 @@ class Sizes:
     pictures: int
     scored: bool = False
     earlier: int = 0
+    grids: tuple[PatchGrid, ...] = ()
 
     @property
     def query_width(self) -> int:
@@ -65,10 +66,15 @@ class Sizes:
         return self.geometry.kv_heads * self.geometry.head_dim
 
     @property
-    def tower_tokens(self) -> int:
-        """T: patches of one picture and CLS."""
+    def tower(self) -> tuple[int, ...]:
+        """T of each picture: its patches and CLS."""
         vision = self.geometry.vision
-        return (vision.image_size // vision.patch_size) ** 2 + int(vision.has_cls)
+        return tuple(high * wide + vision.has_cls for high, wide in self.grids or vision.grids(self.pictures))
+
+    @property
+    def tower_tokens(self) -> int:
+        """T of one picture; the mean where they have any size."""
+        return sum(self.tower) // max(len(self.tower), 1)
 
     def width(self, space: str) -> int:
         """Length of a feature row in a space."""

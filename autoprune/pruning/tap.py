@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,10 +41,14 @@ class _Untapped:
 
 
 class Tap:
-    """Calls `listener(query, key, scaling, mask)` before the module's real attention function."""
+    """Calls `listener(query, key, scaling, mask)` before the module's real attention function.
 
-    def __init__(self, module: Any, listener: Listener) -> None:
-        self.module, self.listener, self.config = module, listener, module.config
+    `packed`: the module's input is several sequences one after the other. The listener gets them one by one: either the
+    module calls its attention function for each, or it hands their ends to a kernel that does it.
+    """
+
+    def __init__(self, module: Any, listener: Listener, packed: bool = False) -> None:
+        self.module, self.listener, self.config, self.packed = module, listener, module.config, packed
         tapped = copy.copy(module.config)
         tapped._attn_implementation_internal = NAME
         module.config = tapped
@@ -58,13 +63,24 @@ def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
     """The registered attention function: let the tap listen, then do what the model would have done."""
     tap: Tap = module._autoprune_tap
     scaling = kwargs.get("scaling")
-    tap.listener(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, attention_mask)
+    ends = kwargs.get("cu_seq_lens_q") if tap.packed else None
+    for queries, keys in _sequences(query, key, ends):
+        tap.listener(queries, keys, query.shape[-1] ** -0.5 if scaling is None else scaling, attention_mask)
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     real = ALL_ATTENTION_FUNCTIONS.get_interface(tap.config._attn_implementation, eager)
     return real(_Untapped(module, tap.config), query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(NAME, attention)
+
+
+def _sequences(query: Tensor, key: Tensor, ends: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each sequence of a packed query and key [1, H, T, D]; `ends` [n + 1] are where they end, 0 first."""
+    if ends is None:
+        yield query, key
+        return
+    for start, end in pairwise(ends.tolist()):
+        yield query[:, :, start:end], key[:, :, start:end]
 
 
 def attention_rows(query: Tensor, key: Tensor, rows: Tensor, scaling: float, mask: Tensor | None) -> Tensor:

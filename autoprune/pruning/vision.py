@@ -97,6 +97,23 @@ class _Call:
     layouts: list[ImageLayout] = field(default_factory=list)
     features: Tensor | None = None
     rows: dict[Signal, Tensor] = field(default_factory=dict)
+    pieces: dict[tuple[EncoderWalk, int], list[Tensor]] = field(default_factory=dict)
+
+    def end(self, signal: EncoderWalk, ended: Tensor) -> None:
+        """A walk in one more block has ended, [B, T]."""
+        self.rows[signal] = put_together(signal.over, len(signal.blocks), self.rows.get(signal), ended)
+
+    def unpack(self) -> None:
+        """Put the pieces of a packed tower together, [1, T].
+
+        Patches of one image that do not see each other (windows) walk apart. Started evenly over the image, a piece of
+        t among T patches holds t / T of the mass.
+        """
+        patches = [x.tiles for x in self.layouts]
+        for (signal, _), pieces in self.pieces.items():
+            mass = torch.cat([piece * len(piece) for piece in pieces])
+            share = torch.repeat_interleave(1 / torch.tensor(patches), torch.tensor(patches)).to(mass.device)
+            self.end(signal, (mass * share)[None])
 
 
 class VisionWatch:
@@ -130,7 +147,7 @@ class VisionWatch:
         wanted = frozenset(signals)
         for block in {b for s in wanted if isinstance(s, EncoderWalk) for b in s.blocks} - self._taps.keys():
             module = getattr(self._places.blocks[block], self._places.attention)
-            self._taps[block] = Tap(module, functools.partial(self._listen, block))
+            self._taps[block] = Tap(module, functools.partial(self._listen, block), self._places.packed)
         if Sensitivity() in wanted and self._jacobian is None:
             projector: Any = self._places.projector
             self._jacobian = Jacobian(projector)
@@ -186,12 +203,16 @@ class VisionWatch:
         for signal in call.wanted:
             if isinstance(signal, EncoderWalk) and block in signal.blocks:
                 ended = walk(query, key, scaling, signal)
-                call.rows[signal] = put_together(signal.over, len(signal.blocks), call.rows.get(signal), ended)
+                if self._places.packed:
+                    call.pieces.setdefault((signal, block), []).append(ended[0])
+                else:
+                    call.end(signal, ended)
 
 
 def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> list[ImageFacts]:
     """The facts of each image; one host-to-device copy for all images."""
-    layouts, unit = call.layouts, places.unit
+    layouts = call.layouts
+    call.unpack()
     source = torch.cat([x.source for x in layouts]).to(device)
     lengths = [len(x.source) for x in layouts]
     newline = source < 0
@@ -199,12 +220,12 @@ def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> li
     spread = functools.partial(_spread, source=source, newline=newline, mixed=_mixed(layouts, device))
     rows = _rows(layouts)
     if call.features is not None:
-        values[EncoderFeatures()] = spread(_folded(call.features, rows, unit).flatten(0, 1))
+        values[EncoderFeatures()] = spread(_feature_rows(call.features, rows, places))
     if PatchEntropy() in call.wanted:
         pictures = tower_inputs(pixels, [x.tiles for x in layouts])
-        call.rows[PatchEntropy()] = _filled(patch_entropy(pictures, places.tower.config), rows * unit**2)
+        call.rows[PatchEntropy()] = _filled(patch_entropy(pictures, places.tower.config), rows * places.unit**2)
     for signal, row in call.rows.items():
-        values[signal] = spread(_folded(row, rows, unit).flatten())
+        values[signal] = spread(_row_values(row, rows, places))
     if Pixels() in call.wanted:
         hashes = pixel_hashes(pixels, [x.tiles for x in layouts])
         which = torch.repeat_interleave(torch.tensor(lengths)).to(device)
@@ -225,6 +246,21 @@ def _rows(layouts: Sequence[ImageLayout]) -> int:
 def _filled(values: Tensor, tokens: int) -> Tensor:
     """Values per patch [T, patches] as values of `tokens` tokens: 0 for the class token where it is projected too."""
     return torch.nn.functional.pad(values, (max(tokens - values.shape[1], 0), 0))
+
+
+def _feature_rows(features: Tensor, rows: int, places: Places) -> Tensor:
+    """What enters the projector as [R, D], one row per row of its output over the whole call. A packed tower's
+    projector lays the patches of a row side by side."""
+    if places.packed:
+        return features.reshape(len(features) // places.unit**2, -1)
+    return _folded(features, rows, places.unit).flatten(0, 1)
+
+
+def _row_values(values: Tensor, rows: int, places: Places) -> Tensor:
+    """Numbers per tower token as [R] means, one per row of the projector's output over the whole call."""
+    if places.packed:
+        return values.reshape(-1, places.unit**2).float().mean(1)
+    return _folded(values, rows, places.unit).flatten()
 
 
 def _folded(values: Tensor, rows: int, unit: int) -> Tensor:

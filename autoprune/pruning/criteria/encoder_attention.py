@@ -98,14 +98,18 @@ class EncoderAttention(PartConfig):
 
 def flops(config: EncoderAttention, sizes: Sizes) -> int:
     """Per picture and block 2·T·w for one row. From `all` and `patches`, and with more hops, 2·T²·w for the map and
-    2·T²·heads for each hop after the first (`query`: and its row). T tokens, width w."""
-    vision, tokens = sizes.geometry.vision, sizes.tower_tokens
-    row = 2 * tokens * vision.width
-    if config.source in ("all", "patches") or config.hops > 1:
-        heads = 1 if config.heads == "joined" else vision.heads
-        whole = tokens * row + (config.hops - 1) * 2 * tokens**2 * heads
-        row = whole + (row if config.source == "query" else 0)
-    return sizes.pictures * len(config.blocks(sizes.site)) * row
+    2·T²·heads for each hop after the first (`query`: and its row). T tokens, width w. Windows
+    of a block count as the whole picture."""
+    vision = sizes.geometry.vision
+    total = 0
+    for tokens in sizes.tower:
+        row = 2 * tokens * vision.width
+        if config.source in ("all", "patches") or config.hops > 1:
+            heads = 1 if config.heads == "joined" else vision.heads
+            whole = tokens * row + (config.hops - 1) * 2 * tokens**2 * heads
+            row = whole + (row if config.source == "query" else 0)
+        total += row
+    return total * len(config.blocks(sizes.site))
 
 
 @part(

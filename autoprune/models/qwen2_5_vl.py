@@ -1,0 +1,67 @@
+"""Qwen2.5-VL: like Qwen2-VL, but most blocks of the tower attend within windows, and its rows are in window order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from autoprune.errors import BadInput
+from autoprune.models import qwen
+from autoprune.models.defaults import QWEN2_5_FULL_BLOCKS
+from autoprune.models.family import Family, ImageLayout, Places, Undo
+from autoprune.policy.geometry import Geometry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Qwen25VL:
+    name = "qwen2_5_vl"
+    model_types: tuple[str, ...] = ("qwen2_5_vl",)
+    protects_newlines = False
+
+    def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
+        vision = qwen.vision_config(config, self.name)
+        depth, side = int(vision["depth"]), int(vision["patch_size"]) * int(vision["spatial_merge_size"])
+        return qwen.geometry(
+            self.name,
+            config,
+            width=int(vision["hidden_size"]),
+            mlp=int(vision["intermediate_size"]),
+            gated=True,
+            windowed=sum(block not in _full_blocks(vision) for block in range(depth)),
+            window=int(vision["window_size"]) // side * int(vision["spatial_merge_size"]),
+        )
+
+    def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return qwen.token_settings(self.name, config, processor)
+
+    def image_token(self, config: Mapping[str, Any]) -> int:
+        return qwen.image_token(config)
+
+    def places(self, model: nn.Module) -> Places:
+        return qwen.places(model)
+
+    def watch(self, places: Places, report: Callable[[list[ImageLayout]], None]) -> Undo:
+        tower: Any = places.tower
+
+        def order(grid: Tensor, keywords: Mapping[str, Any]) -> Tensor:
+            """As the tower computes it itself, from the same grid and the same keywords."""
+            from transformers.vision_utils import get_vision_window_index
+
+            index, _ = get_vision_window_index(
+                grid, tower.spatial_merge_size, tower.window_size, tower.patch_size, kwargs=dict(keywords)
+            )
+            return index  # type: ignore[no-any-return]
+
+        return qwen.watch(places, report, order)
+
+
+def _full_blocks(vision: Mapping[str, Any]) -> tuple[int, ...]:
+    blocks = vision.get("fullatt_block_indexes", QWEN2_5_FULL_BLOCKS)
+    if not isinstance(blocks, list | tuple) or not all(isinstance(b, int) for b in blocks):
+        raise BadInput(f"vision_config.fullatt_block_indexes: expected block numbers, found {blocks!r}")
+    return tuple(blocks)
+
+
+FAMILY: Family = Qwen25VL()
