@@ -1,4 +1,4 @@
-"""LLaVA-OneVision, InternVL and Gemma 3 through the same engine."""
+"""LLaVA-OneVision, InternVL, Gemma 3 and Qwen-VL through the same engine."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ POLICIES = {
 }
 BEAMS = policy(stage(0, "1/2", ENCODER), stage(3, "1/4", ("llm_attention", {"from": "text"})))
 FAMILIES = tuple(TINY)
+KEEPS = ("gemma3", "qwen2_vl", "qwen2_5_vl")  # no single position per token: `compact` is refused
 # The default run sees every policy and every family; the whole matrix is `full`.
 CASES = [
-    pytest.param(n, a, p, marks=() if a == "sdpa" and (p == "mixed" or n == "gemma3") else pytest.mark.full)
+    pytest.param(
+        n, a, p, marks=() if a == "sdpa" and (p == "mixed" or n in ("gemma3", "qwen2_5_vl")) else pytest.mark.full
+    )
     for n in FAMILIES
     for a in ("sdpa", "eager")
     for p in POLICIES
@@ -40,7 +43,7 @@ CASES = [
 
 def merged(name: str) -> ResolvedPolicy:
     """Merging, and new positions where the family can have them."""
-    positions = "keep" if name == "gemma3" else "compact"
+    positions = "keep" if name in KEEPS else "compact"
     return policy(stage(1, "1/2", "random", merge="nearest", positions=positions), stage(3, "1/4", "llm_attention"))
 
 

@@ -18,7 +18,13 @@ from transformers import (
     InternVLVisionConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextConfig,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLTextConfig,
     SiglipVisionConfig,
 )
 
@@ -187,9 +193,47 @@ def see_gemma3(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> 
     return {"pixel_values": pixels}, [made.config.mm_tokens_per_image] * len(sizes)
 
 
+AXES = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+MARKS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": BEGIN, "vision_end_token_id": END}
+
+
+def qwen2(attention: str) -> Any:
+    vision = {"depth": 3, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2, "num_heads": 2, "patch_size": SMALL}
+    config = Qwen2VLConfig(vision_config=vision, text_config=text(Qwen2VLTextConfig, rope_parameters=AXES), **MARKS)
+    return Qwen2VLForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def qwen2_5(attention: str) -> Any:
+    """Windows of 4 x 4 patches, and one block in the middle that sees the whole image."""
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": SMALL,
+        "out_hidden_size": 64,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }
+    config = Qwen2_5_VLConfig(
+        vision_config=vision, text_config=text(Qwen2_5_VLTextConfig, rope_parameters=AXES), **MARKS
+    )
+    return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def see_qwen(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
+    """The patches of all images in one tensor; four of them are a token."""
+    grids = [(1, high // SMALL, wide // SMALL) for high, wide in sizes]
+    pixels = torch.randn(sum(high * wide for _, high, wide in grids), 3 * 2 * SMALL**2, generator=generator)
+    return {"pixel_values": pixels, "image_grid_thw": torch.tensor(grids)}, [h * w // 4 for _, h, w in grids]
+
+
 ONE, WIDE, HIGH, LARGE = (48, 48), (48, 96), (96, 48), (96, 96)
 TILED = (Sample(9, (WIDE,)), Sample(15, (LARGE,)), Sample(12, (HIGH,)))
 ODD = (Sample(16, (WIDE, LARGE)), Sample(12, ()), Sample(9, (HIGH,)))
+FREE = (Sample(9, ((24, 40),)), Sample(15, ((32, 32),)), Sample(12, ((16, 24),)))  # windows do not fit everywhere
+FREE_ODD = (Sample(16, ((24, 16), (32, 40))), Sample(12, ()), Sample(9, ((40, 24),)))
+TYPES = "mm_token_type_ids"
 TINY = {
     tiny.name: tiny
     for tiny in (
@@ -197,5 +241,7 @@ TINY = {
         Tiny("onevision_shrunk", lambda a: onevision(a, "anyres_max_1"), see_onevision, TILED, ODD),
         Tiny("internvl", internvl, see_internvl, TILED, ODD),
         Tiny("gemma3", gemma3, see_gemma3, (Sample(9, (ONE,)), Sample(15, (ONE, ONE))), ODD, "token_type_ids"),
+        Tiny("qwen2_vl", qwen2, see_qwen, FREE, FREE_ODD, TYPES),
+        Tiny("qwen2_5_vl", qwen2_5, see_qwen, FREE, FREE_ODD, TYPES),
     )
 }
