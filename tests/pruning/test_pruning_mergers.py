@@ -81,8 +81,8 @@ def view_of(samples: Sequence[Sample]) -> StageView:
         space = "projected" if isinstance(signal, ProjectedFeatures) else "encoder"
         return padded([s.features[space] for s in samples], (DIM,))
 
-    def no_text(space: str) -> tuple[torch.Tensor, torch.Tensor]:
-        raise AssertionError(space)
+    def refused(asked: object) -> Any:
+        raise AssertionError(asked)
 
     places = [[[p[axis] for p in s.grid] + [0] * (WIDTH - s.count) for s in samples] for axis in range(4)]
     return StageView(
@@ -95,7 +95,8 @@ def view_of(samples: Sequence[Sample]) -> StageView:
         mass=padded([s.mass for s in samples]),
         provide=provide,
         grid=Grid(*(torch.tensor(axis) for axis in places)),
-        text=no_text,
+        text=refused,
+        partition=refused,
     )
 
 
