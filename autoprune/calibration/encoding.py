@@ -83,9 +83,11 @@ class Encoder:
         prompt that ends in an image (no text token would be left to answer from)."""
         text = self.prompt(record)
         self._check_placeholders(record, text)
+        pictures = _open(record)
+        nested = [pictures] if pictures else pictures  # as a chat's: some families cut a sample's only image otherwise
         try:
             made = self.processor(
-                images=_open(record), text=[text], add_special_tokens=self._special(text), return_tensors="pt"
+                images=nested, text=[text], add_special_tokens=self._special(text), return_tensors="pt"
             )
         except ValueError as error:
             raise BadInput(f"record {record.id!r}: the processor refuses it: {error}") from error
