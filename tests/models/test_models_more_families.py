@@ -22,9 +22,9 @@ from autoprune.measures.costs import tower_flops
 from autoprune.models import family_of, fingerprint, geometry_of, live_fingerprint
 from autoprune.models.family import ImageLayout
 
-SIGLIP = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304}
+SIGLIP: dict[str, Any] = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304}
 TOWER = {**SIGLIP, "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896, "patch_size": 14}
-ONEVISION = {  # as the hub's config.json leaves defaults out
+ONEVISION: dict[str, Any] = {  # as the hub's config.json leaves defaults out
     "model_type": "llava_onevision",
     "image_token_index": 151646,
     "text_config": {
@@ -40,7 +40,7 @@ ONEVISION = {  # as the hub's config.json leaves defaults out
     "vision_feature_layer": -1,
     "vision_feature_select_strategy": "full",
 }
-INTERNVL = {
+INTERNVL: dict[str, Any] = {
     "model_type": "internvl",
     "image_token_id": 151667,
     "image_seq_length": 256,
@@ -48,7 +48,7 @@ INTERNVL = {
     "text_config": {**ONEVISION["text_config"], "vocab_size": 151674},
     "vision_config": {"model_type": "internvl_vision", "image_size": [448, 448], "patch_size": [14, 14]},
 }
-GEMMA = {
+GEMMA: dict[str, Any] = {
     "model_type": "gemma3",
     "mm_tokens_per_image": 256,
     "text_config": {
@@ -151,7 +151,9 @@ def onevision(aspect: str) -> Any:
 
 def layouts(made: Any, sizes: list[tuple[int, int]], together: bool = False) -> tuple[list[ImageLayout], Any, Any]:
     """Layouts, what the model packed, and the projector's rows."""
-    family, found, rows = family_of(made.config.to_dict()), [], []
+    found: list[list[ImageLayout]] = []
+    rows: list[torch.Tensor] = []
+    family = family_of(made.config.to_dict())
     pixels = torch.randn(len(sizes), 5, 3, 24, 24, generator=torch.Generator().manual_seed(1))
     counts = torch.tensor([len(sizes)] if together else [1] * len(sizes))
     undo = family.watch(family.places(made), found.append)
@@ -205,7 +207,7 @@ def test_images_in_company_are_one_tile_and_a_newline() -> None:
     for number, (layout, tokens) in enumerate(zip(found, out, strict=True)):
         assert len(tokens) == 37
         assert layout.source.tolist() == [*range(36 * number, 36 * number + 36), -1]
-        assert (layout.tiles, layout.segment.unique().tolist()) == (1, [0])
+        assert (layout.tiles, set(layout.segment.tolist())) == (1, {0})
         assert layout.row.tolist() == [i // 6 for i in range(36)] + [5]
         assert layout.column.tolist() == [i % 6 for i in range(36)] + [6]
 

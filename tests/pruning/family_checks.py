@@ -72,7 +72,8 @@ def check_a_batch_is_its_samples(
 def check_the_budget_is_what_the_layers_saw(name: str, resolved: ResolvedPolicy) -> None:
     made = model(name)
     for row in TINY[name].rows(TINY[name].ragged):
-        batch, seen = together([row]), []
+        seen: list[int] = []
+        batch = together([row])
         layers = made.model.language_model.layers
         with Session(made, resolved) as session, torch.no_grad():
             handles = [x.register_forward_pre_hook(lambda m, a, s=seen: s.append(a[0].shape[1])) for x in layers]

@@ -36,7 +36,7 @@ def close(found: torch.Tensor, expected: list[torch.Tensor], tolerance: float = 
 def blocks(values: torch.Tensor) -> torch.Tensor:
     """Means over 2 x 2 blocks of patches [T, P, ...] in raster order, one loop per block."""
     side = int(values.shape[1] ** 0.5)
-    picture = values.unflatten(1, (side, side))
+    picture = values.reshape(len(values), side, side, *values.shape[2:])
     return torch.stack(
         [
             picture[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].flatten(1, 2).mean(1)
