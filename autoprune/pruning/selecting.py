@@ -1,4 +1,4 @@
-"""Parameters that selectors share. Torch-free."""
+"""Parameters that selectors and mergers share. Torch-free."""
 
 from __future__ import annotations
 
