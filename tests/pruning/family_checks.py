@@ -97,6 +97,44 @@ def check_detaching_restores_the_model(name: str, resolved: ResolvedPolicy) -> N
     assert difference(generate(made, batch, 3), base) == 0.0
 
 
-def visual_values(batch: Batch, values: torch.Tensor) -> list[torch.Tensor]:
-    """Values [B, S, ...] at each sample's placeholders."""
-    return [values[b][batch["input_ids"][b] == IMAGE] for b in range(len(values))]
+def check_a_forced_pass_is_the_generation(name: str, resolved: ResolvedPolicy) -> None:
+    """One pass over prompt and answer keeps the same tokens and gives the same logits."""
+    made, batch = model(name), together(TINY[name].rows(TINY[name].odd))
+    with Session(made, resolved) as session:
+        greedy = generate(made, batch, 4)
+        run, answers = session.run, greedy.sequences[:, -4:]
+        more = {"input_ids": answers, "attention_mask": torch.ones_like(answers)}
+        if (types := TINY[name].types) is not None:
+            more[types] = torch.zeros_like(answers)
+        both = {k: torch.cat([v, more[k]], 1) if k in more else v for k, v in batch.items()}
+        with torch.no_grad(), session.teacher_forced(torch.full((len(answers),), batch["input_ids"].shape[1])):
+            logits = made(**both, use_cache=False).logits[:, -5:-1]
+    for layer in range(LAYERS):
+        for b in range(len(answers)):
+            assert session.run.kept(layer, b) == run.kept(layer, b)
+    assert float((logits - torch.stack(greedy.logits, 1)).abs().max()) <= 1e-5
+
+
+def check_later_turns(name: str, resolved: ResolvedPolicy) -> None:
+    """Text and an image on the pruned cache of a first turn: masks still count in the unpruned sequence."""
+    made, tiny = model(name), TINY[name]
+    first, second = (together(tiny.rows(tiny.ragged[:1], seed=seed)) for seed in (1, 4))
+    words = {"input_ids": torch.tensor([[11, 12, 13, 14]])}
+    if tiny.types is not None:
+        words[tiny.types] = torch.zeros_like(words["input_ids"])
+
+    def turns() -> list[torch.Tensor]:
+        cache, width, found = DynamicCache(), 0, []
+        for turn in (first, words, second):
+            width += turn["input_ids"].shape[1]
+            inputs = {**turn, "attention_mask": torch.ones(1, width, dtype=torch.long)}
+            with torch.no_grad():
+                found.append(made(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=3).logits)
+        return found
+
+    with Session(made, resolved) as session, pytest.warns(UserWarning, match="after the first turn"):
+        pruned = turns()
+    with MaskedReference(made, session.run):
+        reference = turns()
+    for found, expected in zip(pruned, reference, strict=True):
+        assert float((found - expected).abs().max()) <= 1e-5

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from family_checks import (
     check_a_batch_is_its_samples,
+    check_a_forced_pass_is_the_generation,
     check_detaching_restores_the_model,
     check_dropping_is_masking,
     check_keeping_everything,
+    check_later_turns,
     check_the_budget_is_what_the_layers_saw,
 )
 from pruning_support import policy, stage
@@ -84,3 +86,13 @@ def test_the_budget_is_what_the_layers_saw(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_detaching_restores_the_model(name: str) -> None:
     check_detaching_restores_the_model(name, BEAMS)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_forced_pass_is_the_generation(name: str) -> None:
+    check_a_forced_pass_is_the_generation(name, POLICIES["inside"])
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if not n.startswith("qwen")])  # theirs count turns in generate()
+def test_later_turns_see_what_is_left(name: str) -> None:
+    check_later_turns(name, BEAMS)
