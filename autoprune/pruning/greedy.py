@@ -29,16 +29,22 @@ class Gain(Protocol):
         ...
 
 
-def greedy(gain: Gain, quota: Quota, free: Tensor, seed: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def greedy(
+    gain: Gain, quota: Quota, free: Tensor, seed: tuple[Tensor, Tensor] | None = None, slack: float = 0
+) -> Tensor:
     """Mask [B, V] of quota.each tokens among `free`, by largest gain at each step; equal gains go to the earlier token.
 
-    `seed`: values [B, V] that decide the first step instead of the gain, for the samples [B, 1] that it says.
+    `seed`: values [B, V] that decide the first step instead of the gain, for the samples [B, 1] that it says. `slack`:
+    gains this close to the largest, as a share of it, equal it: what symmetry makes equal, rounding does not decide.
     """
     chosen = torch.zeros_like(free)
     for step in range(quota.most):
         values = gain.values()
         if step == 0 and seed is not None:
             values = torch.where(seed[1], seed[0].float(), values)
+        if slack:
+            top = values.masked_fill(~free | chosen, float("-inf")).amax(1, keepdim=True)
+            values = torch.where(values >= top - slack * top.abs(), top, values)
         index = first_best(values, free & ~chosen)[:, None]
         chosen = chosen | torch.zeros_like(free).scatter(1, index, (step < quota.each)[:, None])
         gain.add(index)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import Quota, StageView
 
 Kernel = Literal["softmax", "cosine"]
+ROUNDING = 1e-5  # two tokens that cover but each other gain the same
 
 
 class Cover(PartConfig):
@@ -117,7 +118,7 @@ def cover(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, ta
     bonus = None
     if config.score_weight and scores is not None:
         bonus = config.score_weight * unit_interval(scores, view.candidates)
-    return greedy(Coverage(torch.cat(blocks, 1), taken, bonus), quota, free)
+    return greedy(Coverage(torch.cat(blocks, 1), taken, bonus), quota, free, slack=ROUNDING)
 
 
 def _kernel(cosine: Tensor, rows: Tensor, columns: Tensor, temperature: float, kind: Kernel) -> Tensor:

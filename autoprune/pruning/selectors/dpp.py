@@ -37,7 +37,7 @@ class Residual:
 
         self.rows, self.relevance, self.done = rows, relevance, 0
         self.basis = torch.zeros(rows.shape[0], steps, rows.shape[1], device=rows.device)
-        self.left = rows.square().sum(2)
+        self.left = (rows.square().sum(2) > SPANNED).float()  # exactly 1, or 0 for a row of zeros
 
     def values(self) -> Tensor:
         """Tokens of which nothing is left follow all others, by relevance."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from autoprune.pruning.view import Quota, StageView
 
+By = Literal["max", "sum"]
 Split = Literal["alternate", "half", "full"]
 
 
@@ -24,7 +25,7 @@ class Peel(SpaceConfig):
     many go in a round, at most. space: which feature rows the cosines are measured on."""
 
     split: Split = "alternate"
-    by: Literal["max", "sum"] = "max"
+    by: By = "max"
     step: int = Field(8, ge=1, strict=True)
     space: FeatureSpace = "encoder"
 
@@ -39,10 +40,8 @@ class Peel(SpaceConfig):
 
 
 def flops(config: Peel, sizes: Sizes) -> int:
-    """max: 2·V²·w, once. sum: 4·V·w in each round, of the sum over the others and of the cosines to it."""
-    if config.by == "max":
-        return 2 * sizes.current * sizes.current * sizes.width(config.space)
-    return 4 * config.rounds(sizes.current, sizes.kept) * sizes.current * sizes.width(config.space)
+    """2·V²·w for the cosines, once; the rounds compare and add."""
+    return 2 * sizes.current * sizes.current * sizes.width(config.space)
 
 
 @part(
@@ -58,7 +57,7 @@ def peel(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, tak
     """Until K are left: split the list in two, drop up to `step` of the one side that are most like the other side.
 
     Among equally redundant tokens the earlier in the list stays. Earlier picks are not compared with (VisPruner). ToMe,
-    Zero-TPrune and SAINT compare keys. `max` holds the V² cosines of a sample.
+    Zero-TPrune and SAINT compare keys. The V² cosines of a sample are held.
     """
     import torch
 
@@ -67,12 +66,12 @@ def peel(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, tak
     order = rank(torch.zeros_like(view.mass) if scores is None else scores, free).argsort(1)
     alive = free.gather(1, order)
     rows = take(unit(view.features(config.space)), order, 1).masked_fill(~alive[..., None], 0)
-    redundancy = _Highest(rows) if config.by == "max" else _Sum(rows)
+    cosine = rows @ rows.transpose(1, 2)
     for _ in range(config.rounds(free.shape[1], quota.least)):
         able, others = _sides(alive, config.split)
-        count = torch.minimum((alive.sum(1) - quota.each), able.sum(1)).clamp(max=config.step)
-        gone = best(redundancy(others).flip(1), able.flip(1), count).flip(1)
-        alive = alive & ~gone
+        count = torch.minimum(alive.sum(1) - quota.each, able.sum(1)).clamp(max=config.step)
+        gone = best(_redundancy(cosine, others, config.by).flip(1), able.flip(1), count)
+        alive = alive & ~gone.flip(1)
     return torch.zeros_like(free).scatter(1, order, alive)
 
 
@@ -85,31 +84,16 @@ def _sides(alive: Tensor, split: Split) -> tuple[Tensor, Tensor]:
     return alive & able, alive & ~able
 
 
-class _Highest:
-    """Highest cosine [B, V] of each token to any of the others; none to itself."""
+def _redundancy(cosine: Tensor, others: Tensor, by: By) -> Tensor:
+    """Highest cosine [B, V] of each token to the others [B, V], or their sum; none to itself. cosine [B, V, V]."""
+    import torch
 
-    def __init__(self, rows: Tensor) -> None:
-        import torch
+    from autoprune.pruning.tensors import CHUNK
 
-        own = torch.eye(rows.shape[1], dtype=torch.bool, device=rows.device)
-        self.cosine = (rows @ rows.transpose(1, 2)).masked_fill_(own, float("-inf"))
-
-    def __call__(self, others: Tensor) -> Tensor:
-        import torch
-
-        from autoprune.pruning.tensors import CHUNK
-
-        away = ~others[:, None]
-        parts = (self.cosine[:, i : i + CHUNK] for i in range(0, self.cosine.shape[1], CHUNK))
-        return torch.cat([part.masked_fill(away, float("-inf")).amax(2) for part in parts], 1)
-
-
-class _Sum:
-    """Sum of the cosines [B, V] of each token to all of the others, none to itself: a cosine to their sum."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows, self.own = rows, rows.square().sum(2)
-
-    def __call__(self, others: Tensor) -> Tensor:
-        together = others.float()[:, None] @ self.rows
-        return (self.rows @ together.transpose(1, 2))[..., 0] - self.own * others
+    away, found = ~others[:, None], []
+    for first in range(0, cosine.shape[1], CHUNK):
+        part = cosine[:, first : first + CHUNK]
+        own = torch.arange(first, first + part.shape[1], device=part.device)[:, None]
+        out = away | (own == torch.arange(cosine.shape[2], device=part.device))
+        found.append(part.masked_fill(out, float("-inf")).amax(2) if by == "max" else part.masked_fill(out, 0).sum(2))
+    return torch.cat(found, 1)
