@@ -37,7 +37,7 @@ def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
             "positions 'compact' is not supported: this model's layers differ in their rotary embeddings, "
             "and their sliding windows count positions"
         )
-    if "mrope_section" in rope:
+    if "mrope_section" in rope or hasattr(getattr(language_model, "rotary_emb", None), "mrope_section"):
         raise BadInput(
             "positions 'compact' is not possible on multi-axis RoPE (M-RoPE): tokens have no single position"
         )
