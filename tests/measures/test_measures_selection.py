@@ -65,6 +65,19 @@ PROBE = 2 * 21 * 10 * (12 + 2 * 6)  # q, k, v of all 16 + 5 rows
         (attention("own"), PROBE + 2 * 21 * 12),
         (attention(2), PROBE + 2 * 21 * 12),  # the stage's own layer by its number
         (Mix(((Fraction(1, 2), NORM), (Fraction(1, 2), attention("prev")))), 320 + 2 * 21 * 12),
+        (attention("prev", "vision"), 16 * 2 * 21 * 12),
+        (attention("prev", "raters"), 5 * 2 * 21 * 12 + 2 * 16 * 5 * 10),
+        (Part("llm_attention", {"from": "all", "hops": 3}), 21 * 2 * 21 * 12 + 2 * 2 * 21 * 21 * 4),
+        (Part("llm_attention", {"layer": None, "layers": [0, 1]}), 2 * 2 * 21 * 12),
+        (Part("llm_attention", {"layer": None, "layers": ["prev", "own"]}), PROBE + 2 * 2 * 21 * 12),
+        (Part("token_transition", {"layers": [0, 1]}), 2 * 12 * 21 * 10),
+        (Part("similarity"), 2 * 16 * 10),
+        (Part("similarity", {"from": "vision", "hops": 2}), 2 * 4 * 16 * 10),
+        (Part("similarity", {"clip": 0, "by_degree": True}), 2 * 16 * 10 + 2 * 16 * 16 * 10),
+        (
+            Part("similarity", {"kernel": "softmax", "from": "norm", "hops": 5}),
+            2 * 16 * 10 * (1 + 16) + 5 * 2 * 16 * 16,
+        ),
     ],
     ids=str,
 )
@@ -159,6 +172,9 @@ def test_every_part_declares_a_formula() -> None:
 RUNS: dict[str, tuple[ResolvedStage, ...]] = {
     "own": (stage(2, attention("own")),),
     "prev": (stage(2, attention("prev")), stage(3, attention("prev"), keep=Keep("tokens", Fraction(3)))),
+    "walk": (stage(2, Part("llm_attention", {"from": "all", "hops": 3, "symmetrise": True})),),
+    "alike": (stage(2, Part("similarity", {"from": "vision", "clip": 0.1, "hops": 2, "by_degree": True})),),
+    "plain": (stage(2, Part("similarity", {"from": "last", "hops": 2})),),
     "cls": (stage(0, Part("encoder_attention"), site="projector"),),
     "far": (stage(2, None, Part("far")),),
     "far-scored": (stage(1, attention("prev"), Part("far", {"space": "hidden"})),),

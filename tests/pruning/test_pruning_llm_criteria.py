@@ -104,7 +104,7 @@ def test_ranges_of_layers_are_put_together(over: str) -> None:
     batch = inputs(model(), ONE)
     each = [attention_scores({"layer": layer}, batch)[0] for layer in (0, 1, 2)]
     (found,) = attention_scores({"layers": [0, "prev"], "over": over}, batch)
-    combine = {
+    combine: Any = {
         "sum": lambda a, b, c: a + b + c,
         "mean": lambda a, b, c: (a + b + c) / 3,
         "ema": lambda a, b, c: a / 4 + b / 4 + c / 2,
@@ -168,7 +168,7 @@ def test_rows_in_pieces_give_the_same(start: str, monkeypatch: pytest.MonkeyPatc
     from autoprune.pruning import decoder_walk
 
     batch = inputs(model(), SAMPLES)
-    params = [
+    params: list[dict[str, Any]] = [
         {"from": start, "hops": 2, "symmetrise": True},
         {"from": start},
         {"from": start, "heads": "max"},
@@ -267,7 +267,7 @@ def test_key_norms_in_l1() -> None:
     found = captured(made, batch, policy(stage(3, "1/2", ("feature_norm", {"space": "keys", "order": "l1"}))))
     for handle in handles:
         handle.remove()
-    rows = caught[0].unflatten(2, (2, attention.head_dim)).transpose(1, 2)
+    rows = caught[0].view(*caught[0].shape[:2], 2, attention.head_dim).transpose(1, 2)
     keys = apply_rotary_pos_emb(rows, rows, *rotary[0])[1].transpose(1, 2).flatten(2).double()
     for b in range(len(SAMPLES)):
         visual = (batch["input_ids"][b] == IMAGE).nonzero()[:, 0].tolist()
@@ -322,5 +322,5 @@ def test_heads_meet_by_hand() -> None:
     ends = [[1.0, 4.0, 0.0], [3.0, 0.0, 1.0], [2.0, 2.0, 2.0]]
     for heads in ("mean", "sum", "max", "rms", "top_half"):
         visual = torch.tensor([[True, False, True]])
-        found = meet(torch.tensor([ends]), heads, visual)[0].tolist()  # type: ignore[arg-type]
+        found = meet(torch.tensor([ends]), heads, visual)[0].tolist()
         assert close(found, heads_together(ends, heads, [0, 2]))

@@ -98,21 +98,21 @@ def similarity(view: StageView, config: Similarity) -> Tensor:
     from autoprune.pruning.tensors import unit
 
     features = view.features(config.space).masked_fill(~view.valid[..., None], 0)
-    rows = unit(features)
-    graph = None
-    if not config.plain and (config.by_degree or config.hops > int(config.from_text)):
-        graph = _edges(rows, rows, view.valid, config)
+    rows, among = unit(features), config.hops - int(config.from_text)
+    needed = not config.plain and (among or config.by_degree)
+    cosine = rows @ rows.transpose(1, 2) if needed else None
+    graph = None if cosine is None else _edges(cosine, view.valid, config)
     if config.from_text:
-        mass = _edges(_text(view, config)[:, None], rows, view.valid, config)[:, 0]
+        mass = _edges(_text(view, config)[:, None] @ rows.transpose(1, 2), view.valid, config)[:, 0]
     else:
         length = features.square().sum(-1).sqrt() if config.source == "norm" else view.valid.float()
         mass = length / length.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    for _ in range(config.hops - int(config.from_text)):
+    for _ in range(among):
         passed = rows.transpose(1, 2) @ mass[..., None] if graph is None else mass[:, None]
         mass = (rows @ passed)[..., 0] if graph is None else (passed @ graph)[:, 0]
-    if config.by_degree:
-        near = rows @ rows.transpose(1, 2) >= (-1 if config.clip is None else config.clip)
-        mass = mass / (near & view.valid[:, None]).sum(2).clamp(min=1)
+    if config.by_degree and cosine is not None:
+        near = ~_missing(cosine, view.valid, config)
+        mass = mass / near.sum(2).clamp(min=1)
     return mass if config.prefer == "similar" else -mass
 
 
@@ -125,12 +125,15 @@ def _text(view: StageView, config: Similarity) -> Tensor:
     return unit(rows[:, -1] if config.source == "last" else rows.sum(1))
 
 
-def _edges(rows: Tensor, columns: Tensor, valid: Tensor, config: Similarity) -> Tensor:
-    """What each of rows [B, n, D] passes to columns [B, V, D], both of unit length: [B, n, V]."""
-    cosine = rows @ columns.transpose(1, 2)
-    off = ~valid[:, None]
-    if config.clip is not None:
-        off = off | (cosine < config.clip)
+def _edges(cosine: Tensor, valid: Tensor, config: Similarity) -> Tensor:
+    """What each row passes to each visual token, from their cosines [B, n, V]."""
+    missing = _missing(cosine, valid, config)
     if config.kernel == "cos":
-        return cosine.masked_fill(off, 0)
-    return (cosine / (config.temperature or SHARP)).masked_fill(off, float("-inf")).softmax(2).nan_to_num(0)
+        return cosine.masked_fill(missing, 0)
+    return (cosine / (config.temperature or SHARP)).masked_fill(missing, float("-inf")).softmax(2).nan_to_num(0)
+
+
+def _missing(cosine: Tensor, valid: Tensor, config: Similarity) -> Tensor:
+    """Edges [B, n, V] that do not exist: to padding, and below `clip`."""
+    off = ~valid[:, None].expand_as(cosine)
+    return off if config.clip is None else off | (cosine < config.clip)
