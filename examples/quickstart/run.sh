@@ -7,7 +7,7 @@ EXTRAS=ray,mlflow,examples
 . .ci/venv.sh
 if [ ! -f examples/quickstart/calib/records.jsonl ]; then
     "$VENV/bin/python" examples/reference_vlm/make_data.py --out examples/quickstart/calib \
-        --images 720 --questions-per-image 2 --pool search --seed 11
+        --images 720 --questions-per-image 2 --pool search --seed 12
 fi
 "$VENV/bin/autoprune" search examples/quickstart/spec.yaml "$@"
 cd examples/quickstart
