@@ -10,8 +10,11 @@ from family_checks import seeded
 from pruning_support import SIDE, Sample, generate, policy, stage
 from test_pruning_signals import scores
 from tiny_families import HIGH, LARGE, ONE, TINY, WIDE, Batch, model, together
+from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.errors import BadInput
+from autoprune.measures.costs import tower_flops
+from autoprune.models import geometry_of
 from autoprune.pruning.session import Session
 
 ENCODER = ("feature_norm", {"space": "encoder"})
@@ -111,6 +114,14 @@ def packed(tiles: torch.Tensor, size: tuple[int, int], name: str) -> torch.Tenso
 def test_a_tower_without_a_class_token_says_so(name: str) -> None:
     with pytest.raises(BadInput, match="has no class token"):
         Session(model(name), policy(stage(2, "1/2", "encoder_attention")))
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "internvl", "gemma3"])
+def test_costs_count_what_tower_and_projector_execute(name: str) -> None:
+    made, row = model(name, "eager"), TINY[name].rows([Sample(9, (ONE, ONE))])[0]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        made.model.get_image_features(**row.vision)
+    assert counter.get_total_flops() == tower_flops(geometry_of(made.config.to_dict()), 2)
 
 
 def test_videos_are_left_alone() -> None:

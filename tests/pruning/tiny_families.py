@@ -117,7 +117,7 @@ def text(kind: Any, **options: Any) -> Any:
     )
 
 
-def tower(kind: Any, patch: int, side: Any = SIDE) -> Any:
+def tower(kind: Any, patch: int, side: Any = SIDE, **options: Any) -> Any:
     return kind(
         hidden_size=32,
         intermediate_size=64,
@@ -125,12 +125,13 @@ def tower(kind: Any, patch: int, side: Any = SIDE) -> Any:
         num_attention_heads=2,
         image_size=side,
         patch_size=patch,
+        **options,
     )
 
 
 def onevision(attention: str, aspect: str = "anyres_max_9") -> Any:
     config = LlavaOnevisionConfig(
-        vision_config=tower(SiglipVisionConfig, 8),
+        vision_config=tower(SiglipVisionConfig, 8, vision_use_head=False),
         text_config=text(Qwen2Config),
         image_token_index=IMAGE,
         video_token_index=VIDEO,
@@ -176,7 +177,7 @@ def see_internvl(made: Any, sizes: Sequence[Size], generator: torch.Generator) -
 def gemma3(attention: str) -> Any:
     layers = ["sliding_attention", "full_attention"] * (LAYERS // 2)
     config = Gemma3Config(
-        vision_config=tower(SiglipVisionConfig, SMALL),
+        vision_config=tower(SiglipVisionConfig, SMALL, vision_use_head=False),
         text_config=text(
             Gemma3TextConfig, head_dim=16, query_pre_attn_scalar=16, sliding_window=WINDOW, layer_types=layers
         ),
