@@ -141,6 +141,15 @@ SELECTORS, MERGERS = list(variants("selector")), list(variants("merger"))
 RANDOM = Part("random", {"seed": 1})
 
 
+def pairs() -> list[Any]:
+    """Every selector with `drop`, every merger under `top`; the other pairs with the tests marked `full`."""
+    found = []
+    for select, merge in itertools.product(SELECTORS, MERGERS):
+        marks = () if select.name == "top" or merge.name == "drop" else (pytest.mark.full,)
+        found.append(pytest.param(select, merge, id=f"{identifier(select)}-{identifier(merge)}", marks=marks))
+    return found
+
+
 @pytest.mark.parametrize("part", list(variants("criterion")), ids=identifier)
 def test_criteria_are_finite_repeatable_and_batch_is_singles(part: Part) -> None:
     planned = [p for p in (plan_stage(part, Part("top"), where=w) for w in range(3)) if p is not None]
@@ -183,8 +192,7 @@ def test_selectors_choose_exactly_as_many_as_asked_among_the_free(part: Part, sc
             assert torch.equal(chosen, use.run(view, scores, quota, free, earlier, use.config))
 
 
-@pytest.mark.parametrize("merge", MERGERS, ids=identifier)
-@pytest.mark.parametrize("select", SELECTORS, ids=identifier)
+@pytest.mark.parametrize(("select", "merge"), pairs())
 def test_the_equation_holds(select: Part, merge: Part) -> None:
     planned = plan_stage(RANDOM, select, merge)
     assert planned is not None
@@ -242,8 +250,7 @@ def same_alone(done: Reduction, alone: Reduction, planned: PlannedStage, b: int,
     assert torch.allclose(done.mass[b, :k], alone.mass[0, :k], atol=1e-5)
 
 
-@pytest.mark.parametrize("merge", MERGERS, ids=identifier)
-@pytest.mark.parametrize("select", SELECTORS, ids=identifier)
+@pytest.mark.parametrize(("select", "merge"), pairs())
 def test_keeping_all_is_the_identity(select: Part, merge: Part) -> None:
     planned = plan_stage(RANDOM, select, merge)
     assert planned is not None
