@@ -1,5 +1,8 @@
 """Gemma 3: SigLIP tower, patches averaged in blocks to a fixed number of visual tokens, one projecting matrix.
 
+Pan and scan (crops of large images) is off whatever the image processor's settings say, unless the caller turns it on:
+then every crop is an image of its own here, as it is for the model.
+
 The decoder alternates sliding-window and full layers, and the tokens of an image see each other in both directions.
 Both live in the masks the library makes from the unpruned sequence, and the engine gathers rows and columns of those: a
 token that stays sees exactly those of its old neighbours that stay. FlashAttention ignores such masks and is refused.
@@ -36,7 +39,7 @@ class Gemma3:
         return common.geometry(
             self.name,
             config,
-            None if _crops(processor) else _tokens(config),
+            _tokens(config),
             ASSUMED,
             unit=_unit(config),
             projector_width=width,
@@ -45,8 +48,7 @@ class Gemma3:
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
         written = int((processor or {}).get("image_seq_length") or _tokens(config))
-        size = common.tile_size(config, processor, ASSUMED)
-        return {"tokens_per_image": written, "tile": size, "crops": _crops(processor)}
+        return {"tokens_per_image": written, "tile": common.tile_size(config, processor, ASSUMED)}
 
     def image_token(self, config: Mapping[str, Any]) -> int:
         return common.image_token(config, ASSUMED)
@@ -70,11 +72,6 @@ def _unit(config: Mapping[str, Any]) -> int:
     if blocks * blocks != _tokens(config) or side % blocks:
         raise BadInput(f"mm_tokens_per_image: {side} x {side} patches cannot be averaged to {_tokens(config)} tokens")
     return int(side // blocks)
-
-
-def _crops(processor: Mapping[str, Any] | None) -> bool:
-    """Whether large images are cut (pan and scan): then N differs between images."""
-    return bool(common.image_settings(processor).get("do_pan_and_scan"))
 
 
 FAMILY: Family = Gemma3()

@@ -30,7 +30,8 @@ POLICIES = {
     "drop all": policy(stage(2, 0, None, "stride")),
 }
 BEAMS = policy(stage(0, "1/2", ENCODER), stage(3, "1/4", ("llm_attention", {"from": "text"})))
-FAMILIES = tuple(TINY)
+VARIANTS = ("gemma3_untyped", "internvl_llama", "internvl_qwen3")  # without image types, with other decoders
+FAMILIES = tuple(name for name in TINY if name not in VARIANTS)
 KEEPS = ("gemma3", "qwen2_vl", "qwen2_5_vl")  # no single position per token: `compact` is refused
 # The default run sees every policy and every family; the whole matrix is `full`.
 CASES = [
@@ -59,6 +60,12 @@ def test_keeping_everything_is_the_untouched_model(name: str, attention: str) ->
 @pytest.mark.parametrize(("name", "attention", "which"), CASES)
 def test_dropping_is_masking_those_keys(name: str, attention: str, which: str) -> None:
     check_dropping_is_masking(name, attention, POLICIES[which], steps=4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_drop_and_batch_alike(name: str) -> None:
+    check_dropping_is_masking(name, "sdpa", POLICIES["inside"], steps=4)
+    check_a_batch_is_its_samples(name, "sdpa", POLICIES["mixed"], TINY[name].odd)
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}], ids=str)

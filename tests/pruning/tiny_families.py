@@ -16,6 +16,7 @@ from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
+    LlamaConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -25,6 +26,7 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLTextConfig,
+    Qwen3Config,
     SiglipVisionConfig,
 )
 
@@ -156,10 +158,10 @@ def see_onevision(made: Any, sizes: Sequence[Size], generator: torch.Generator) 
     return vision, [len(f) for f in features]
 
 
-def internvl(attention: str) -> Any:
+def internvl(attention: str, kind: Any = Qwen2Config) -> Any:
     config = InternVLConfig(
         vision_config=tower(InternVLVisionConfig, SMALL, [SIDE, SIDE]),
-        text_config=text(Qwen2Config),
+        text_config=text(kind),
         image_token_id=IMAGE,
         image_seq_length=(SIDE // SMALL // 2) ** 2,
     )
@@ -242,6 +244,9 @@ TINY = {
         Tiny("onevision_shrunk", lambda a: onevision(a, "anyres_max_1"), see_onevision, TILED, ODD),
         Tiny("internvl", internvl, see_internvl, TILED, ODD),
         Tiny("gemma3", gemma3, see_gemma3, (Sample(9, (ONE,)), Sample(15, (ONE, ONE))), ODD, "token_type_ids"),
+        Tiny("gemma3_untyped", gemma3, see_gemma3, (Sample(9, (ONE,)), Sample(15, (ONE, ONE))), ODD),
+        Tiny("internvl_llama", lambda a: internvl(a, LlamaConfig), see_internvl, TILED, ODD),
+        Tiny("internvl_qwen3", lambda a: internvl(a, Qwen3Config), see_internvl, TILED, ODD),
         Tiny("qwen2_vl", qwen2, see_qwen, FREE, FREE_ODD, TYPES),
         Tiny("qwen2_5_vl", qwen2_5, see_qwen, FREE, FREE_ODD, TYPES),
     )
