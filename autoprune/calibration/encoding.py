@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autoprune.calibration import image_only
 from autoprune.calibration.records import Record
 from autoprune.errors import BadInput
 from autoprune.policy.geometry import PatchGrid, Pictures
@@ -58,9 +59,13 @@ def load_processor(path: str, revision: str | None = None, trust_remote_code: bo
     """The model's processor from local files, with the PIL image backend: the same pixels on every machine."""
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(
-        path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=True, backend="pil"
-    )
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        return AutoProcessor.from_pretrained(path, backend="pil", **options)
+    except (AttributeError, ImportError):  # the library's ways to miss torchvision
+        if image_only.has_torchvision():
+            raise
+    return image_only.load(path, options)
 
 
 class Encoder:
