@@ -6,6 +6,7 @@ The mapping from tower rows to visual positions is found by sending row numbers 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.models import common
@@ -23,7 +24,7 @@ class LlavaNext:
     protects_newlines = True
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
-        return common.geometry(self.name, config, None)
+        return replace(common.geometry(self.name, config, None), protects_newlines=self.protects_newlines)
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
         image = common.image_settings(processor)
