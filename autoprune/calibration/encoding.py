@@ -62,8 +62,8 @@ def load_processor(path: str, revision: str | None = None, trust_remote_code: bo
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         return AutoProcessor.from_pretrained(path, backend="pil", **options)
-    except (AttributeError, ImportError):  # the library's ways to miss torchvision
-        if image_only.has_torchvision():
+    except (AttributeError, ImportError, OSError, ValueError):  # a video part has no PIL backend, or misses torchvision
+        if not image_only.fits(path, options):
             raise
     return image_only.load(path, options)
 

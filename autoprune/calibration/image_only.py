@@ -1,16 +1,26 @@
-"""Processors that also handle videos, without torchvision.
+"""Processors that also handle videos, without their video part.
 
-Only their video part needs it, and calibration has images only. What the images and the text become is the same.
+That part needs torchvision and has no PIL backend, and calibration has images only. What the images and the text become
+is the same.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
+PARTS = {"image_processor", "tokenizer", "video_processor"}
 
-def has_torchvision() -> bool:
-    return find_spec("torchvision") is not None
+
+def fits(path: str, options: dict[str, Any]) -> bool:
+    """Whether the processor of a local model is made of an image, a text and a video part."""
+    from transformers import AutoConfig
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(path, **options))]
+    except (KeyError, OSError, ValueError):
+        return False
+    return set(kind.get_attributes()) == PARTS
 
 
 def load(path: str, options: dict[str, Any]) -> Any:
@@ -28,7 +38,7 @@ def load(path: str, options: dict[str, Any]) -> Any:
         "video_processor": None,
     }
     names = kind.get_attributes()
-    if set(names) != parts.keys():
+    if set(names) != PARTS:
         raise ImportError(f"{kind.__name__} needs torchvision: install the release that goes with this torch")
     made: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": _unless_none(kind)})
     settings, _ = kind.get_processor_dict(path, **options)

@@ -194,7 +194,6 @@ def test_the_processor_is_the_models_own(evaluator: ModelEvaluator, saved: str, 
     assert made["image_grid_thw"].tolist() == [[1, 2, 4]]
 
 
-@pytest.mark.skipif(image_only.has_torchvision(), reason="the library finds torchvision")
 def test_a_processor_that_needs_more_is_refused(tmp_path: Path) -> None:
     save("qwen2_vl", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
