@@ -88,7 +88,7 @@ def _object(properties: Json, required: tuple[str, ...] = ()) -> Json:
 
 
 def _score() -> Json:
-    normalise = {"enum": ["rank", "minmax", "softmax", "none"]}
+    normalise = {"enum": ["rank", "minmax", "softmax", "sum", "none"]}
     mix = _object(
         {
             "weights": {"type": "object", "additionalProperties": NUMBER},

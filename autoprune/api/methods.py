@@ -33,7 +33,7 @@ def list_methods() -> list[dict[str, Any]]:
                 "class": _class(policy, sites),
                 "paper": policy.paper,
                 "sites": sites,
-                "signal_tier": max((info.tier for info in _parts(policy)), default="T0"),
+                "signal_tier": max((_tier(info, use) for info, use in _parts(policy)), default="T0"),
                 "confidence": policy.confidence,
             }
         )
@@ -48,28 +48,33 @@ def _sites(policy: Policy) -> list[str]:
 def _class(policy: Policy, sites: list[str]) -> str:
     if all(
         info.name in BLIND or (info.kind, info.name) in (("selector", "top"), ("merger", "drop"))
-        for info in _parts(policy)
+        for info, _ in _parts(policy)
     ):
         return "baseline"
     before = {site in ("projector", "input", "llm:0") for site in sites}
     return "both" if len(before) == 2 else "vision" if before == {True} else "llm"
 
 
-def _parts(policy: Policy) -> Iterator[parts.PartInfo]:
-    """Every part a policy uses."""
+def _tier(info: parts.PartInfo, use: Use) -> parts.Tier:
+    return info.config.model_validate(dict(use.params)).tier(info.tier)
+
+
+def _parts(policy: Policy) -> Iterator[tuple[parts.PartInfo, Use]]:
+    """Every part a policy uses, with its parameters."""
     for stage, pick in uses(policy.stages):
+        wanted: list[tuple[parts.Kind, Use]] = [("selector", pick.select), ("merger", stage.merge)]
         if pick.score is not None:
-            yield from (info for name in _criteria(policy, pick.score) if (info := parts.find("criterion", name)))
-        for kind, use in (("selector", pick.select), ("merger", stage.merge)):
-            found = parts.find(kind, use.name)  # type: ignore[arg-type]
+            wanted += [("criterion", use) for use in _criteria(policy, pick.score)]
+        for kind, use in wanted:
+            found = parts.find(kind, use.name)
             if found is not None:
-                yield found
+                yield found, use
 
 
-def _criteria(policy: Policy, score: ScoreUse) -> Iterator[str]:
+def _criteria(policy: Policy, score: ScoreUse) -> Iterator[Use]:
     named = policy.criteria.get(score.name, score) if isinstance(score, Use) else score
-    if isinstance(named, MixUse):
-        for name, _ in named.weights:
-            yield from _criteria(policy, Use(name)) if name in policy.criteria else (name,)
-    else:
-        yield named.name
+    if not isinstance(named, MixUse):
+        yield named
+        return
+    for name, _ in named.weights:
+        yield from _criteria(policy, policy.criteria[name]) if name in policy.criteria else (Use(name),)

@@ -12,7 +12,7 @@ from autoprune.policy.curves.base import CurveSpec
 from autoprune.policy.resolved import KeepKind
 from autoprune.policy.sites import Layer, Site
 
-Normalise = Literal["rank", "minmax", "softmax", "none"]
+Normalise = Literal["rank", "minmax", "softmax", "sum", "none"]
 Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
 SCORED_SPLITS = ("proportional", "whole")  # how a group shares a count out by its scores

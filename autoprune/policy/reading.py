@@ -22,6 +22,7 @@ COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "position
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS)
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
 PICK_KEYS = ("share", "score", "select", "group")
+NORMALISERS = ("rank", "minmax", "softmax", "sum", "none")
 MIX_KEYS = ("weights", "normalise", "op")
 
 
@@ -112,7 +113,7 @@ def read_mix(value: Any, path: Path, found: Problems) -> MixUse | None:
     if not check_keys(value, path, MIX_KEYS, ("weights",), found) or "weights" not in value:
         return None
     normalise, op = value.get("normalise", "rank"), value.get("op", "sum")
-    one_of(normalise, (*path, "normalise"), ("rank", "minmax", "softmax", "none"), found)
+    one_of(normalise, (*path, "normalise"), NORMALISERS, found)
     one_of(op, (*path, "op"), ("sum", "product", "max"), found)
     weights, inside = value["weights"], (*path, "weights")
     if not isinstance(weights, Mapping) or not weights:

@@ -34,7 +34,7 @@ class Mix:
     """Weighted sum, product or max of normalised criteria. Weights sum to 1."""
 
     terms: tuple[tuple[Fraction, Part], ...]
-    normalise: Literal["rank", "minmax", "softmax", "none"] = "rank"
+    normalise: Literal["rank", "minmax", "softmax", "sum", "none"] = "rank"
     op: Literal["sum", "product", "max"] = "sum"
 
 

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class GroupConfig(PartConfig):
-    """split: how groups share the pick's count. `equal`: as evenly as their sizes allow; `proportional` to the sums of
-    their scores; `whole`: whole groups, best mean score first (the last may be cut); `pooled`: as without groups."""
+    """split: how groups share the pick's count. `equal`: as evenly as their sizes allow; `size`: in proportion to their
+    tokens; `proportional`: to the sums of their scores; `whole`: whole groups, best mean score first (the last may be
+    cut); `pooled`: as without groups."""
 
-    split: Literal["equal", "proportional", "whole", "pooled"] = "equal"
+    split: Literal["equal", "size", "proportional", "whole", "pooled"] = "equal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,9 @@ def select(
     if split == "whole":
         chosen = run(view, _means(there, scores, free), quota, free, taken, config)
         return chosen
-    weights = _sums(there, free.float()) > 0 if split == "equal" or scores is None else _mass(there, scores, free)
-    counts = allocate(quota.each, _sums(there, free.double()).long(), weights)
+    sizes = _sums(there, free.double()).long()
+    weights = sizes if split == "size" else sizes > 0 if split == "equal" else _mass(there, scores, free)
+    counts = allocate(quota.each, sizes, weights)
     side = _Side(there, view)
     inner = Quota(counts.flatten(), min(quota.most, there.largest))
     grouped = None if scores is None else side.take(scores)
@@ -116,8 +118,10 @@ def _sums(there: Partition, values: Tensor) -> Tensor:
     return values.new_zeros(values.shape[0], there.groups).scatter_add(1, there.ids, values)
 
 
-def _mass(there: Partition, scores: Tensor, free: Tensor) -> Tensor:
-    """What the groups' free tokens score together; negative scores count as nothing."""
+def _mass(there: Partition, scores: Tensor | None, free: Tensor) -> Tensor:
+    """What the groups' free tokens score together; negative scores count as nothing, without scores all are alike."""
+    if scores is None:
+        return _sums(there, free.double())
     return _sums(there, scores.double().nan_to_num(nan=0).clamp(min=0) * free)
 
 

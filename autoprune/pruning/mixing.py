@@ -18,7 +18,7 @@ TINY = 1e-30
 def combine(
     terms: Sequence[tuple[float, Tensor]],
     candidates: Tensor,
-    normalise: Literal["rank", "minmax", "softmax", "none"],
+    normalise: Literal["rank", "minmax", "softmax", "sum", "none"],
     op: Literal["sum", "product", "max"],
 ) -> Tensor:
     """One score [B, V] from weighted criteria [B, V].
@@ -53,6 +53,12 @@ def _softmax(scores: Tensor, candidates: Tensor) -> Tensor:
     return scores.softmax(1).nan_to_num(0).masked_fill(~candidates, 0)
 
 
+def _sum(scores: Tensor, candidates: Tensor) -> Tensor:
+    """To sum 1; negative scores count as 0, and where nothing is above 0 all become 0."""
+    positive = scores.clamp(min=0).masked_fill(~candidates, 0)
+    return positive / positive.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+
+
 def _none(scores: Tensor, candidates: Tensor) -> Tensor:
     return scores.masked_fill(~candidates, 0)
 
@@ -61,5 +67,6 @@ NORMALISE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rank": _rank,
     "minmax": _minmax,
     "softmax": _softmax,
+    "sum": _sum,
     "none": _none,
 }

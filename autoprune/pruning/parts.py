@@ -35,6 +35,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def tier(self, declared: Tier) -> Tier:
+        """What these parameters make of the part's signal tier."""
+        return declared
+
 
 @dataclass(frozen=True)
 class Sizes:

@@ -33,7 +33,7 @@ class Use:
 @dataclass(frozen=True)
 class PlannedMix:
     terms: tuple[tuple[Fraction, Use], ...]
-    normalise: Literal["rank", "minmax", "softmax", "none"]
+    normalise: Literal["rank", "minmax", "softmax", "sum", "none"]
     op: Literal["sum", "product", "max"]
 
 

@@ -44,7 +44,7 @@ class _Far(_Config):
 
 
 class _Group(_Config):
-    split: Literal["equal", "proportional", "whole", "pooled"] = "equal"
+    split: Literal["equal", "size", "proportional", "whole", "pooled"] = "equal"
 
 
 def _side(value: Any) -> str:

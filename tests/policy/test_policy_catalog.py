@@ -14,7 +14,7 @@ from policy_fakes import PARTS, geometry
 from autoprune.document.yaml import read
 from autoprune.errors import BadInput
 from autoprune.policy import catalog
-from autoprune.policy.budget import Infeasible, budget, lengths
+from autoprune.policy.budget import Infeasible, budget, counts, lengths
 from autoprune.policy.canonical import resolve
 from autoprune.policy.diff import Change, diff
 from autoprune.policy.document import Policy
@@ -57,6 +57,62 @@ def test_published_sites() -> None:
     assert layers("pyramiddrop") == [("llm", 8, 8), ("llm", 16, 16), ("llm", 24, 24)]
     assert layers("fastervlm") == [("llm", 0, 22)]  # where the projector takes effect
     assert layers("divprune") == [("llm", 0, None)]
+
+
+LITERAL = {  # layers, counts and visual positions averaged over the layers, at 32 layers and 576 tokens, by the sheets
+    "adaptinfer": ([2, 11, 21], [290, 72, 18], 146.25),
+    "divprune": ([0], [56], 56),
+    "fastervlm": ([0], [144], 144),
+    "fastv": ([2], [288], 306),
+    "fopru_rank": ([0], [144], 144),
+    "fopru_row": ([0], [144], 144),
+    "g_prune": ([0], [288], 288),
+    "greedy_prune": ([2], [288], 306),
+    "pyramiddrop": ([8, 16, 24], [288, 144, 72], 270),
+    "random": ([0], [144], 144),
+    "sparsevlm": ([3, 7, 16], [309, 204, 113], (3 * 576 + 4 * 309 + 9 * 204 + 16 * 113) / 32),
+    "star": ([0, 24], [288, 144], 252),
+    "stride": ([0], [144], 144),
+    "transprune": ([7, 9, 12], [504, 360, 72], 236.25),
+    "uniform": ([0], [144], 144),
+    "vispruner": ([0], [128], 128),
+    "vscan": ([0, 16], [96, 32], 64),
+    "vtc_cls": ([0], [144], 144),
+    "zoo_prune": ([0], [64], 64),
+}
+
+
+def test_every_policy_of_the_catalog_has_its_published_numbers_here() -> None:
+    assert set(LITERAL) == set(catalog.names("policies"))
+
+
+@pytest.mark.parametrize("name", LITERAL)
+def test_published_counts_at_the_published_geometry(name: str) -> None:
+    layers, kept, average = LITERAL[name]
+    policy = shipped(name)
+    resolved = resolve(policy, geometry(32, 576, 24), RegisteredParts(), 576)
+    assert [stage.layer for stage in resolved.stages] == layers
+    assert list(counts(resolved, 576)) == kept
+    assert budget([lengths(resolved, 576)], [576], 32) * 576 == pytest.approx(average)
+    for key, expected in (("layers", layers), ("counts", kept)):
+        assert policy.literal.get(key, expected) == expected
+    assert policy.name == name
+
+
+@pytest.mark.parametrize("name", LITERAL)
+@pytest.mark.parametrize("b", [Fraction(1, 2), Fraction(1, 3), Fraction(1, 5)])
+def test_every_policy_scales_to_a_budget(name: str, b: Fraction) -> None:
+    policy = shipped(name)
+    try:
+        scaled = at_budget(policy, b, geometry(32, 576, 24))
+    except Infeasible:
+        assert LITERAL[name][0][0] / 32 > b - Fraction(1, 100)  # the layers before its first stage alone cost more
+        return
+    resolved = resolve(scaled, geometry(32, 576, 24), RegisteredParts(), 576)
+    used = budget([lengths(resolved, 576)], [576], 32)
+    assert b - Fraction(1, 100) < used <= b
+    assert {s.layer for s in resolved.stages} <= set(LITERAL[name][0])  # a stage without an effect is left out
+    assert Policy.parse(scaled.dump(), RegisteredParts()) == scaled
 
 
 def test_names_and_precedence(tmp_path: Path) -> None:

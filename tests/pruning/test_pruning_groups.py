@@ -77,6 +77,7 @@ def next_layout() -> ImageLayout:
     [
         (Part("image"), [0] * 14),
         (Part("row"), [0, 0, 1, 1] + [2] * 5 + [3] * 5),
+        (Part("segment"), [0] * 4 + [1] * 10),
         (Part("tile"), [0] * 4 + [1, 1, 2, 2, 2, 1, 1, 2, 2, 2]),
         (Part("window", {"side": "1/2"}), [0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 7, 7, 7]),
         (Part("window", {"side": "1"}), [0] * 4 + [1] * 10),

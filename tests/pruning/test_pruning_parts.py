@@ -423,7 +423,7 @@ def test_fractions_of_the_depth_may_be_decimals() -> None:
     assert info.config(layer=0.25) == info.config(layer="1/4")  # type: ignore[call-arg]
 
 
-MIXES = [(n, o) for n in ("rank", "minmax", "softmax", "none") for o in ("sum", "product", "max")]
+MIXES = [(n, o) for n in ("rank", "minmax", "softmax", "sum", "none") for o in ("sum", "product", "max")]
 
 
 @pytest.mark.parametrize(("normalise", "op"), MIXES)

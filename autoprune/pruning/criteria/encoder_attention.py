@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from autoprune.errors import BadInput
 from autoprune.pruning.encoder_signals import EncoderWalk, Over, Start, WalkHeads
-from autoprune.pruning.parts import Sizes, part
+from autoprune.pruning.parts import Sizes, Tier, part
 from autoprune.pruning.signals import (
     EncoderLayer,
     EncoderLayers,
@@ -60,6 +60,10 @@ class EncoderAttention(PartConfig):
         if self.gate is not None and self.hops == 1:
             raise ValueError("`gate` acts between hops: it needs `hops` of at least 2")
         return self
+
+    def tier(self, declared: Tier) -> Tier:
+        """One row, or a whole map."""
+        return "T3" if self.source in ("all", "patches") or self.hops > 1 else declared
 
     def walk(self, site: Site) -> EncoderWalk:
         return EncoderWalk(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from autoprune.errors import BadInput
 from autoprune.pruning.decoder_signals import DecoderHeads, DecoderWalk, Start
-from autoprune.pruning.parts import Sizes, part
+from autoprune.pruning.parts import Sizes, Tier, part
 from autoprune.pruning.signals import (
     DecoderLayer,
     DecoderLayers,
@@ -65,6 +65,12 @@ class LlmAttention(PartConfig):
         if self.hops > 1 and self.over_keys == "vision" and self.source != "vision":
             raise ValueError("`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`")
         return self
+
+    def tier(self, declared: Tier) -> Tier:
+        """One row, rows of the text, or a whole map."""
+        if self.source in ("all", "vision"):
+            return "T3"
+        return "T1" if self.source == "last" and self.hops == 1 else declared
 
     def walks(self, site: Site) -> tuple[DecoderWalk, ...]:
         """One walk for every layer that is read."""
