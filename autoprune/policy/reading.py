@@ -141,8 +141,10 @@ def read_pick(value: Any, path: Path, found: Problems, shares: bool = True) -> P
 
 def read_group(value: Any, path: Path, found: Problems) -> Use | None:
     """A partition: a name, `{name: parameters}`, or `{window: 1/4}` for `{window: {side: 1/4}}`."""
-    if isinstance(value, Mapping) and tuple(value) == ("window",) and not isinstance(value["window"], Mapping):
-        return Use("window", {"side": value["window"]}, path)
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, side = next(iter(value.items()))
+        if not isinstance(side, Mapping):  # whether the group exists and has a side, its own config says
+            return Use(str(name), {"side": side}, path)
     return read_use(value, path, "group", found)
 
 
