@@ -100,13 +100,13 @@ def picture_flops(geometry: Geometry, grid: PatchGrid) -> int:
     blocks = vision.depth if vision.executed is None else vision.executed
     matrices = 3 if vision.gated_mlp else 2
     block = 8 * tokens * vision.width**2 + 2 * matrices * tokens * vision.width * vision.mlp
-    seen = (blocks - vision.windowed) * tokens**2
+    seen = (blocks - len(vision.windowed)) * tokens**2
     if vision.windowed:
-        seen += vision.windowed * _squares(grid[0], vision.window) * _squares(grid[1], vision.window)
+        seen += len(vision.windowed) * _squares(grid[0], vision.window) * _squares(grid[1], vision.window)
     hidden = geometry.width if geometry.projector_hidden is None else geometry.projector_hidden
     given = geometry.projector_width
     weights = given * hidden + hidden * geometry.width if hidden else given * geometry.width
-    projector = 2 * (patches // geometry.merge_unit) * weights
+    projector = (1 + len(vision.deepstack)) * 2 * (patches // geometry.merge_unit) * weights
     return embedding + blocks * block + 4 * seen * vision.width + projector
 
 

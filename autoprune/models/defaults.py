@@ -113,8 +113,8 @@ ONEVISION_TOWER: Mapping[str, Any] = {
 
 ONEVISION_PINPOINTS = tuple((384 * high, 384 * wide) for high in range(1, 7) for wide in range(1, 7))
 
-# Qwen2-VL and Qwen2.5-VL: decoder and tower by model type.
-QWEN_TEXT: Mapping[str, Mapping[str, Any]] = {
+# Qwen-VL: decoder and tower by model type.
+_QWEN2_TEXT: Mapping[str, Mapping[str, Any]] = {
     kind: {
         "vocab_size": 152064,
         "hidden_size": 8192,
@@ -124,6 +124,19 @@ QWEN_TEXT: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 8,
     }
     for kind in ("qwen2_vl_text", "qwen2_5_vl_text")
+}
+
+QWEN_TEXT: Mapping[str, Mapping[str, Any]] = {
+    **_QWEN2_TEXT,
+    "qwen3_vl_text": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+    },
 }
 
 QWEN_VISION: Mapping[str, Mapping[str, Any]] = {
@@ -148,7 +161,18 @@ QWEN_VISION: Mapping[str, Mapping[str, Any]] = {
         "temporal_patch_size": 2,
         "window_size": 112,
     },
+    "qwen3_vl_vision": {
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
 }
 
 QWEN2_5_FULL_BLOCKS = (7, 15, 23, 31)  # blocks of Qwen2.5-VL's tower whose patches see the whole image
+QWEN3_DEEPSTACK = (8, 16, 24)  # blocks of Qwen3-VL's tower whose output enters the decoder, too
 QWEN_PIXELS = (56 * 56, 28 * 28 * 1280)  # between these the processor resizes an image

@@ -14,7 +14,7 @@ from autoprune.policy.geometry import Geometry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MODULES = ("llava", "llava_next", "llava_onevision", "internvl", "gemma3", "qwen2_vl", "qwen2_5_vl")
+MODULES = ("llava", "llava_next", "llava_onevision", "internvl", "gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True)

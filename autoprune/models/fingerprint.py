@@ -18,7 +18,7 @@ from autoprune.policy.geometry import Geometry
 ADAPTER = "adapter_model.safetensors"
 CHUNK = 1 << 22
 LATER = {"projector_hidden": None}
-LATER_VISION = {"gated_mlp": False, "windowed": 0, "window": 0}
+LATER_VISION = {"gated_mlp": False, "windowed": (), "window": 0, "deepstack": ()}
 
 
 @dataclass(frozen=True)

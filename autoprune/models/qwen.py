@@ -1,4 +1,4 @@
-"""What Qwen2-VL and Qwen2.5-VL share.
+"""What Qwen2-VL, Qwen2.5-VL and Qwen3-VL share.
 
 The tower takes the patches of all images as one sequence in which an image (or a window of it) only sees itself. They
 are ordered by merge unit: `unit` x `unit` neighbours stand together, and the merger makes one visual token of them.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import PolicyMismatch
+from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.models import common
 from autoprune.models.defaults import QWEN_PIXELS, QWEN_TEXT, QWEN_VISION
 from autoprune.models.family import ImageLayout, Places, Undo
@@ -40,10 +40,26 @@ def vision_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return common.filled(given, (kind,), QWEN_VISION, "vision_config")
 
 
+def blocks(vision: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of tower blocks that a configuration lists."""
+    found = vision.get(key, default)
+    if not isinstance(found, list | tuple) or not all(isinstance(block, int) for block in found):
+        raise BadInput(f"vision_config.{key}: expected block numbers, found {found!r}")
+    return tuple(found)
+
+
 def geometry(
-    name: str, config: Mapping[str, Any], *, width: int, mlp: int, gated: bool, windowed: int = 0, window: int = 0
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    width: int,
+    mlp: int,
+    gated: bool,
+    windowed: tuple[int, ...] = (),
+    window: int = 0,
+    deepstack: tuple[int, ...] = (),
 ) -> Geometry:
-    """`width` and `mlp` are the tower's; `windowed` of its blocks attend within windows of `window` patches a side."""
+    """`width` and `mlp` are the tower's; its `windowed` blocks attend within windows of `window` patches a side."""
     text, vision = text_config(config, name), vision_config(config, name)
     heads = int(text["num_attention_heads"])
     unit = int(vision["spatial_merge_size"]) ** 2
@@ -53,7 +69,7 @@ def geometry(
         width=int(text["hidden_size"]),
         heads=heads,
         kv_heads=int(text["num_key_value_heads"] or heads),
-        head_dim=int(text["hidden_size"]) // heads,
+        head_dim=int(text["head_dim"] if "head_dim" in QWEN_TEXT[f"{name}_text"] else text["hidden_size"] // heads),
         mlp=int(text["intermediate_size"]),
         vocabulary=int(text["vocab_size"]),
         vision=VisionGeometry(
@@ -68,6 +84,7 @@ def geometry(
             gated_mlp=gated,
             windowed=windowed,
             window=window,
+            deepstack=deepstack,
         ),
         tokens_per_image=None,
         projector_width=unit * width,

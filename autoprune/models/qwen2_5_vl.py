@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import BadInput
 from autoprune.models import qwen
 from autoprune.models.defaults import QWEN2_5_FULL_BLOCKS
 from autoprune.models.family import Family, ImageLayout, Places, Undo
@@ -23,13 +22,14 @@ class Qwen25VL:
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
         vision = qwen.vision_config(config, self.name)
         depth, side = int(vision["depth"]), int(vision["patch_size"]) * int(vision["spatial_merge_size"])
+        full = qwen.blocks(vision, "fullatt_block_indexes", QWEN2_5_FULL_BLOCKS)
         return qwen.geometry(
             self.name,
             config,
             width=int(vision["hidden_size"]),
             mlp=int(vision["intermediate_size"]),
             gated=True,
-            windowed=sum(block not in _full_blocks(vision) for block in range(depth)),
+            windowed=tuple(block for block in range(depth) if block not in full),
             window=int(vision["window_size"]) // side * int(vision["spatial_merge_size"]),
         )
 
@@ -55,13 +55,6 @@ class Qwen25VL:
             return index  # type: ignore[no-any-return]
 
         return qwen.watch(places, report, order)
-
-
-def _full_blocks(vision: Mapping[str, Any]) -> tuple[int, ...]:
-    blocks = vision.get("fullatt_block_indexes", QWEN2_5_FULL_BLOCKS)
-    if not isinstance(blocks, list | tuple) or not all(isinstance(b, int) for b in blocks):
-        raise BadInput(f"vision_config.fullatt_block_indexes: expected block numbers, found {blocks!r}")
-    return tuple(blocks)
 
 
 FAMILY: Family = Qwen25VL()

@@ -14,8 +14,9 @@ Pictures = int | tuple[PatchGrid, ...]  # of a sample: how many, or of each its 
 class VisionGeometry:
     """The vision tower: `depth` blocks, of which `executed` run (None: all), `width`, `heads`, `mlp` (three matrices
     with `gated_mlp`, else two). `image_size` is the side of a picture in pixels, 0 where pictures have any size.
-    `channels`: values per pixel of a patch, over all frames that one patch takes in. In `windowed` of the blocks a
-    patch only sees its window of `window` x `window` patches."""
+    `channels`: values per pixel of a patch, over all frames that one patch takes in. In the `windowed`
+    blocks a patch only sees its window of `window` x `window` patches. The outputs of the `deepstack` blocks enter the
+    decoder too, through projectors of the same shape."""
 
     depth: int
     width: int
@@ -27,8 +28,9 @@ class VisionGeometry:
     has_cls: bool = False
     executed: int | None = None
     gated_mlp: bool = False
-    windowed: int = 0
+    windowed: tuple[int, ...] = ()
     window: int = 0
+    deepstack: tuple[int, ...] = ()
 
     def grids(self, pictures: Pictures) -> tuple[PatchGrid, ...]:
         """The patch grid of each picture. Raises BadInput where their size is unknown."""

@@ -29,7 +29,7 @@ from autoprune.pruning.refuse import refuse_model, refuse_positions, refuse_sign
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap
 from autoprune.pruning.transition import ModuleWatch
-from autoprune.pruning.translate import decode_mask
+from autoprune.pruning.translate import added, decode_mask
 from autoprune.pruning.vision import VisionWatch, refuse_vision
 
 if TYPE_CHECKING:
@@ -149,6 +149,9 @@ class Session:
             hook = functools.partial(self._layer_begins, number)
             handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
         self._undo += [h.remove for h in handles]
+        if hasattr(language_model, "_deepstack_process"):
+            language_model._deepstack_process = functools.partial(self._deepstack, language_model._deepstack_process)
+            self._undo.append(lambda: delattr(language_model, "_deepstack_process"))
         self._tap(self._plan)
 
     def _detach(self) -> None:
@@ -252,6 +255,13 @@ class Session:
         if isinstance(step, Prefill):
             return step.before(number, module, args, kwargs)
         return self._decode(step, number, args, kwargs)
+
+    def _deepstack(self, original: Callable[..., Tensor], hidden: Tensor, visual: Tensor, features: Tensor) -> Tensor:
+        """After a decoder layer the library adds features at logical columns. A merged row gets its anchor's."""
+        step = None if self._forward is None else self._forward.step
+        if not isinstance(step, Prefill) or step.pristine:
+            return original(hidden, visual, features)
+        return added(hidden, step.layout, visual.to(hidden.device), features.to(hidden.device, hidden.dtype))
 
     def _decode(self, step: _Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One step (or one turn of text) on a pruned cache."""

@@ -59,6 +59,13 @@ class Translator:
         return self.memo[key][0]
 
 
+def added(hidden: Tensor, layout: Layout, visual: Tensor, features: Tensor) -> Tensor:
+    """hidden [B, n, D] plus features [sum of visual, D] that belong to the logical columns of visual [B, S]."""
+    logical = features.new_zeros(*visual.shape, features.shape[-1]).masked_scatter(visual[..., None], features)
+    physical = take(logical, layout.index, 1)
+    return hidden + (physical if layout.valid is None else physical * layout.valid[..., None])
+
+
 def prefill_mask(mask: Tensor | None, layout: Layout, flash: bool, hidden: Tensor) -> Tensor | None:
     """Rows and columns of the layout. None stays None where nothing is ragged (SDPA's causal fast path)."""
     import torch

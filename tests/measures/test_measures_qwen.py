@@ -24,6 +24,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
 )
 
 from autoprune.calibration import image_only
@@ -93,6 +96,11 @@ def save(name: str, folder: Path) -> None:
     if name == "qwen2_vl":
         tower |= {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=tower, **ids))
+    elif name == "qwen3_vl":
+        text |= {"head_dim": 12}
+        tower |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "num_position_embeddings": 16}
+        config = Qwen3VLConfig(text_config=text, vision_config={**tower, "deepstack_visual_indexes": [0]}, **ids)
+        model = Qwen3VLForConditionalGeneration(config)
     else:
         tower |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "window_size": 16}
         config = Qwen2_5_VLConfig(text_config=text, vision_config={**tower, "fullatt_block_indexes": [1]}, **ids)
@@ -112,7 +120,7 @@ def save(name: str, folder: Path) -> None:
     Qwen2VLImageProcessorPil(size=size, patch_size=4, merge_size=2).save_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def evaluator(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, records_file: Callable[[Path, Lines], str]
 ) -> ModelEvaluator:
@@ -186,8 +194,10 @@ def test_the_processor_is_the_models_own(evaluator: ModelEvaluator, saved: str, 
         processor.tokenizer.save_pretrained(tmp_path)
         evaluator.loaded.model.config.save_pretrained(tmp_path)
         processor = load_processor(str(tmp_path))
-    assert isinstance(processor, Qwen2VLProcessor | Qwen2_5_VLProcessor)
-    assert type(processor).__name__ in ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
+    kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
+    kind = kinds[evaluator.geometry.family]
+    assert isinstance(processor, kind)
+    assert type(processor).__name__ == kind.__name__
     assert processor.chat_template == TEMPLATE
     assert processor.image_processor.size["longest_edge"] == 2048
     made = processor(text=["w1 <|image_pad|> w2"], images=[[Image.new("RGB", (16, 8))]], return_tensors="pt")

@@ -15,17 +15,20 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.measures.costs import costs, picture_flops
 from autoprune.models import family_of, fingerprint, geometry_of, live_fingerprint
-from autoprune.models.defaults import QWEN2_5_FULL_BLOCKS, QWEN_TEXT, QWEN_VISION
+from autoprune.models.defaults import QWEN2_5_FULL_BLOCKS, QWEN3_DEEPSTACK, QWEN_TEXT, QWEN_VISION
 from autoprune.policy.resolved import ResolvedPolicy
 
 CLASSES: dict[str, tuple[Any, Any]] = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
 }
 OLDER = {  # as the hub's files of the 7B model: the decoder's numbers beside vision_config
     "model_type": "qwen2_vl",
@@ -59,13 +62,28 @@ TOWERS: dict[str, dict[str, Any]] = {
         "window_size": 16,
         "fullatt_block_indexes": [1],
     },
+    "qwen3_vl": {
+        "depth": 3,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "patch_size": 4,
+        "out_hidden_size": 48,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 2],
+    },
 }
+
+
+STACK = {"deepstack_visual_indexes": [0, 1]}
+WHERE = {"window_size": ["qwen2_5_vl"], "fullatt_block_indexes": ["qwen2_5_vl"], min(STACK): ["qwen3_vl"]}
 
 
 def build(name: str) -> Any:
     config, kind = CLASSES[name]
     torch.manual_seed(0)
-    made = config(text_config=dict(TEXT), vision_config=dict(TOWERS[name]), image_token_id=5)
+    text = {**TEXT, "head_dim": 16} if name == "qwen3_vl" else dict(TEXT)
+    made = config(text_config=text, vision_config=dict(TOWERS[name]), image_token_id=5)
     return kind._from_config(made, attn_implementation="eager").eval()
 
 
@@ -79,6 +97,8 @@ def test_defaults_are_the_librarys(name: str) -> None:
     assert config.image_token_id == family_of({"model_type": name}).image_token({})
     if name == "qwen2_5_vl":
         assert tuple(config.vision_config.fullatt_block_indexes) == QWEN2_5_FULL_BLOCKS
+    if name == "qwen3_vl":
+        assert tuple(config.vision_config.deepstack_visual_indexes) == QWEN3_DEEPSTACK
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -110,12 +130,19 @@ def test_geometry_is_the_modules_shapes(name: str) -> None:
     assert layer.mlp.up_proj.weight.shape == (geometry.mlp, geometry.width)
     block: Any = places.blocks[0]
     assert getattr(block, places.attention).proj.weight.shape == (vision.width, vision.width)
-    up = block.mlp.up_proj if vision.gated_mlp else block.mlp.fc1
+    up = block.mlp.up_proj if vision.gated_mlp else first_linear(block.mlp)
     assert up.weight.shape == (vision.mlp, vision.width)
     merger: Any = places.projector
-    assert merger.mlp[0].weight.shape == (geometry.projector_hidden, geometry.projector_width)
-    assert merger.mlp[2].weight.shape == (geometry.width, geometry.projector_hidden)
+    entry, end = [m for m in merger.modules() if isinstance(m, torch.nn.Linear)]
+    assert entry.weight.shape == (geometry.projector_hidden, geometry.projector_width)
+    assert end.weight.shape == (geometry.width, geometry.projector_hidden)
+    mergers = [m for m in made.model.visual.modules() if type(m) is type(merger)]
+    assert len(mergers) == 1 + len(vision.deepstack)
     assert family_of({"model_type": name}).image_token(made.config.to_dict()) == 5
+
+
+def first_linear(module: torch.nn.Module) -> Any:
+    return next(m for m in module.modules() if isinstance(m, torch.nn.Linear))
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (6, 10), (8, 8), (2, 18)])
@@ -190,13 +217,13 @@ def test_fingerprints_follow_architecture_weights_and_resizing(name: str, tmp_pa
     assert fingerprint(copied).architecture != first.architecture
     (copied / "preprocessor_config.json").unlink()
     config = json.loads((copied / "config.json").read_text())
-    for change in ({"depth": 2}, {"num_heads": 4}, {"window_size": 8}, {"fullatt_block_indexes": [0, 1]}):
+    for change in ({"depth": 2}, {"num_heads": 4}, {"window_size": 8}, {"fullatt_block_indexes": [2]}, STACK):
         changed = {**config, "vision_config": {**config["vision_config"], **change}}
         (copied / "config.json").write_text(json.dumps(changed))
-        relevant = name == "qwen2_5_vl" or change.keys() <= {"depth", "num_heads"}
+        relevant = name in WHERE.get(min(change), CLASSES)
         assert (fingerprint(copied).architecture != first.architecture) == relevant
     with torch.no_grad():
-        made.model.visual.merger.mlp[0].weight[0, 0] += 1
+        first_linear(made.model.visual.merger).weight[0, 0] += 1
     made.save_pretrained(copied)
     assert fingerprint(copied).architecture == first.architecture
     assert fingerprint(copied).weights != first.weights

@@ -27,6 +27,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen2VLTextConfig,
     Qwen3Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLTextConfig,
     SiglipVisionConfig,
 )
 
@@ -98,6 +101,8 @@ def model(name: str, attention: str = "sdpa") -> Any:
                 weight.normal_(std=0.5)
             elif "proj" in key or "linear" in key:
                 weight.mul_(4)
+            elif "k_norm" in key and name == "qwen3_vl":  # with equal weights all keys are equally long
+                weight.copy_(torch.linspace(0.5, 2, len(weight)))
             elif "cls_token" in key or "position_embeddings" in key:
                 weight.normal_(std=0.5)
     return made.eval()
@@ -224,6 +229,22 @@ def qwen2_5(attention: str) -> Any:
     return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention)
 
 
+def qwen3(attention: str) -> Any:
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": SMALL,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
+    decoder = text(Qwen3VLTextConfig, head_dim=16, rope_parameters={**AXES, "mrope_interleaved": True})
+    config = Qwen3VLConfig(vision_config=vision, text_config=decoder, **MARKS)
+    return Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
 def see_qwen(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
     """The patches of all images in one tensor; four of them are a token."""
     grids = [(1, high // SMALL, wide // SMALL) for high, wide in sizes]
@@ -249,5 +270,6 @@ TINY = {
         Tiny("internvl_qwen3", lambda a: internvl(a, Qwen3Config), see_internvl, TILED, ODD),
         Tiny("qwen2_vl", qwen2, see_qwen, FREE, FREE_ODD, TYPES),
         Tiny("qwen2_5_vl", qwen2_5, see_qwen, FREE, FREE_ODD, TYPES),
+        Tiny("qwen3_vl", qwen3, see_qwen, FREE, FREE_ODD, TYPES),
     )
 }
