@@ -1,0 +1,58 @@
+"""Every point a shipped space can propose is a policy that a model can carry out, or says it is infeasible."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from policy_fakes import geometry
+
+from autoprune.document.yaml import read
+from autoprune.policy import catalog
+from autoprune.policy.budget import Infeasible, budget, lengths
+from autoprune.policy.canonical import resolve
+from autoprune.policy.document import Policy
+from autoprune.policy.space import Space
+from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.plan import make_plan
+
+PARTS = RegisteredParts()
+DRAWS = 60
+
+
+def draw(parameter: Any, rng: random.Random) -> Any:
+    if parameter.kind == "choice":
+        return rng.choice(parameter.choices)
+    return (rng.randint if parameter.kind == "int" else rng.uniform)(parameter.low, parameter.high)
+
+
+@pytest.mark.parametrize("shape", [(32, 576, 24), (8, 144, 5)], ids=["7b", "reference"])
+@pytest.mark.parametrize("name", catalog.names("search_spaces"))
+def test_points_are_policies_for_the_model(name: str, shape: tuple[int, int, int]) -> None:
+    depth, tokens, blocks = shape
+    plain = geometry(depth, tokens, blocks)
+    model = replace(plain, vision=replace(plain.vision, has_cls=True))
+    bound = Space.from_source(read(catalog.find("search_spaces", name)), PARTS, model).bind(model)
+    rng, spent = random.Random(1), []
+    for _ in range(DRAWS):
+        values = {p.name: draw(p, rng) for p in bound.parameters}
+        try:
+            resolved = resolve(bound.fill(values), model, PARTS, tokens)
+        except Infeasible:
+            continue
+        make_plan(resolved, model)
+        spent.append(budget([lengths(resolved, tokens)], [tokens], depth))
+    assert len(spent) >= DRAWS / 4
+    assert max(spent) - min(spent) > 0.1  # the space is a range of budgets, not a point
+    if bound.space.budget is not None:
+        assert max(spent) <= bound.space.budget[1] + 1e-9
+
+
+@pytest.mark.parametrize("name", catalog.names("search_spaces"))
+def test_what_a_space_starts_from_is_in_the_catalog(name: str) -> None:
+    space = Space.from_source(read(catalog.find("search_spaces", name)), PARTS, None)
+    assert space.warm_start
+    for start in space.warm_start:
+        Policy.from_source(read(catalog.find("policies", start)), PARTS)
