@@ -12,6 +12,7 @@ import torch
 
 from autoprune.pruning import parts
 from autoprune.pruning.decoder_signals import ProjectedFeatures
+from autoprune.pruning.grouping import Partition
 from autoprune.pruning.signals import Signal, Site
 from autoprune.pruning.view import Grid, Quota, StageView
 
@@ -101,6 +102,10 @@ def mask(indices: Sequence[Sequence[int]], width: int) -> torch.Tensor:
     return out
 
 
+def no_groups(use: object) -> Partition:
+    raise NotImplementedError("these worlds have no groups")
+
+
 def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> StageView:
     """Visual tokens padded at the end, prompt rows at the front."""
     features = {s: padded([x.rows[s] for x in samples], width) for s in SPACES}
@@ -124,6 +129,7 @@ def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> S
         provide=provide,
         grid=Grid(numbers * 0, numbers * 0, numbers // 4, numbers % 4),
         text=lambda space: (words[space], real),
+        partition=no_groups,
     )
 
 
