@@ -317,7 +317,7 @@ def test_pickled_weights_are_not_read(tiny: Any, tmp_path: Path) -> None:
 def test_the_context_is_about_content(tiny: Any) -> None:
     spec = tiny.spec("exact_match", "information_flow")
     context = evaluation_context(spec)
-    assert set(context.libraries) == {"torch", "transformers", "tokenizers"}
+    assert set(context.libraries) == {"autoprune", "torch", "transformers", "tokenizers"}
     assert context.measure_versions["exact_match"] == "1:{}"
     assert evaluation_context(dataclasses.replace(spec, batch_size=3, threads=None)) == context
     calibration = dataclasses.replace(spec.calibration, seed=2)
