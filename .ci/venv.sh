@@ -11,8 +11,11 @@ STAMP="$VENV/.autoprune-$(printf '%s' "$EXTRAS" | tr ',' '-')"
 if [ ! -f "$STAMP" ] || [ pyproject.toml -nt "$STAMP" ] || [ constraints.txt -nt "$STAMP" ]; then
     [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
     echo "Installing autoprune[$EXTRAS] into $VENV (a few minutes the first time) ..."
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$EXTRAS]" 2>&1 \
-        | grep -v "^WARNING: Location" || true
-    "$VENV/bin/python" -c "import autoprune, torch, transformers" || { echo "installation failed"; exit 1; }
+    if ! "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$EXTRAS]" \
+        > "$VENV/install.log" 2>&1; then
+        cat "$VENV/install.log"
+        echo "installation failed"
+        exit 1
+    fi
     touch "$STAMP"
 fi

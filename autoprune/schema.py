@@ -166,6 +166,7 @@ def _space() -> Json:
     top = {
         "schema": {"const": "autoprune/space/1"},
         "name": {"type": "string"},
+        "paper": {"type": "string"},
         "budget": {"anyOf": [holes[0], NUMBER]},
         "params": {"type": "object", "additionalProperties": {"anyOf": holes}},
         "order": {"type": "array", "items": {"type": "string"}},

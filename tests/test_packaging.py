@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -61,3 +62,19 @@ def test_a_checkout_resolves_its_own_content() -> None:
     for kind in KINDS:
         for name in catalog.names(kind):
             assert catalog.find(kind, name).parent == ROOT / kind
+
+
+def test_a_failed_installation_is_not_taken_for_a_good_one(tmp_path: Path) -> None:
+    """The README's commands make the environment once; what went wrong there must be tried again."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho no such index\nexit 1\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "AUTOPRUNE_VENV": str(tmp_path / "venv"), "EXTRAS": "dev", "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["sh", "-c", ". .ci/venv.sh; echo went on"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "no such index" in done.stdout
+    assert "went on" not in done.stdout
+    assert not list((tmp_path / "venv").glob(".autoprune-*"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api.policies import load_policy
+from autoprune.api.state import check_device, check_figure
 from autoprune.api.study import weights_folder
 from autoprune.errors import BadInput
 
@@ -26,6 +27,8 @@ def answer(
 
     The model is `model`, else the one the policy was made for. `figure` gets a picture of what was kept.
     """
+    check_device(device)
+    check_figure(figure)
     loaded = load_policy(policy, tracking_uri=tracking_uri)
     made_for = loaded.metadata.get("model", {})
     name = model or made_for.get("path")

@@ -64,6 +64,7 @@ def compare(
     wanted = [_budget(text) for text in budgets]
     checked = check.check(spec)
     chosen = _policies(policies, checked.loaded.folder)
+    state.check_machine(checked.loaded)
     observer.update(Progress("loading"))
     study = Prepared(checked)
     from autoprune.store import open_store

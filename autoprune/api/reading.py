@@ -31,6 +31,7 @@ def front(study: str | None = None, store: str | None = None) -> dict[str, Any]:
 
 def draw_front(study: str | None, figure: Path, store: str | None = None) -> None:
     """Draw a study's front into a file."""
+    state.check_figure(figure)
     document, trials = _front_and_trials(study, store)
     if not document["members"]:
         raise AutoPruneError("the front has no members: there is nothing to draw")

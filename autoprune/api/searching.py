@@ -19,6 +19,7 @@ from autoprune.ports import Executor, Observer, Progress, SilentObserver
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
     from autoprune.registry.tracking import MlflowPublisher, NullPublisher
+    from autoprune.spec.load import LoadedSpec
     from autoprune.store.study_log import StudyLog
     from autoprune.store.values import StudyState
 
@@ -56,15 +57,17 @@ def search(
     observer.update(Progress("loading"))
     study = Prepared(checked)
     uri = state.mlflow_uri(checked.loaded)
-    _preflight(uri, executor)
     study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
     plan = study.plan(trials, None)
+    _preflight(checked.loaded, uri, executor)
     if (remark := study.holdout_remark()) is not None:
         observer.update(Progress("loading", message=remark))
 
     from autoprune.store import open_store
 
-    with open_store(state.store_url(checked.loaded)) as store:
+    with checked.loaded.at(("output", "store")):
+        opened = open_store(state.store_url(checked.loaded))
+    with opened as store:
         log = store.create_study(
             study.study_id,
             name=checked.loaded.spec.name,
@@ -77,13 +80,16 @@ def search(
             return _Run(study, log, uri, observer, executor, stop).run(plan)
 
 
-def _preflight(uri: str | None, executor: str | None) -> None:
+def _preflight(loaded: LoadedSpec, uri: str | None, executor: str | None) -> None:
+    """What this machine lacks for the spec. Raises BadInput, at the place in the spec where there is one."""
     if executor not in (None, "auto", "inline", "ray"):
         raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray")
+    state.check_machine(loaded)
     if uri is not None:
         from autoprune.registry.tracking import check_reachable
 
-        check_reachable(uri)
+        with loaded.at(("output", "tracking_uri")):
+            check_reachable(uri)
 
 
 class _Run:
@@ -109,8 +115,8 @@ class _Run:
         from autoprune.search import driver
 
         plan = replace(plan, storage=state.optuna_url(self.loaded))
-        self.log.set_state("running")
         workers = self._executor()
+        self.log.set_state("running")
         outcome: StudyState = "failed"
         try:
             front = driver.run(plan, workers, self.log, self.publisher, self.observer, self.stop)

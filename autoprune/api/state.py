@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from autoprune.store.store import Store
 
 FOLDER = ".autoprune"
+FIGURES = (".png", ".svg", ".pdf")
 
 
 def store_url(loaded: LoadedSpec) -> str:
@@ -80,6 +82,36 @@ def _existing(url: str) -> str:
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
         raise BadInput(f"no store at {url}: nothing was searched there yet")
     return url
+
+
+def check_machine(loaded: LoadedSpec) -> None:
+    """Raises BadInput for libraries and devices that the spec needs and this machine lacks."""
+    from autoprune.pruning.loaded import refuse_untested
+
+    refuse_untested(version("transformers"))
+    with loaded.at(("model", "device")):
+        check_device(loaded.spec.model.device)
+
+
+def check_device(device: str) -> None:
+    """Raises BadInput for a device that torch does not see here."""
+    if device == "cpu":
+        return
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count():
+        return
+    if kind == "mps" and torch.backends.mps.is_available():
+        return
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    raise BadInput(f"device {device!r} is not there; this machine has {', '.join(['cpu', *there])}")
+
+
+def check_figure(path: Path | None) -> None:
+    """Raises BadInput for a file no figure can be written to, before anything is computed for it."""
+    if path is not None and path.suffix.lower() not in FIGURES:
+        raise BadInput(f"a figure is written as {', '.join(FIGURES)}; not {path.name!r}")
 
 
 def study_folder(loaded: LoadedSpec, study_id: str) -> Path:

@@ -47,11 +47,7 @@ def live_fingerprint(model: Any) -> Fingerprint:
     Adapters that were put on in memory have no file to be compared with, so `weights` is empty then.
     """
     config = model.config.to_dict()
-    source = str(getattr(model.config, "_name_or_path", "") or "")
-    try:
-        folder = locate(source) if source else None
-    except BadInput:
-        folder = None
+    folder = _folder_of(model.config)
     if folder is None:
         return Fingerprint(architecture_digest(config, None))
     stored = fingerprint(folder)
@@ -59,6 +55,21 @@ def live_fingerprint(model: Any) -> Fingerprint:
     if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
         return Fingerprint(architecture, "", stored.revision)
     return Fingerprint(architecture, stored.weights, stored.revision)
+
+
+def _folder_of(config: Any) -> Path | None:
+    """The files a loaded model came from, None where they cannot be told.
+
+    A hub id alone does not say which revision was loaded: without the commit, only a cache of a single one does.
+    """
+    source, commit = str(getattr(config, "_name_or_path", "") or ""), getattr(config, "_commit_hash", None)
+    try:
+        folder = locate(source, commit) if source else None
+    except BadInput:
+        return None
+    if folder is None or Path(source).expanduser().is_dir() or commit is not None:
+        return folder
+    return folder if len([p for p in folder.parent.iterdir() if p.is_dir()]) == 1 else None
 
 
 def architecture_digest(config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ class LoadedSpec:
         """A path of the spec, relative to the spec's own folder."""
         given = Path(text).expanduser()
         return given if given.is_absolute() else (self.folder / given)
+
+    @contextmanager
+    def at(self, path: tuple[str, ...]) -> Iterator[None]:
+        """A BadInput without a position that is raised inside stands at this key, where the spec has it."""
+        try:
+            yield
+        except BadInput as error:
+            if error.problems or path not in self.source.places:
+                raise
+            raise BadInput(problems=[self.source.problem(path, str(error))]) from error
 
 
 def load(path: str | Path) -> LoadedSpec:

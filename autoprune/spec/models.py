@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from autoprune.spec.durations import seconds
 
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]  # whole numbers too, but neither true nor "0.95"
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
@@ -23,8 +26,8 @@ class ModelSpec(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:1 or mps")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    trust_remote_code: bool = Field(False, description="run code from the model's repository")
-    batch_size: int = Field(32, ge=1, description="questions per forward pass while measuring")
+    trust_remote_code: bool = Field(False, strict=True, description="run code from the model's repository")
+    batch_size: Whole = Field(32, ge=1, description="questions per forward pass while measuring")
 
 
 class CalibrationSpec(Strict):
@@ -34,14 +37,14 @@ class CalibrationSpec(Strict):
     images: str | None = Field(
         None, description="folder the records' image paths are relative to; default: the records' own"
     )
-    search: int = Field(ge=1, description="records the search measures on")
-    holdout: int | Literal["auto"] = Field(
+    search: Whole = Field(ge=1, description="records the search measures on")
+    holdout: Whole | Literal["auto"] = Field(
         "auto", description="records that certify; auto = as many as the constraints need"
     )
     stratify_by: Literal["type", "answer"] | None = Field(
         "type", description="record field whose values every split gets its share of"
     )
-    seed: int = 0
+    seed: Whole = 0
 
     @field_validator("holdout")
     @classmethod
@@ -54,9 +57,9 @@ class CalibrationSpec(Strict):
 class RaySpec(Strict):
     """Long-lived Ray actors, one model each."""
 
-    workers: int = Field(1, ge=1)
-    gpus_per_worker: float = Field(0, ge=0)
-    cpus_per_worker: float = Field(1, gt=0)
+    workers: Whole = Field(1, ge=1)
+    gpus_per_worker: Number = Field(0, ge=0)
+    cpus_per_worker: Number = Field(1, gt=0)
     address: str | None = Field(None, description="an existing cluster; default: start one on this machine")
 
 
@@ -83,13 +86,13 @@ class SearchSpec(Strict):
     """How long and how to search. Strategy and seed are part of the study's identity, the rest is not."""
 
     strategy: Literal["auto", "bayesian", "random"] = "auto"
-    trials: int = Field(64, ge=1, description="completed distinct evaluations, references included")
+    trials: Whole = Field(64, ge=1, description="completed distinct evaluations, references included")
     time: Annotated[float | None, BeforeValidator(lambda v: None if v is None else seconds(v))] = Field(
         None, description="wall-clock limit such as 3h"
     )
     executor: Annotated[ExecutorSpec, BeforeValidator(_executor)] = Field(default_factory=ExecutorSpec)
-    seed: int = 0
-    synchronous: bool = Field(False, description="settle in rounds, so that ray runs repeat bit for bit")
+    seed: Whole = 0
+    synchronous: bool = Field(False, strict=True, description="settle in rounds, so that ray runs repeat bit for bit")
     evaluation_timeout: Annotated[float | None, BeforeValidator(lambda v: None if v is None else seconds(v))] = Field(
         None, description="give up on one evaluation after this long (ray only)"
     )
@@ -98,7 +101,7 @@ class SearchSpec(Strict):
 class CertifySpec(Strict):
     """How sure the holdout must be."""
 
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: Number = Field(0.95, gt=0.5, lt=1)
 
 
 class OutputSpec(Strict):

@@ -268,3 +268,60 @@ def test_unexpected_errors_keep_their_traceback(
     assert str(logs[0]) in said
     assert "Traceback" not in said
     assert "ZeroDivisionError" in logs[0].read_text()
+
+
+TYPES = [
+    ("search: 2", "search: true", 7, 11),
+    ("holdout: 2", "holdout: true", 8, 3),
+    ("name: case", "name: case\nsearch: {seed: '3'}", 3, 16),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "column"), TYPES)
+def test_types_are_not_guessed(case: Path, old: str, new: str, line: int, column: int) -> None:
+    edit(case, "spec.yaml", old, new)
+    assert (line, column) in [(e["line"], e["column"]) for e in errors(case)]
+
+
+MACHINE = [
+    ("name: case", "name: case\noutput: {tracking_uri: 'http://127.0.0.1:9'}", 3, "cannot be reached"),
+    ("checkpoint}", "checkpoint, device: cuda:7}", 3, "device 'cuda:7' is not there; this machine has cpu"),
+    ("name: case", "name: case\noutput: {store: 'oracle://nowhere/x'}", 3, ""),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "says"), MACHINE, ids=["mlflow", "device", "store"])
+def test_what_the_machine_lacks_is_said_in_the_spec_before_anything_is_written(
+    case: Path, old: str, new: str, line: int, says: str
+) -> None:
+    edit(case, "spec.yaml", old, new)
+    done = cli("search", str(case / "spec.yaml"), "--json")
+    assert done.code == 2, done.out
+    (error,) = done.json["errors"]
+    assert error["line"] == line
+    assert says in error["message"]
+    assert not list(case.glob(".autoprune/autoprune.db"))
+
+
+def test_an_untested_transformers_version_is_refused_before_the_search(
+    case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoprune.api.state.version", lambda _: "6.0.1")
+    done = cli("search", str(case / "spec.yaml"), "--json")
+    assert done.code == 2
+    assert "transformers 6.0.1 is not among the tested versions" in done.json["errors"][0]["message"]
+    assert not (case / ".autoprune").exists()
+
+
+def test_an_executor_that_cannot_start_leaves_no_running_study(case: Path) -> None:
+    pytest.importorskip("ray")
+    edit(case, "spec.yaml", "name: case", "name: case\nsearch: {trials: 2, executor: {ray: {workers: 4000}}}")
+    assert cli("search", str(case / "spec.yaml"), "--json").code == 2
+    listed = cli("studies", "--store", f"sqlite:///{case / '.autoprune' / 'autoprune.db'}", "--json")
+    assert [study["state"] for study in listed.json["studies"]] == ["created"]
+
+
+def test_a_figure_of_no_known_kind_is_refused_before_any_work(case: Path) -> None:
+    done = cli("run", "fastervlm", "--image", "x.png", "--prompt", "?", "--figure", "kept.xyz", "--json")
+    assert done.code == 2
+    assert "a figure is written as .png, .svg, .pdf" in done.json["errors"][0]["message"]

@@ -142,3 +142,25 @@ def test_corrupt_weights_are_bad_input(copied: Path, damage: str) -> None:
     path.write_bytes(changed)
     with pytest.raises(BadInput, match=r"model\.safetensors"):
         fingerprint(copied)
+
+
+def test_a_hub_id_with_several_revisions_is_not_traced_to_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from autoprune.models.fingerprint import _folder_of
+
+    cache = tmp_path / "models--own--vlm"
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    for commit in ("a" * 40, "b" * 40):
+        (cache / "snapshots" / commit).mkdir(parents=True)
+        (cache / "snapshots" / commit / "config.json").write_text("{}")
+        if commit.startswith("a"):
+            (cache / "refs").mkdir()
+            (cache / "refs" / "main").write_text(commit)
+            alone = _folder_of(SimpleNamespace(_name_or_path="own/vlm", _commit_hash=None))
+            assert alone == cache / "snapshots" / commit
+    assert _folder_of(SimpleNamespace(_name_or_path="own/vlm", _commit_hash=None)) is None
+    named = _folder_of(SimpleNamespace(_name_or_path="own/vlm", _commit_hash="b" * 40))
+    assert named == cache / "snapshots" / ("b" * 40)
