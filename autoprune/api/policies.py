@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def _registered(tracking_uri: str | None) -> list[dict[str, Any]]:
         uri = locate(tracking_uri)
         found = registered(uri)
     except AutoPruneError:
-        if tracking_uri is not None:
+        if tracking_uri is not None or os.environ.get("MLFLOW_TRACKING_URI"):
             raise
         return []  # nobody asked for a registry, and the catalog can be listed without one
     return [
@@ -99,5 +100,8 @@ def export_policy(uri: str, folder: str | Path, tracking_uri: str | None = None)
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} exists and is not an empty folder")
-    loaded.save_pretrained(target)
+    try:
+        loaded.save_pretrained(target)
+    except OSError as error:
+        raise AutoPruneError(f"{target} cannot be written: {error.strerror}") from error
     return {"folder": str(target), "files": sorted(path.name for path in target.iterdir())}

@@ -55,10 +55,17 @@ def _front_and_trials(study: str | None, where: str | None) -> tuple[dict[str, A
             wanted = known[0].id
         log = opened.study(opened.resolve(wanted))
         document, trials = log.front(), log.trials()
-        return document or _unfinished(log.study_id, trials), trials
+        return document or _unfinished(log.study_id, log.state(), trials), trials
 
 
-def _unfinished(study_id: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+AGAIN = "`autoprune search` with the same spec continues it"
+NO_FRONT = {
+    "running": f"a search is at work on this study; if it was killed, {AGAIN}",
+    "failed": f"the search failed: {AGAIN}",
+}
+
+
+def _unfinished(study_id: str, found: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
     counted = [t for t in trials if t.origin != "baseline"]
     complete = sum(t.state == "complete" and not t.cached for t in counted)
     return {
@@ -66,5 +73,5 @@ def _unfinished(study_id: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
         "baseline": {"holdout": {}},
         "members": [],
         "trials": {"complete": complete, "failed": sum(t.state == "failed" for t in counted), "running": 0},
-        "explanation": ["the search has not come to its end: `autoprune search` with the same spec continues it"],
+        "explanation": [NO_FRONT.get(found, f"the search has not come to its end: {AGAIN}")],
     }

@@ -89,6 +89,9 @@ def check_machine(loaded: LoadedSpec) -> None:
     from autoprune.pruning.loaded import refuse_untested
 
     refuse_untested(version("transformers"))
+    beside = loaded.state_folder if loaded.state_folder.is_dir() else loaded.folder
+    if not os.access(beside, os.W_OK):
+        raise AutoPruneError(f"{beside} is not writable: a study keeps its state in {FOLDER}/ beside the spec")
     with loaded.at(("model", "device")):
         check_device(loaded.spec.model.device)
 

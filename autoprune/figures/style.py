@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprune.errors import AutoPruneError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -59,6 +61,9 @@ def words(label: str) -> str:
 def save(figure: Figure, path: Path | str) -> Path:
     """Write the figure (PNG, SVG or PDF by the suffix), making the folder; returns the path."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target)
+    except OSError as error:
+        raise AutoPruneError(f"the figure {target} cannot be written: {error.strerror}") from error
     return target

@@ -13,4 +13,4 @@ fi
 cd examples/quickstart
 "../../$VENV/bin/autoprune" front quickstart
 "../../$VENV/bin/autoprune" run models:/quickstart@candidate --image calib/images/000000.png \
-    --prompt "how many circles are there ?"
+    --prompt "count the crosses."

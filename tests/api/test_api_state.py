@@ -103,3 +103,37 @@ def test_own_policies_in_the_current_folder(tmp_path: Path, elsewhere: Path) -> 
     (elsewhere / "policies").mkdir()
     (elsewhere / "policies" / "extra.yaml").write_text(POLICY.replace("name: fastv", "name: extra"))
     assert api.load_policy("extra").policy.name == "extra"
+
+
+def test_a_registry_that_was_named_and_is_away_is_said(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    assert api.list_policies()["registered"] == []  # nobody named one
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(AutoPruneError, match=r"127\.0\.0\.1:9"):
+        api.list_policies()
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ("running", "a search is at work on this study"),
+        ("failed", "the search failed"),
+        ("interrupted", "not come to its end"),
+    ],
+)
+def test_a_study_without_a_front_says_how_it_stands(found: str, says: str) -> None:
+    from autoprune.api.reading import _unfinished
+
+    (line,) = _unfinished("s", found, [])["explanation"]
+    assert says in line
+    assert "`autoprune search` with the same spec continues it" in line
+
+
+def test_what_cannot_be_written_is_said(elsewhere: Path) -> None:
+    from autoprune.figures import hypervolume_figure, save
+
+    (elsewhere / "file").write_text("")
+    with pytest.raises(AutoPruneError, match="cannot be written"):
+        save(hypervolume_figure([(1, 0.5)]), elsewhere / "file" / "curve.png")
+    with pytest.raises(AutoPruneError, match="cannot be written"):
+        api.export_policy("fastv", elsewhere / "file" / "folder")
