@@ -12,5 +12,5 @@ fi
 "$VENV/bin/autoprune" search examples/quickstart/spec.yaml "$@"
 cd examples/quickstart
 "../../$VENV/bin/autoprune" front quickstart
-"../../$VENV/bin/autoprune" run models:/quickstart@candidate --image calib/images/000000.png \
-    --prompt "count the crosses."
+"../../$VENV/bin/autoprune" run models:/quickstart@candidate --image calib/images/000001.png \
+    --prompt "what is the number?"
