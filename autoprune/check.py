@@ -21,10 +21,13 @@ from autoprune.measures.requests import parse
 from autoprune.models import read_geometry
 from autoprune.models.folder import locate
 from autoprune.policy import catalog
+from autoprune.policy.budget import Infeasible
+from autoprune.policy.canonical import resolve
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.space import Space
 from autoprune.ports import MeasureRequest
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.plan import make_plan
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load
@@ -233,12 +236,30 @@ def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) 
     except BadInput as error:
         found.extend(error.problems or [source.problem((), str(error))])
         return None
+    if geometry is not None:
+        found.extend(source.problem(("stages",), message) for message in _unusable(space, geometry))
     for i, name in enumerate(space.warm_start):
         try:
             catalog.find("policies", name, (loaded.folder / "policies",))
         except BadInput as error:
             found.append(source.problem(("warm_start", i), str(error)))
     return space
+
+
+def _unusable(space: Space, geometry: Geometry) -> list[str]:
+    """What the model cannot give to some choice of the space: a class token, a decoder layer's rows, …"""
+    bound, known = space.bind(geometry), RegisteredParts()
+    gentle = {p.name: p.choices[0] if p.kind == "choice" else p.high for p in bound.parameters}
+    points = [gentle, *({**gentle, p.name: option} for p in bound.parameters for option in p.choices[1:])]
+    messages: list[str] = []
+    for point in points:
+        try:
+            make_plan(resolve(bound.fill(point), geometry, known, geometry.tokens_per_image), geometry)
+        except Infeasible:
+            continue
+        except BadInput as error:
+            messages += str(error).split("\n")
+    return list(dict.fromkeys(messages))
 
 
 def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:

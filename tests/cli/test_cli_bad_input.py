@@ -325,3 +325,26 @@ def test_a_figure_of_no_known_kind_is_refused_before_any_work(case: Path) -> Non
     done = cli("run", "fastervlm", "--image", "x.png", "--prompt", "?", "--figure", "kept.xyz", "--json")
     assert done.code == 2
     assert "a figure is written as .png, .svg, .pdf" in done.json["errors"][0]["message"]
+
+
+def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_search(case: Path) -> None:
+    """In any option of any choice: here only the second one asks a SigLIP tower for its class token."""
+    model = case / "model"
+    model.mkdir()
+    tower = {"model_type": "siglip_vision_model", "image_size": 56, "patch_size": 14}
+    text = {"model_type": "llama", "num_hidden_layers": 8}
+    config = {
+        "model_type": "llava",
+        "vision_config": tower,
+        "text_config": text,
+        "vision_feature_select_strategy": "full",
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), str(model))
+    (case / "space.yaml").write_text(
+        "schema: autoprune/space/1\nname: case\nparams:\n  how: {choice: [all, cls]}\n"
+        "stages:\n  - {at: projector, keep: 1/2, score: {encoder_attention: {from: $how}}}\n"
+    )
+    (error,) = errors(case)
+    assert (error["line"], error["path"]) == (6, "stages")
+    assert "this model's vision tower has no class token; `from: all`" in error["message"]
