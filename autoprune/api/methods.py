@@ -26,13 +26,13 @@ def list_methods() -> list[dict[str, Any]]:
     listed, folders, known = [], user_folders("policies"), RegisteredParts()
     for name in catalog.names("policies", folders):
         policy = Policy.from_source(read(catalog.find("policies", name, folders)), known)
-        sites = _sites(policy)
+        where = sites(policy)
         listed.append(
             {
                 "name": name,
-                "class": _class(policy, sites),
+                "class": _class(policy, where),
                 "paper": policy.paper,
-                "sites": sites,
+                "sites": where,
                 "signal_tier": max((_tier(info, use) for info, use in _parts(policy)), default="T0"),
                 "confidence": policy.confidence,
             }
@@ -40,18 +40,19 @@ def list_methods() -> list[dict[str, Any]]:
     return listed
 
 
-def _sites(policy: Policy) -> list[str]:
+def sites(policy: Policy) -> list[str]:
+    """Where its stages stand, as written; a curve's as its two ends."""
     written = [s.at.text if isinstance(s, Stage) else f"llm:{s.along[0]}..{s.along[1]}" for s in policy.stages]
     return list(dict.fromkeys(written))
 
 
-def _class(policy: Policy, sites: list[str]) -> str:
+def _class(policy: Policy, where: list[str]) -> str:
     if all(
         info.name in BLIND or (info.kind, info.name) in (("selector", "top"), ("merger", "drop"))
         for info, _ in _parts(policy)
     ):
         return "baseline"
-    before = {site in ("projector", "input", "llm:0") for site in sites}
+    before = {site in ("projector", "input", "llm:0") for site in where}
     return "both" if len(before) == 2 else "vision" if before == {True} else "llm"
 
 

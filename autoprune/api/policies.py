@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.api.methods import sites
 from autoprune.api.state import user_folders
 from autoprune.document.yaml import read
 from autoprune.errors import AutoPruneError, BadInput
@@ -35,11 +36,7 @@ def list_policies(tracking_uri: str | None = None) -> dict[str, Any]:
     listed, folders = [], user_folders("policies")
     for name in catalog.names("policies", folders):
         policy = Policy.from_source(read(catalog.find("policies", name, folders)))
-        stages = policy.dump()["stages"]
-        sites = ", ".join(
-            dict.fromkeys(stage.get("at") or "along {} to {}".format(*stage["along"]) for stage in stages)
-        )
-        listed.append({"name": name, "sites": sites, "paper": policy.paper or ""})
+        listed.append({"name": name, "sites": ", ".join(sites(policy)), "paper": policy.paper or ""})
     return {"catalog": listed, "registered": _registered(tracking_uri)}
 
 

@@ -11,6 +11,7 @@ from autoprune.cli.output import JsonFlag, console, emit, notes, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 Uri = Annotated[str, typer.Argument(help="models:/NAME@alias, a folder, a YAML file or a catalog name.")]
+Registered = Annotated[str, typer.Argument(help="models:/NAME@alias or models:/NAME/VERSION.")]
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow's URI.")]
 
 
@@ -61,7 +62,7 @@ def diff(a: Uri, b: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) 
 
 
 @app.command()
-def promote(policy: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+def promote(policy: Registered, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
     """Make a registered version the champion; the champion so far becomes previous."""
     from autoprune import api
 
