@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import merging, selection, similarity
+from oracles import attention, merging, selection, similarity
 from selector_worlds import SPACES, Run, Sample, Task, loose_rows, view_of
 
 from autoprune.pruning import parts
@@ -103,3 +103,16 @@ def test_nearest_is_the_mean_over_the_tokens_that_join(seed: int) -> None:
     membership = info.run(view, given, info.config.model_validate({"space": "projected"}))[0]
     matrix = (membership / membership.sum(1, keepdim=True)).numpy()
     assert np.allclose(matrix, merging.nearest_mean(array(sample.rows["projected"]), kept), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_raters(seed: int) -> None:
+    import torch
+
+    from autoprune.pruning.decoder_walk import raters
+
+    sample = world(seed)
+    visual, text = sample.rows["projected"], sample.text["projected"]
+    every = torch.ones(1, N, dtype=torch.bool), torch.ones(1, len(text), dtype=torch.bool)
+    found = raters(torch.tensor([visual]), every[0], torch.tensor([text]), every[1])
+    assert found[0].nonzero()[:, 0].tolist() == attention.sparsevlm_raters(array(visual), array(text))
