@@ -164,3 +164,22 @@ def layouts(grid_thw: Tensor, unit: int, order: Tensor | None) -> list[ImageLayo
         patches = t * h * w * unit * unit
         found.append(ImageLayout(source, torch.zeros_like(place), place // w, place % w, tiles=patches))
     return found
+
+
+class QwenVL:
+    """What the families of this line have in common; each adds its names and its geometry."""
+
+    name: str
+    protects_newlines = False
+
+    def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return token_settings(self.name, config, processor)
+
+    def image_token(self, config: Mapping[str, Any]) -> int:
+        return image_token(config)
+
+    def places(self, model: nn.Module) -> Places:
+        return places(model)
+
+    def watch(self, places: Places, report: Callable[[list[ImageLayout]], None]) -> Undo:
+        return watch(places, report)

@@ -11,13 +11,12 @@ from autoprune.models.family import Family, ImageLayout, Places, Undo
 from autoprune.policy.geometry import Geometry
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
-class Qwen25VL:
+class Qwen25VL(qwen.QwenVL):
     name = "qwen2_5_vl"
     model_types: tuple[str, ...] = ("qwen2_5_vl",)
-    protects_newlines = False
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
         vision = qwen.vision_config(config, self.name)
@@ -32,15 +31,6 @@ class Qwen25VL:
             windowed=tuple(block for block in range(depth) if block not in full),
             window=int(vision["window_size"]) // side * int(vision["spatial_merge_size"]),
         )
-
-    def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        return qwen.token_settings(self.name, config, processor)
-
-    def image_token(self, config: Mapping[str, Any]) -> int:
-        return qwen.image_token(config)
-
-    def places(self, model: nn.Module) -> Places:
-        return qwen.places(model)
 
     def watch(self, places: Places, report: Callable[[list[ImageLayout]], None]) -> Undo:
         tower: Any = places.tower

@@ -95,8 +95,8 @@ def test_the_lease_of_a_process_that_is_gone_is_free_at_once(url: str, store: St
     with another_driver(url) as process:
         process.kill()
         process.wait()
-        with new_study(store).lease("second driver"):
-            pass
+        with new_study(store).lease("second driver") as held:
+            assert held is not None
 
 
 def test_exactly_one_of_two_contending_processes_wins(url: str, store: Store) -> None:
