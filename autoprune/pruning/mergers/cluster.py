@@ -8,7 +8,8 @@ from pydantic import Field
 
 from autoprune.document.numbers import exact
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import FeatureSpace, Number, SpaceConfig
+from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
+from autoprune.pruning.signals import Number
 
 if TYPE_CHECKING:
     from torch import Tensor

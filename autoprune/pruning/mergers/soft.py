@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import Number, SpaceConfig
+from autoprune.pruning.selecting import SpaceConfig
+from autoprune.pruning.signals import Number
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from autoprune.errors import BadInput
 from autoprune.pruning.decoder_signals import ProjectedFeatures
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import FeatureSpace, Number, space_signals
-from autoprune.pruning.signals import PartConfig, Signal, Site
+from autoprune.pruning.selecting import FeatureSpace, space_signals
+from autoprune.pruning.signals import Number, PartConfig, Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from autoprune.errors import BadInput
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import Number, SpaceConfig
+from autoprune.pruning.selecting import SpaceConfig
+from autoprune.pruning.signals import Number
 
 if TYPE_CHECKING:
     from torch import Tensor
