@@ -131,7 +131,7 @@ def _policy() -> Json:
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
-        "propertyNames": {"enum": ["steps", "geometric", "linear", "p_sigmoid"]},
+        "propertyNames": {"enum": ["steps", "geometric", "linear", "logistic", "p_sigmoid"]},
     }
     along = {"type": "array", "items": {"anyOf": [{"type": "integer"}, NUMBER]}, "minItems": 2, "maxItems": 2}
     curved = _object({"along": along, "curve": curve, "pick": picks, **pick, **rest}, ("along", "curve"))

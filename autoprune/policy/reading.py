@@ -16,7 +16,6 @@ from autoprune.policy.resolved import KeepKind
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
 LATER_KEYS = ("parity", "restore", "arms")
-LATER_CURVES = ("logistic",)
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
 COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "positions")
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS)
@@ -257,11 +256,7 @@ def read_curve(value: Any, path: Path, found: Problems) -> CurveSpec | None:
     name, params = next(iter(value.items()))
     inside = (*path, name)
     if name not in CURVES:
-        later = name in LATER_CURVES
-        message = f"the curve {name!r} is not available in this version" if later else f"unknown curve {name!r}"
-        found.add(
-            inside, f"{message}; available: {', '.join(CURVES)}{'' if later else suggest(name, CURVES)}", key=True
-        )
+        found.add(inside, f"unknown curve {name!r}; available: {', '.join(CURVES)}{suggest(name, CURVES)}", key=True)
         return None
     before = len(found)
     solve = _read_solve(name, params, inside, found)

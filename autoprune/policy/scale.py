@@ -2,8 +2,8 @@
 
 The rule, so that references are comparable:
 
-1. A single curve: its number that says how much is kept (geometric: `ratio`, linear: `from`, p_sigmoid: `mid`) is
-   solved from the budget.
+1. A single curve: its number that says how much is kept (geometric: `ratio`, linear: `from`, logistic: `scale`,
+   p_sigmoid: `mid`) is solved from the budget.
 2. A single stage: its keep becomes `{to_budget: B}`.
 3. Several: the last stage's keep becomes `{to_budget: B}` if the stages before it leave room for that and what they
    leave reaches B. Otherwise every keep of N is multiplied by the same factor (at most to 1), the largest on a grid of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autoprune.policy.document import Policy
     from autoprune.policy.geometry import Geometry
 
-SOLVED = {"geometric": "ratio", "linear": "from", "p_sigmoid": "mid"}
+SOLVED = {"geometric": "ratio", "linear": "from", "logistic": "scale", "p_sigmoid": "mid"}
 GRID = 1000
 
 

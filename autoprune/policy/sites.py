@@ -15,8 +15,12 @@ LATER_SITES = ("encoder", "cache")
 
 
 def absolute(layer: Layer, depth: int) -> int:
-    """A layer as a number: fractions of the depth are rounded half up and at least 1; integers are never rescaled."""
-    return max(1, int(layer * depth + Fraction(1, 2))) if isinstance(layer, Fraction) else layer
+    """A layer as a number: fractions of the depth are rounded half up, at least 1 and, below 1, at most the last
+    layer; integers are never rescaled."""
+    if not isinstance(layer, Fraction):
+        return layer
+    rounded = int(layer * depth + Fraction(1, 2))
+    return max(1, min(rounded, depth - 1) if layer < 1 else rounded)
 
 
 def layer_text(layer: Layer) -> int | str:

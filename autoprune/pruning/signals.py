@@ -137,4 +137,5 @@ def _fraction(layer: int | str, depth: int) -> int:
     top, _, bottom = layer.partition("/")
     if not (top.isdigit() and bottom.isdigit() and int(bottom)):
         raise BadInput(f"layer {layer!r}: expected an integer or a fraction such as '1/2'")
-    return max(1, (2 * int(top) * depth + int(bottom)) // (2 * int(bottom)))
+    rounded = (2 * int(top) * depth + int(bottom)) // (2 * int(bottom))
+    return max(1, min(rounded, depth - 1) if int(top) < int(bottom) else rounded)

@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.schedules import autoprune25
 from policy_fakes import PARTS, geometry
 
 from autoprune.policy.budget import Infeasible, budget, counts, lengths
@@ -140,6 +141,9 @@ def test_curves_by_hand() -> None:
     # 1/(1 + e^(4·(x - 1/2))) at x = 0, 1/2, 1
     sigmoid = {"along": [2, 4], "curve": {"p_sigmoid": {"low": 0, "high": 1, "mid": 0.5, "slope": 4}}}
     assert keeps(sigmoid, 8) == [(2, Fraction(880797, 10**6)), (3, Fraction(1, 2)), (4, Fraction(119203, 10**6))]
+    # min(4/5, 6/5 of the same): 1.056957, 0.6, 0.143044
+    logistic = {"along": [2, 4], "curve": {"logistic": {"scale": "6/5", "mid": 0.5, "slope": 4, "most": 0.8}}}
+    assert keeps(logistic, 8) == [(2, Fraction(4, 5)), (3, Fraction(3, 5)), (4, Fraction(143044, 10**6))]
 
 
 def test_a_curve_changes_counts_only_where_k_changes() -> None:
@@ -172,3 +176,14 @@ def test_a_solved_sigmoid_stays_below_its_budget_and_is_tight(depth: int, n: int
     used = Fraction(sum(lengths(resolved, n)), n * depth)
     # along the curve layers change one token at a time; only values less than 10^-6 apart can change together
     assert b - Fraction(3, n * depth) < used <= b
+
+
+@pytest.mark.parametrize("slope", [0, 0.25, 0.4, 0.9])
+@pytest.mark.parametrize("b", [0.06, 0.25, 0.6])
+def test_a_logistic_follows_the_published_curve(slope: float, b: float) -> None:
+    """min(1, c / (1 + exp(k (l - x0)))) over all layers, c from the budget (AutoPrune, NeurIPS 2025)."""
+    depth, n, x0 = 32, 100_000, 14.9
+    curve = {"scale": {"to_budget": b}, "slope": slope * (depth - 1), "mid": x0 / (depth - 1)}
+    resolved = _resolved({"along": [0, depth - 1], "curve": {"logistic": curve}}, depth, n)
+    expected = autoprune25(depth, 0, x0, slope, 1, b)
+    assert [k / n for k in lengths(resolved, n)] == pytest.approx(expected, abs=2e-3)

@@ -181,6 +181,7 @@ def test_a_lower_keep_in_force_through_protection_is_a_stage() -> None:
 
 @pytest.mark.parametrize("curve", [
     {"p_sigmoid": {"low": 0.05, "high": 0.9, "mid": {"to_budget": 0.39}, "slope": 9}},
+    {"logistic": {"scale": {"to_budget": 0.3}, "mid": 0.5, "slope": 9, "most": 0.8}},
     {"linear": {"from": {"to_budget": "2/3"}, "to": 0.1}},
     {"geometric": {"ratio": {"to_budget": 0.55}, "every": 2}},
 ])  # fmt: skip
@@ -243,3 +244,11 @@ def test_scores_stay_where_only_a_groups_split_reads_them() -> None:
     for group, read in (("{row: {split: equal}}", False), ("{row: {split: proportional}}", True)):
         resolved = resolve(Policy.from_source(parse(text.replace("GROUP", group), "p"), PARTS), geometry(), PARTS)
         assert (resolved.stages[0].picks[0].score is not None) == read
+
+
+def test_a_fraction_of_the_depth_is_a_layer_that_exists() -> None:
+    for depth in (2, 8, 32):
+        (stage,) = resolve(
+            document({"at": "llm:31/32", "keep": 0.5, "select": "stride"}), geometry(depth=depth), PARTS
+        ).stages
+        assert stage.layer == depth - 1

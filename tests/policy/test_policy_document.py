@@ -70,6 +70,7 @@ def test_documents_and_canonical_forms_round_trip(document: dict[str, Any], toke
     "stage",
     [
         {"along": [2, "3/4"], "curve": {"p_sigmoid": {"low": 0, "high": 1, "mid": {"to_budget": 0.5}, "slope": 8}}},
+        {"along": [2, "3/4"], "curve": {"logistic": {"scale": {"to_budget": 0.5}, "mid": 0.5, "slope": 8}}},
         {"along": [2, 5], "curve": {"steps": [[2, 0.5], [4, {"to_budget": 0.4}]]}},
         {"along": [2, 5], "curve": {"linear": {"from": {"to_budget": 0.4}, "to": ".1"}}},
         {"along": [2, 5], "curve": {"geometric": {"ratio": "2/3", "every": 2}}},
@@ -144,7 +145,8 @@ STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
         ('  - {along: [2, 5], curve: {linear: «{from: 0, to: 1}}, score: random}', 'keep rises with depth: `to` (1) is above `from` (0)'),
         ('  - {along: [2, 5], curve: {«linar: {from: 1, to: 0}}, score: random}', "stages[0].curve.linar: unknown curve 'linar'"),
         ('  - {along: [2, 5], curve: {linear: {from: 1, «t: 0}}, score: random}', "stages[0].curve.linear.t: unknown key 't'; allowed: from, to"),
-        ('  - {along: [2, 5], curve: {«logistic: {}}, score: random}', "the curve 'logistic' is not available in this version"),
+        ('  - {along: [2, 5], curve: {«logistics: {}}, score: random}', "unknown curve 'logistics'; available: geometric, linear, logistic, p_sigmoid, steps; did you mean 'logistic'?"),
+        ('  - {along: [2, 5], curve: {logistic: {scale: 1, mid: 0.5, slope: «-1}}, score: random}', 'stages[0].curve.logistic.slope: '),
         ('  - {along: [2, 5], curve: {steps: «[[3, 0.5], [4, 0.6]]}, score: random}', 'keep rises with depth: 3/5 at 4 is above 1/2 at 3'),
         ('  - {along: [2, 5], curve: {steps: [[«6, 0.5]]}, score: random}', 'stages[0].curve.steps[0][0]: the step at 6 lies outside'),
         ('  - {along: [2, 5], curve: {p_sigmoid: {low: 0, high: 1, mid: 0.5, slope: «{to_budget: 0.5}}}, score: random}', 'stages[0].curve.p_sigmoid.slope: this number cannot follow from the budget'),

@@ -11,10 +11,11 @@ from autoprune.document.problems import Path
 from autoprune.policy.curves.base import GRID, Curve, CurveSpec, Solve, Span
 from autoprune.policy.curves.geometric import Geometric
 from autoprune.policy.curves.linear import Linear
+from autoprune.policy.curves.logistic import Logistic
 from autoprune.policy.curves.p_sigmoid import PSigmoid
 from autoprune.policy.curves.steps import Steps
 
-CURVES: Mapping[str, type[Curve]] = {c.name: c for c in (Geometric, Linear, PSigmoid, Steps)}
+CURVES: Mapping[str, type[Curve]] = {c.name: c for c in (Geometric, Linear, Logistic, PSigmoid, Steps)}
 
 __all__ = ["CURVES", "GRID", "Curve", "CurveSpec", "Solve", "Span", "build", "params_of", "replaced", "solve_range"]
 
