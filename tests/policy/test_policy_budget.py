@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.schedules import autoprune25
+from oracles.schedules import autoprune25  # type: ignore[import-not-found,unused-ignore]
 from policy_fakes import PARTS, geometry
 
 from autoprune.policy.budget import Infeasible, budget, counts, lengths
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
-from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+from autoprune.policy.resolved import Keep, KeepKind, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 
 PICK = (ResolvedPick(None, Part("stride")),)
 
 
 def policy(
-    *stages: tuple[int, str, Fraction | int], depth: int = 8, protect: tuple[int, ...] | None = None
+    *stages: tuple[int, KeepKind, Fraction | int], depth: int = 8, protect: tuple[int, ...] | None = None
 ) -> ResolvedPolicy:
     made = (
         ResolvedStage("llm", layer, Keep(kind, Fraction(v)), PICK, Part("drop"), protect) for layer, kind, v in stages
-    )  # type: ignore[arg-type]
+    )
     return ResolvedPolicy(tuple(made), depth)
 
 
@@ -120,13 +121,13 @@ def test_to_budget_never_overshoots_and_one_more_would(
     assert k2 == k1 or spent <= b * depth * n < spent + depth - layer
 
 
-def _resolved(stage: dict[str, object], depth: int = 8, tokens: int | None = 64) -> ResolvedPolicy:
+def _resolved(stage: Mapping[str, object], depth: int = 8, tokens: int | None = 64) -> ResolvedPolicy:
     made = {"schema": "autoprune/policy/1", "stages": [{"select": "stride", **stage}]}
     return resolve(Policy.parse(made, PARTS), geometry(depth, tokens), PARTS, tokens)
 
 
 def test_curves_by_hand() -> None:
-    def keeps(stage: dict[str, object], depth: int) -> list[tuple[int, Fraction]]:
+    def keeps(stage: Mapping[str, object], depth: int) -> list[tuple[int, Fraction]]:
         return [(s.layer, s.keep.value) for s in _resolved(stage, depth, None).stages]
 
     geometric = {"along": [8, 24], "curve": {"geometric": {"ratio": "1/2", "every": 8}}}

@@ -19,6 +19,7 @@ from autoprune.policy.canonical import resolve
 from autoprune.policy.diff import Change, diff
 from autoprune.policy.document import Policy
 from autoprune.policy.front import Estimate, Front, Member
+from autoprune.policy.resolved import Part
 from autoprune.policy.scale import at_budget
 from autoprune.pruning.lookup import RegisteredParts
 
@@ -49,9 +50,9 @@ def test_shipped_policies_spend_what_their_papers_say(name: str, large: float, s
 def test_published_sites() -> None:
     def layers(name: str) -> list[tuple[str, int, Any]]:
         stages = resolve(shipped(name), geometry(32, 576, 24), RegisteredParts(), 576).stages
-        return [
-            (s.site, s.layer, dict(s.picks[0].score.params).get("layer") if s.picks[0].score else None) for s in stages
-        ]  # type: ignore[union-attr]
+        scores = [s.picks[0].score for s in stages]
+        rows = [score.params.get("layer") if isinstance(score, Part) else None for score in scores]
+        return [(s.site, s.layer, row) for s, row in zip(stages, rows, strict=True)]
 
     assert layers("fastv") == [("llm", 2, 1)]
     assert layers("pyramiddrop") == [("llm", 8, 8), ("llm", 16, 16), ("llm", 24, 24)]

@@ -43,7 +43,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     for layer in sorted(draw(st.sets(st.integers(1, 7), max_size=3))):
         least = draw(st.integers(1, least))
         keep = least / 1000 if kind == "fraction" else {"of_current": least / 1000}
-        stage = {"at": f"llm:{layer}", "keep": keep}
+        stage: dict[str, Any] = {"at": f"llm:{layer}", "keep": keep}
         one = {"score": draw(scores), "select": draw(select)}
         stage |= draw(st.sampled_from([one, {"pick": [{"share": "1/3", **one}, {"score": draw(scores)}]}]))
         stage |= {"merge": draw(st.sampled_from(["drop", "soft", {"nearest": {"space": "hidden"}}]))}
