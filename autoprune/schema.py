@@ -141,6 +141,13 @@ def _policy() -> Json:
         "paper": {"type": "string"},
         "claims": {"type": "object"},
         "literal": {"type": "object"},
+        "parity": _object(
+            {
+                "positions": {"enum": ["keep", "compact"]},
+                "rows": {"enum": ["mean", "sum"]},
+                "notes": {"type": "string"},
+            }
+        ),
         "confidence": {"enum": ["high", "low"]},
         "assumed": {"type": "string"},
         "criteria": {"type": "object", "additionalProperties": {"$ref": "#/$defs/score"}},

@@ -22,10 +22,12 @@ def answer(
     max_new_tokens: int = 64,
     device: str = "cpu",
     figure: Path | None = None,
+    parity: bool = False,
 ) -> dict[str, Any]:
     """-> `answer`, `policy`, `tokens` (N), `tokens_per_layer` (entering each decoder layer), `budget`.
 
-    The model is `model`, else the one the policy was made for. `figure` gets a picture of what was kept.
+    The model is `model`, else the one the policy was made for. `parity`: as the method's release does it.
+    `figure` gets a picture of what was kept.
     """
     check_device(device)
     check_figure(figure)
@@ -51,7 +53,7 @@ def answer(
     start = processor.tokenizer.bos_token
     special = not (start and text.startswith(start))
     inputs = processor(images=pictures, text=[text], add_special_tokens=special, return_tensors="pt").to(device)
-    with loaded.attach(network) as session, torch.inference_mode():
+    with loaded.attach(network, parity=parity) as session, torch.inference_mode():
         made = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         run = session.run
         if figure is not None:

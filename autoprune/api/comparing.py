@@ -54,9 +54,12 @@ def compare(
     *,
     limit: int | None = None,
     timing: bool = True,
+    parity: bool = False,
     observer: Observer | None = None,
 ) -> Comparison:
     """Measure policies (catalog names, YAML files or `all`) at budgets on the first `limit` holdout questions.
+
+    `parity`: as the methods' releases do it, by the `parity` of their documents.
 
     Raises BadInput for an unknown policy, a budget that is no number in (0, 1] or a spec that cannot be run.
     """
@@ -70,9 +73,10 @@ def compare(
     from autoprune.store import open_store
 
     with open_store(state.store_url(checked.loaded)) as store:
-        run = _Comparing(study, store, observer, limit, timing)
+        run = _Comparing(study, store, observer, limit, timing, parity)
         document = run.document(chosen, wanted)
-    content = [{name: p.dump() for name, p in chosen.items()}, [str(b) for b in wanted], limit, asdict(run.context)]
+    asked = {name: p.dump() for name, p in chosen.items()}
+    content = [asked, [str(b) for b in wanted], limit, asdict(run.context), *(["parity"] if parity else [])]
     return _saved(study, document, digest_of(content)[:8])
 
 
@@ -101,9 +105,11 @@ def _policies(names: Sequence[str], folder: Path) -> dict[str, Policy]:
 class _Comparing:
     """One comparison on one model that stays loaded."""
 
-    def __init__(self, study: Prepared, store: Store, observer: Observer, limit: int | None, timing: bool) -> None:
+    def __init__(
+        self, study: Prepared, store: Store, observer: Observer, limit: int | None, timing: bool, parity: bool
+    ) -> None:
         self.study, self.memory, self.observer = study, store.evaluations(), observer
-        self.limit, self.timing = limit, timing
+        self.limit, self.timing, self.parity = limit, timing, parity
         answered = all(record.answer is not None for record in study.splits.holdout)
         self.score = "exact_match" if answered else "loyalty"
         self.worker = _with_measures(study.worker, (self.score, *LOOKED_AT))
@@ -139,6 +145,7 @@ class _Comparing:
             "images": len(set(baseline.images)),
             "confidence": self.confidence,
             "score": self.score,
+            "parity": self.parity,
             "baseline": self._numbers(baseline, baseline),
             "rows": rows,
         }
@@ -153,7 +160,8 @@ class _Comparing:
     def _row(self, name: str, policy: Policy, budget: Fraction, baseline: Measurement) -> dict[str, Any]:
         study = self.study
         try:
-            point: Candidate = candidate(at_budget(policy, budget, study.geometry), study.geometry, study.tokens, name)
+            scaled = at_budget(policy, budget, study.geometry)
+            point: Candidate = candidate(scaled, study.geometry, study.tokens, name, parity=self.parity)
             found = self.measure(point.canonical)
         except Infeasible as error:
             return {"state": "infeasible", "reason": str(error)}

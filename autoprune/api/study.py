@@ -80,9 +80,11 @@ class Proposals:
         return {"budget": budget([lengths(resolved, self.tokens)], [self.tokens], self.geometry.depth)}
 
 
-def candidate(policy: Policy, geometry: Geometry, tokens: int | None, name: str | None = None) -> Candidate:
-    """The policy bound to the model; unnamed ones are called after their digest."""
-    resolved = canonical.resolve(policy, geometry, PARTS, tokens)
+def candidate(
+    policy: Policy, geometry: Geometry, tokens: int | None, name: str | None = None, *, parity: bool = False
+) -> Candidate:
+    """The policy bound to the model, in a parity run or not; unnamed ones are called after their digest."""
+    resolved = canonical.resolve(policy, geometry, PARTS, tokens, parity=parity)
     text, digest = canonical.to_json(resolved), canonical.digest(resolved)
     name = name or f"{policy.name}-{digest[:8]}"
     return Candidate(name, {**policy.dump(), "name": name}, text, digest)

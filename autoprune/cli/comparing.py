@@ -20,6 +20,7 @@ def compare(
     budgets: Budgets = "0.33,0.22,0.11",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many holdout questions.")] = None,
     timing: Annotated[bool, typer.Option(help="Also time the prefill beside the unpruned one.")] = True,
+    parity: Annotated[bool, typer.Option("--parity", help="Do as the methods' releases do.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Measure policies side by side on the spec's holdout, each at the same budgets."""
@@ -27,7 +28,9 @@ def compare(
     from autoprune.cli.progress import LiveObserver
 
     with LiveObserver() as observer:
-        made = api.compare(spec, _listed(policies), _listed(budgets), limit=limit, timing=timing, observer=observer)
+        made = api.compare(
+            spec, _listed(policies), _listed(budgets), limit=limit, timing=timing, parity=parity, observer=observer
+        )
     if json:
         emit(made.document)
     else:
@@ -61,6 +64,8 @@ def _show(document: Mapping[str, Any]) -> None:
     kinds = list(document["baseline"]["by_type"])
     columns = ("policy", "budget", score, "retained", *kinds, "flow", "FLOPs", "KV", "prefill", "selection")
     title = f"{document['records']} {document['split']} questions on {document['images']} images"
+    if document["parity"]:
+        title += ", in parity with the releases"
     console().print(table(title, columns, _rows(document, score, kinds)))
 
 

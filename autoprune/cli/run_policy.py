@@ -21,6 +21,7 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     figure: Annotated[Path | None, typer.Option(help="Draw the kept tokens on the image into this file.")] = None,
+    parity: Annotated[bool, typer.Option("--parity", help="Do as the method's release does.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Answer from an image and a prompt, and say how many visual tokens each layer kept."""
@@ -35,6 +36,7 @@ def run(
         max_new_tokens=max_new_tokens,
         device=device,
         figure=figure,
+        parity=parity,
     )
     if json:
         emit(answer)

@@ -14,7 +14,7 @@ from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
 from autoprune.policy.budget import count_steps
 from autoprune.policy.expand import Placed, expand
-from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, ScoreUse, Use
+from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Use
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.policy.sites import absolute
 from autoprune.policy.validate import problems
@@ -27,20 +27,25 @@ if TYPE_CHECKING:
 SCHEMA = "autoprune/canonical/1"
 
 
-def resolve(policy: Policy, geometry: Geometry, parts: PartLookup, tokens: int | None = None) -> ResolvedPolicy:
+def resolve(
+    policy: Policy, geometry: Geometry, parts: PartLookup, tokens: int | None = None, *, parity: bool = False
+) -> ResolvedPolicy:
     """Bind a policy to a geometry.
 
     Curves expanded, layers absolute, parameters filled in, criteria inlined, weights summing to 1, stages without an
     effect left out, scores that no part reads left out, `projector` written as llm:0, where it takes effect. `tokens`
     is N where it is the same for all samples: keeps are then counts (up to the first stage that protects separators,
     whose number is the sample's). A curve's number is solved for images of `tokens_per_image` wherever that is known,
-    so that a policy is the same with and without `tokens`. Raises BadInput with every mistake of the policy for this
-    model, `Infeasible` if its budget cannot be met.
+    so that a policy is the same with and without `tokens`. `parity`: as the policy's release does it.
+
+    Raises BadInput with every mistake of the policy for this model, `Infeasible` if its budget cannot be met.
     """
     Problems(problems(policy, parts, geometry)).raise_for(None)
+    if parity:
+        policy = replace(policy, stages=policy.parity.applied(policy.stages))
     placed = expand(policy, geometry.depth, geometry.tokens_per_image or tokens)
     placed = tuple(replace(p, stage=_protecting(p.stage, geometry)) for p in placed)
-    bind = Binder(policy, geometry, parts)
+    bind = Binder(policy, geometry, parts, policy.parity.rows if parity else None)
     return ResolvedPolicy(tuple(bind.stage(p) for p in _Kept(placed, geometry, tokens).stages()), geometry.depth)
 
 
@@ -116,15 +121,16 @@ def _countable(placed: tuple[Placed, ...], geometry: Geometry) -> int:
 class Binder:
     """Resolves parts for one policy and one geometry."""
 
-    def __init__(self, policy: Policy, geometry: Geometry, parts: PartLookup) -> None:
-        self.policy, self.geometry, self.parts = policy, geometry, parts
+    def __init__(self, policy: Policy, geometry: Geometry, parts: PartLookup, rows: Rows | None = None) -> None:
+        self.policy, self.geometry, self.parts, self.rows = policy, geometry, parts, rows
 
     def stage(self, placed: Placed) -> ResolvedStage:
         stage = placed.stage
         merge = self.part("merger", stage.merge, placed.layer)
         last = len(stage.pick) - 1
         picks = tuple(self.pick(p, placed.layer, stage.merge.name, i == last) for i, p in enumerate(stage.pick))
-        return ResolvedStage("llm", placed.layer, placed.keep, picks, merge, stage.protect, stage.positions)
+        rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
+        return ResolvedStage("llm", placed.layer, placed.keep, picks, merge, stage.protect, stage.positions, rows)
 
     def pick(self, pick: Pick, layer: int, merge: str, last: bool) -> ResolvedPick:
         by_select = self.parts.reads_score("selector", pick.select.name)
@@ -210,6 +216,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
         "merge": _part(stage.merge),
         "protect": list(stage.protect) if isinstance(stage.protect, tuple) else stage.protect,
         "positions": stage.positions,
+        **({} if stage.rows == "mean" else {"rows": stage.rows}),
     }
 
 
@@ -255,6 +262,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
         merge=_read_part(data["merge"]),
         protect=tuple(protect) if isinstance(protect, list) else protect,
         positions=data["positions"],
+        rows=data.get("rows", "mean"),
     )
 
 

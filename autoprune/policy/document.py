@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.document.problems import Problems, shown, suggest
 from autoprune.policy.holes import holes, shown_hole
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
+from autoprune.policy.parity import NONE, Parity, read_parity
 from autoprune.policy.reading import check_keys, one_of, read_score, read_stage
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use", "read_policy"]
 
 SCHEMA = "autoprune/policy/1"
-KEYS = ("schema", "name", "paper", "claims", "literal", "confidence", "assumed", "criteria", "stages")
+KEYS = ("schema", "name", "paper", "claims", "literal", "parity", "confidence", "assumed", "criteria", "stages")
 CONFIDENCES = ("high", "low")
 
 
@@ -26,7 +27,7 @@ CONFIDENCES = ("high", "low")
 class Policy:
     """What is pruned where, and how. `claims` and `literal` are documentation: they never change what
     the engine does. `confidence` says how surely the document follows its paper, `assumed` what had to be guessed.
-    `criteria` are names for scores, used by the stages."""
+    `criteria` are names for scores, used by the stages. `parity` is for parity runs alone."""
 
     name: str
     stages: tuple[AnyStage, ...]
@@ -36,6 +37,7 @@ class Policy:
     literal: Mapping[str, Any] = field(default_factory=dict)
     confidence: str = "high"
     assumed: str = ""
+    parity: Parity = NONE
 
     @classmethod
     def from_source(cls, source: Source, parts: PartLookup | None = None) -> Policy:
@@ -90,6 +92,7 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
     notes = {key: _mapping(data, key, own) for key in ("claims", "literal")}
     criteria = _criteria(data, own)
     stages = _stages(data, own)
+    parity = read_parity(data["parity"], ("parity",), own) if "parity" in data else NONE
     open_values = [hole for key in ("stages", "criteria") for hole in holes(data.get(key), (key,))]
     for hole in open_values:
         found.add(hole.path, f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
@@ -105,6 +108,7 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
         notes["literal"],
         confidence,
         texts["assumed"],
+        parity,
     )
 
 

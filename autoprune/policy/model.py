@@ -15,6 +15,7 @@ from autoprune.policy.sites import Layer, Site
 Normalise = Literal["rank", "minmax", "softmax", "sum", "none"]
 Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
+Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
 SCORED_SPLITS = ("proportional", "whole")  # how a group shares a count out by its scores
 Protect = Literal["newlines"] | tuple[int, ...] | None
 

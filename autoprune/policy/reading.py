@@ -15,7 +15,7 @@ from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick,
 from autoprune.policy.resolved import KeepKind
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
-LATER_KEYS = ("parity", "restore", "arms")
+LATER_KEYS = ("restore", "arms")
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
 COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "positions")
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS)

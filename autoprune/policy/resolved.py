@@ -54,7 +54,8 @@ class ResolvedPick:
 
 @dataclass(frozen=True)
 class ResolvedStage:
-    """One reduction, effective before decoder layer `layer` (0 for site 'projector')."""
+    """One reduction, effective before decoder layer `layer` (0 for site 'projector'). `rows`: whether the merger's
+    weights are scaled to sum 1 in each row of W (`sum`: not; parity runs only)."""
 
     site: Literal["projector", "llm"]
     layer: int
@@ -63,6 +64,7 @@ class ResolvedStage:
     merge: Part
     protect: Literal["newlines"] | tuple[int, ...] | None = None
     positions: Literal["keep", "compact"] = "keep"
+    rows: Literal["mean", "sum"] = "mean"
 
 
 @dataclass(frozen=True)

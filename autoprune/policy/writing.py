@@ -17,6 +17,7 @@ def dump(policy: Policy) -> dict[str, Any]:
     """See `Policy.dump`."""
     data: dict[str, Any] = {"schema": "autoprune/policy/1", "name": policy.name, "paper": policy.paper}
     data |= {"claims": dict(policy.claims), "literal": dict(policy.literal)}
+    data["parity"] = policy.parity.dump()
     if policy.confidence != "high":
         data |= {"confidence": policy.confidence, "assumed": policy.assumed}
     data["criteria"] = {name: dump_score(score) for name, score in policy.criteria.items()}

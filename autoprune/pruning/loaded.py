@@ -37,31 +37,34 @@ class LoadedPolicy:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
-    def attach(self, model: Any, *, strict: bool = False, tokens: int | None = None) -> Iterator[Session]:
+    def attach(
+        self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False
+    ) -> Iterator[Session]:
         """Prune every prefill of the model, from any thread, until the context is left.
 
         strict: refuse instead of warn where the policy's measurements do not hold for this model. tokens: N where it is
-        the same for every sample. Raises PolicyMismatch for another architecture or an untested transformers version,
+        the same for every sample. parity: as the method's release does it (the document's `parity`), never what the
+        policy was measured with. Raises PolicyMismatch for another architecture or an untested transformers version,
         BadInput where the policy or the model cannot work, AutoPruneError if a policy is attached already.
         """
         from autoprune.pruning.session import Session
 
         refuse_untested(_transformers_version())
-        reasons = self.uncertified(model)
+        reasons = self.uncertified(model, parity)
         if reasons and strict:
             raise PolicyMismatch(f"policy {self.policy.name!r} is not certified for this model: {'; '.join(reasons)}")
-        with Session(model, self.resolve(model, tokens)) as session:
+        with Session(model, self.resolve(model, tokens, parity)) as session:
             if reasons:
                 warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=3)
             yield session
 
-    def resolve(self, model: Any, tokens: int | None = None) -> ResolvedPolicy:
-        """The policy bound to a loaded model's geometry. Raises BadInput with every mistake."""
+    def resolve(self, model: Any, tokens: int | None = None, parity: bool = False) -> ResolvedPolicy:
+        """The policy bound to a loaded model's geometry, in a parity run or not. Raises BadInput with every mistake."""
         from autoprune.models.family import geometry_of
 
-        return resolve(self.policy, geometry_of(model.config.to_dict()), RegisteredParts(), tokens)
+        return resolve(self.policy, geometry_of(model.config.to_dict()), RegisteredParts(), tokens, parity=parity)
 
-    def uncertified(self, model: Any) -> list[str]:
+    def uncertified(self, model: Any, parity: bool = False) -> list[str]:
         """Why the policy's measurements do not hold for this model; empty where they do or where it has none.
 
         Raises PolicyMismatch where it was made for another architecture.
@@ -74,7 +77,7 @@ class LoadedPolicy:
                 f"policy {self.policy.name!r} was made for another architecture "
                 f"({self.fingerprint.architecture[:12]}) than this model's ({live.architecture[:12]})"
             )
-        reasons = []
+        reasons = ["it was not measured in a parity run"] if parity and self.policy.parity else []
         if not live.weights:
             reasons.append("the weights cannot be traced to the files it was measured on")
         elif live.weights != self.fingerprint.weights:

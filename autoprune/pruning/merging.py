@@ -77,5 +77,10 @@ def positive(scores: Tensor) -> Tensor:
 
 
 def fused(view: StageView, kept: Kept) -> Tensor:
-    """[B, K, V] >= 0: the score-weighted members of a single extra row, which takes in all that was not selected."""
-    return by_score(kept.extra[..., None] & unselected(view, kept)[:, None], kept.scores)
+    """[B, K, V] >= 0: the score-weighted members of a single extra row, which takes in all that was not selected.
+
+    Scaled as attention is: with the scores of all tokens at sum 1.
+    """
+    members = unselected(view, kept)
+    best = as_attention(kept.scores, view.candidates).masked_fill(~members, 0).amax(1)
+    return by_score(kept.extra[..., None] & members[:, None], kept.scores) * best.clamp(min=LEAST)[:, None, None]

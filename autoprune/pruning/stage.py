@@ -6,7 +6,8 @@ Signatures: criterion(view, config) -> scores [B, V] · selector(view, scores or
 taken [B, V], config) -> mask [B, V] with exactly `quota` True inside `free` · merger(view, kept, config) -> membership
 [B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens), None for plain selection, or
 `Anchored`. The engine weighs membership by mass and scales rows of W to sum 1; a token's mass is split among the rows
-that take it in, by their weights. `taken` are the tokens that earlier picks of the stage chose.
+that take it in, by their weights. In a parity run that says `rows: sum`, membership itself is W. `taken` are the tokens
+that earlier picks of the stage chose.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ def reduce(
     weights = (membership.float() * view.mass[:, None]).masked_fill(~members, 0)
     matrix = weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
     per_weight = view.mass.masked_fill(~view.valid, 0) / matrix.sum(1).clamp(min=1e-30)  # stays finite
-    return Reduction(kept, matrix, (matrix * per_weight[:, None]).sum(2))
+    mass = (matrix * per_weight[:, None]).sum(2)
+    if planned.stage.rows == "sum":
+        matrix = membership.float().masked_fill(~members, 0)
+    return Reduction(kept, matrix, mass)
 
 
 def _anchored(kept: Kept, made: Anchored) -> tuple[Kept, Tensor]:

@@ -107,3 +107,15 @@ def test_bad_input(
     done = cli("compare", str(compared[0]), *options)
     assert done.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_in_parity_the_releases_positions_count(compared: tuple[Path, Cli]) -> None:
+    spec, before = compared
+    asked = ["--policies", "fastervlm,late", "--budgets", "0.1", "--limit", "64", "--no-timing", "--parity", "--json"]
+    done = cli("compare", str(spec), *asked)
+    assert done.code == 0, done.out
+    assert (done.json["parity"], before.json["parity"]) == (True, False)
+    found, plain = rows(done.json)["fastervlm", 0.1], rows(before.json)["fastervlm", 0.1]
+    assert found["digest"] != plain["digest"]
+    assert found["budget"] == plain["budget"]
+    assert found["information_flow"] != plain["information_flow"]

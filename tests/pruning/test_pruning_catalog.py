@@ -68,3 +68,20 @@ def test_a_published_policy_runs_with_the_budget_it_promises(name: str) -> None:
         alone = prefill(resolved, single(batch, SAMPLES, sample))
         for layer in (0, 7, 12, 31):
             assert together.kept(layer, sample) == alone.kept(layer, 0)
+
+
+@pytest.mark.parametrize("name", catalog.names("policies"))
+def test_a_parity_run_keeps_as_many_tokens_as_any_other(name: str) -> None:
+    policy = Policy.from_source(read(catalog.find("policies", name)), PARTS)
+    if not policy.parity:
+        pytest.skip("the release does as our defaults")
+    geometry = geometry_of(deep().config.to_dict())
+    tokens = geometry.tokens_per_image
+    released = from_json(to_json(resolve(policy, geometry, PARTS, tokens, parity=True)))
+    run = prefill(released, inputs(deep(), SAMPLES))
+    expected = [lengths(resolve(policy, geometry, PARTS, tokens), n) if n else (0,) * 32 for n in run.n]
+    assert [tuple(layer) for layer in run.lengths] == list(zip(*expected, strict=True))
+    if policy.parity.positions == "compact":
+        layout = run.layouts[-1]
+        assert layout.positions is not None
+        assert int(layout.positions.max()) == layout.width - 1
