@@ -8,6 +8,7 @@ from typing import Literal
 Start = Literal["last", "text", "raters", "all", "vision"]
 DecoderHeads = Literal["mean", "sum", "max", "rms", "top_half"]
 Order = Literal["l1", "l2"]
+KeyHeads = Literal["mean", "joined"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,21 @@ class KeyNorm:
 
 
 @dataclass(frozen=True)
+class DecoderKeys:
+    """Keys of one decoder layer, turned by their positions: [V, D], the mean over (key-value) heads, or all of them
+    side by side."""
+
+    layer: int
+    own: bool
+    heads: KeyHeads = "mean"
+
+
+@dataclass(frozen=True)
 class Transition:
     """How much one decoder layer's attention and MLP change a token: [V]. See `pruning/transition.py`."""
 
     layer: int
 
 
-Tapped = DecoderWalk | KeyNorm
+Tapped = DecoderWalk | KeyNorm | DecoderKeys
 DecoderSignal = ProjectedFeatures | Tapped | Transition

@@ -35,6 +35,15 @@ class EncoderFeatures:
 
 
 @dataclass(frozen=True)
+class EncoderKeys:
+    """Keys of one block of the tower, as its attention sees them: [V, w], the mean over heads, or all of them side by
+    side (`joined`). Newlines are zero, a token that several patches became has the mean of theirs."""
+
+    block: int
+    heads: Literal["mean", "joined"]
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """How strongly the projector answers to a small change of its input row: [V]. See `pruning/jacobian.py`."""
 
@@ -54,4 +63,4 @@ class Pixels:
     """An integer hash of the token's image: [V]."""
 
 
-EncoderSignal = EncoderWalk | EncoderFeatures | Sensitivity | PatchEntropy | Lattice | Pixels
+EncoderSignal = EncoderWalk | EncoderFeatures | EncoderKeys | Sensitivity | PatchEntropy | Lattice | Pixels

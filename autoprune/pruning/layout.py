@@ -63,10 +63,11 @@ class Layout:
         )
 
     def scatter(self, values: Tensor) -> Tensor:
-        """Physical values [B, n] into logical columns [B, logical]; dropped columns are zero."""
+        """Physical values [B, n, ...] into logical columns [B, logical, ...]; dropped columns are zero."""
+        wide = self.index.view(*self.index.shape, *[1] * (values.ndim - 2)).expand_as(values)
         if self.valid is not None:
-            values = values.masked_fill(~self.valid, 0)
-        return values.new_zeros(values.shape[0], self.logical).scatter(1, self.index, values)
+            values = values.masked_fill(~self.valid.view(*self.valid.shape, *[1] * (values.ndim - 2)), 0)
+        return values.new_zeros(values.shape[0], self.logical, *values.shape[2:]).scatter(1, wide, values)
 
     def gather(self, values: Tensor) -> Tensor:
         """Logical values [B, logical] at the physical columns."""

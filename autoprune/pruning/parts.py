@@ -80,10 +80,13 @@ class Sizes:
         """T of one picture; the mean where they have any size."""
         return sum(self.tower) // max(len(self.tower), 1)
 
-    def width(self, space: str) -> int:
-        """Length of a feature row in a space."""
+    def width(self, space: str, heads: str = "joined") -> int:
+        """Length of a feature row in a space; of keys with all `heads` joined, or their mean."""
         if space == "keys":
-            return self.key_width
+            return self.key_width if heads == "joined" else self.geometry.head_dim
+        if space == "encoder_keys":
+            vision = self.geometry.vision
+            return vision.width if heads == "joined" else vision.width // vision.heads
         return self.geometry.projector_width if space == "encoder" else self.geometry.width
 
     def sequence(self, layer: int, own: bool) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.policy.budget import counts, separators
-from autoprune.pruning.decoder_signals import DecoderWalk, KeyNorm, ProjectedFeatures, Tapped, Transition
+from autoprune.pruning.decoder_signals import DecoderKeys, DecoderWalk, KeyNorm, ProjectedFeatures, Tapped, Transition
 from autoprune.pruning.decoder_walk import Ground, raters, walk
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
@@ -240,19 +240,21 @@ class Prefill:
         if isinstance(signal, ProjectedFeatures):
             return take(self.embeds, self.columns.gather(1, self.tokens), 1)
         if isinstance(signal, Tapped | Transition):
-            return self.captured[signal].gather(1, self.columns.gather(1, self.tokens))
+            return take(self.captured[signal], self.columns.gather(1, self.tokens), 1)
         if any(signal not in f.signals for f in self.facts):
             raise AutoPruneError("the image features were computed under another policy: compute them again")
         values = torch.cat([f.signals[signal] for f in self.facts])
         return values[self.ordinal.gather(1, self.tokens)]
 
     def _text(self, hidden: Tensor, space: TextSpace) -> tuple[Tensor, Tensor]:
-        """Prompt rows after the last visual token [B, R, D] and which are real: as embedded, or entering the layer."""
+        """Prompt rows after the last visual token [B, R, D] and which are real: as embedded, entering the layer, or
+        their keys."""
         if space == "hidden":
             rows, real = self._rows(self.prompt.text, self.prompt.text_rows)
             return take(hidden, rows, 1), real
         rows = true_last(self.prompt.text, self.prompt.text_rows)
-        return take(self.embeds, rows, 1), self.prompt.text.gather(1, rows)
+        values = self.captured[space] if isinstance(space, DecoderKeys) else self.embeds
+        return take(values, rows, 1), self.prompt.text.gather(1, rows)
 
     def _probe(self, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Run the layer up to its attention function, without touching the cache."""
@@ -278,6 +280,9 @@ class Prefill:
             if isinstance(signal, KeyNorm):
                 norm = torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
                 self.captured[signal] = self.layout.scatter(norm)
+            elif isinstance(signal, DecoderKeys):
+                rows = key.float().mean(1) if signal.heads == "mean" else key.transpose(1, 2).flatten(2)
+                self.captured[signal] = self.layout.scatter(rows)
             elif isinstance(signal, DecoderWalk):
                 q, k = (query, key) if signal.rope else unrotated(attention, query, key, self.rotation)
                 self.captured[signal] = self.layout.scatter(walk(q, k, scaling, mask, self._ground(signal), signal))

@@ -106,12 +106,12 @@ def layer_or_layers(given: Any) -> Any:
     return {**data, "layer": None, "over": data.get("over") or "sum"}
 
 
-def encoder_block(layer: int | str, site: Site) -> int:
-    """0-based encoder block from an index that may be negative or a fraction of the depth."""
+def encoder_block(layer: int | str, site: Site, name: str = "encoder_attention.layer") -> int:
+    """0-based encoder block from an index that may be negative or a fraction of the depth. `name`: for messages."""
     index = _fraction(layer, site.vision_depth)
     absolute = index + site.vision_depth if index < 0 else index
     if not 0 <= absolute < site.vision_depth:
-        raise BadInput(f"encoder_attention.layer {layer!r} is outside the encoder's {site.vision_depth} blocks")
+        raise BadInput(f"{name} {layer!r} is outside the encoder's {site.vision_depth} blocks")
     return absolute
 
 

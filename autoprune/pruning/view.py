@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.pruning.decoder_signals import ProjectedFeatures
-from autoprune.pruning.encoder_signals import EncoderFeatures
+from autoprune.pruning.decoder_signals import DecoderKeys, KeyHeads
+from autoprune.pruning.selecting import FeatureSpace, space_signals
 from autoprune.pruning.signals import Signal, Site
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.grouping import Partition
     from autoprune.pruning.plan import Use
 
-TextSpace = Literal["projected", "hidden"]
+TextSpace = Literal["projected", "hidden"] | DecoderKeys
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,8 @@ class StageView:
     provide: the value of a signal for these tokens, [B, V] or [B, V, D].
     grid: where the tokens lie in their images.
     text: rows [B, R, D] of the prompt after the last visual token, and which of them are real [B, R]: `projected` as
-    they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer. The last is the last token.
+    they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer, or the keys that the part
+    has asked for. The last is the last token.
     partition: the tokens' groups under a group part.
     """
 
@@ -68,8 +69,9 @@ class StageView:
     text: Callable[[TextSpace], tuple[Tensor, Tensor]]
     partition: Callable[[Use], Partition]
 
-    def features(self, space: str) -> Tensor:
-        """Feature rows of a space (`projected`, `encoder`, `hidden`) in float32, [B, V, D]."""
-        if space == "hidden":
-            return self.hidden.float()
-        return self.provide(ProjectedFeatures() if space == "projected" else EncoderFeatures()).float()
+    def features(
+        self, space: FeatureSpace, key_layer: int | str | None = None, key_heads: KeyHeads | None = None
+    ) -> Tensor:
+        """Feature rows of a space in float32, [B, V, w]; see `selecting.SpaceConfig`."""
+        wanted = space_signals(space, self.site, key_layer, key_heads)
+        return (self.provide(wanted[0]) if wanted else self.hidden).float()

@@ -20,6 +20,7 @@ from autoprune.errors import AutoPruneError
 from autoprune.models.family import Family, ImageLayout, Places
 from autoprune.pruning.encoder_signals import (
     EncoderFeatures,
+    EncoderKeys,
     EncoderWalk,
     Lattice,
     PatchEntropy,
@@ -41,7 +42,8 @@ ATTRIBUTE = "_autoprune_facts"
 
 @dataclass(eq=False)
 class ImageFacts:
-    """Of one image with n visual tokens. signals: EncoderFeatures [n, Dv], Pixels [n] int64, all others [n]."""
+    """Of one image with n visual tokens. signals: EncoderFeatures and EncoderKeys [n, width], Pixels [n] int64, all
+    others [n]."""
 
     layout: ImageLayout
     newline: Tensor
@@ -91,20 +93,22 @@ def refuse_vision(signals: Iterable[Signal], places: Places) -> None:
 
 @dataclass(eq=False)
 class _Call:
-    """One running get_image_features. `rows`: per tower token or per row of the projector, [T, tokens]."""
+    """One running get_image_features. `rows`: per tower token or per row of the projector, [T, tokens] or, keys,
+    [T, tokens, w]. `pieces`, `keys`: of a packed tower, one after the other."""
 
     wanted: frozenset[Signal]
     layouts: list[ImageLayout] = field(default_factory=list)
     features: Tensor | None = None
     rows: dict[Signal, Tensor] = field(default_factory=dict)
     pieces: dict[tuple[EncoderWalk, int], list[Tensor]] = field(default_factory=dict)
+    keys: dict[EncoderKeys, list[Tensor]] = field(default_factory=dict)
 
     def end(self, signal: EncoderWalk, ended: Tensor) -> None:
         """A walk in one more block has ended, [B, T]."""
         self.rows[signal] = put_together(signal.over, len(signal.blocks), self.rows.get(signal), ended)
 
     def unpack(self) -> None:
-        """Put the pieces of a packed tower together, [1, T].
+        """Put the pieces of a packed tower together, [1, T] or [1, T, w].
 
         Patches of one image that do not see each other (windows) walk apart. Started evenly over the image, a piece of
         t among T patches holds t / T of the mass.
@@ -114,6 +118,8 @@ class _Call:
             mass = torch.cat([piece * len(piece) for piece in pieces])
             share = torch.repeat_interleave(1 / torch.tensor(patches), torch.tensor(patches)).to(mass.device)
             self.end(signal, (mass * share)[None])
+        for wanted, found in self.keys.items():
+            self.rows[wanted] = torch.cat(found)[None]
 
 
 class VisionWatch:
@@ -145,7 +151,7 @@ class VisionWatch:
     def listen(self, signals: Iterable[Signal]) -> None:
         """Get ready to take these signals: taps on encoder blocks, the projector's Jacobian (idempotent)."""
         wanted = frozenset(signals)
-        for block in {b for s in wanted if isinstance(s, EncoderWalk) for b in s.blocks} - self._taps.keys():
+        for block in {b for s in wanted for b in _blocks(s)} - self._taps.keys():
             module = getattr(self._places.blocks[block], self._places.attention)
             self._taps[block] = Tap(module, functools.partial(self._listen, block), self._places.packed)
         if Sensitivity() in wanted and self._jacobian is None:
@@ -207,6 +213,19 @@ class VisionWatch:
                     call.pieces.setdefault((signal, block), []).append(ended[0])
                 else:
                     call.end(signal, ended)
+            elif isinstance(signal, EncoderKeys) and block == signal.block:
+                rows = key.float().mean(1) if signal.heads == "mean" else key.transpose(1, 2).flatten(2)
+                if self._places.packed:
+                    call.keys.setdefault(signal, []).append(rows[0])
+                else:
+                    call.rows[signal] = rows
+
+
+def _blocks(signal: Signal) -> tuple[int, ...]:
+    """The tower's blocks that must be listened to."""
+    if isinstance(signal, EncoderKeys):
+        return (signal.block,)
+    return signal.blocks if isinstance(signal, EncoderWalk) else ()
 
 
 def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> list[ImageFacts]:
@@ -257,10 +276,11 @@ def _feature_rows(features: Tensor, rows: int, places: Places) -> Tensor:
 
 
 def _row_values(values: Tensor, rows: int, places: Places) -> Tensor:
-    """Numbers per tower token as [R] means, one per row of the projector's output over the whole call."""
+    """Values per tower token [T, tokens, ...] as means [R, ...], one per row of the projector's output over the whole
+    call."""
     if places.packed:
-        return values.reshape(-1, places.unit**2).float().mean(1)
-    return _folded(values, rows, places.unit).flatten()
+        return values.reshape(-1, places.unit**2, *values.shape[2:]).float().mean(1)
+    return _folded(values, rows, places.unit).flatten(0, 1)
 
 
 def _folded(values: Tensor, rows: int, unit: int) -> Tensor:

@@ -20,8 +20,8 @@ from autoprune.models.family import ImageLayout
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import ProjectedFeatures
-from autoprune.pruning.encoder_signals import EncoderFeatures, Pixels
+from autoprune.pruning.decoder_signals import DecoderKeys, ProjectedFeatures
+from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys, Pixels
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
 from autoprune.pruning.signals import Signal
@@ -34,11 +34,13 @@ GEOMETRY = Geometry("llava", 6, 16, 4, 2, 4, 32, 128, VISION, 36)
 COUNTS = [23, 36, 11]  # visual tokens of the samples
 TEXTS = [2, 4, 3]  # prompt rows of the samples
 PROTECTED = [(4, 22), (), (0, 1, 10)]
+WIDTHS: dict[type, int] = {EncoderFeatures: 12, ProjectedFeatures: 16, EncoderKeys: 6, DecoderKeys: 4}
 SITES: tuple[tuple[Literal["projector", "llm"], int], ...] = (("projector", 0), ("llm", 0), ("llm", 3))
 
 
 def variants(kind: parts.Kind) -> Iterator[Part]:
-    """Every part with every value of its enumerated parameters, as far as they go together."""
+    """Every part with every value of its enumerated parameters, as far as they go together; of the feature spaces, that
+    are the same numbers to a part, one with all of the other parameters and each with their first values."""
     for name in parts.names(kind):
         info = parts.find(kind, name)
         assert info is not None
@@ -46,8 +48,11 @@ def variants(kind: parts.Kind) -> Iterator[Part]:
         for key, field in info.config.model_fields.items():
             if get_origin(field.annotation) is Literal:
                 choices[field.alias or key] = get_args(field.annotation)
-        for values in itertools.product(*choices.values()):
-            params = dict(zip(choices, values, strict=True))
+        spaces = choices.pop("space", ())
+        given = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+        first = {"space": info.config.model_fields["space"].default} if spaces else {}
+        others = [{**given[0], "space": space} for space in spaces if space not in first.values()]
+        for params in [{**values, **first} for values in given] + others:
             with contextlib.suppress(ValidationError):
                 info.config.model_validate(params)
                 yield Part(name, params)
@@ -93,8 +98,8 @@ class World:
         if isinstance(signal, Pixels):
             images = torch.tensor([[7919 * (s + 1)] for s in self.samples])
             return images.expand(-1, self.width)
-        size = (12,) if isinstance(signal, EncoderFeatures) else (16,) if isinstance(signal, ProjectedFeatures) else ()
-        return self.values(repr(signal), size).nan_to_num(0)
+        width = next((w for kind, w in WIDTHS.items() if isinstance(signal, kind)), None)
+        return self.values(repr(signal), () if width is None else (width,)).nan_to_num(0)
 
     def view(self, planned: PlannedStage, protect: bool = True) -> StageView:
         counts = torch.tensor([COUNTS[s] for s in self.samples])
@@ -120,14 +125,15 @@ class World:
             ids[b, : COUNTS[s]] = own
         return Partition(ids, groups, largest)
 
-    def text(self, space: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def text(self, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded prompt rows: 2, 4 and 3 of them."""
+        width = WIDTHS[DecoderKeys] if isinstance(space, DecoderKeys) else 16
         real = torch.zeros(len(self.samples), 4, dtype=torch.bool)
-        rows = torch.full((len(self.samples), 4, 16), float("nan"))
+        rows = torch.full((len(self.samples), 4, width), float("nan"))
         for b, s in enumerate(self.samples):
             real[b, 4 - TEXTS[s] :] = True
-            generator = torch.Generator().manual_seed(zlib.crc32(space.encode()) + s)
-            rows[b, 4 - TEXTS[s] :] = torch.randn(TEXTS[s], 16, generator=generator)
+            generator = torch.Generator().manual_seed(zlib.crc32(str(space).encode()) + s)
+            rows[b, 4 - TEXTS[s] :] = torch.randn(TEXTS[s], width, generator=generator)
         return rows, real
 
     def reduce(self, planned: PlannedStage, keep: Sequence[int]) -> Reduction:

@@ -163,7 +163,7 @@ def test_different_turns_the_order_around() -> None:
         ({"by_degree": True}, "`by_degree` needs it"),
         ({"clip": 2}, "less than or equal to 1"),
         ({"hops": 0}, "greater than or equal to 1"),
-        ({"space": "keys"}, "Input should be"),
+        ({"space": "encoder_keys"}, "the prompt has no rows in the space `encoder_keys`"),
         ({"from": "question"}, "Input should be 'text_mean'"),
     ],
     ids=str,

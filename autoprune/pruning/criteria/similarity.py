@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import FeatureSpace, space_signals
-from autoprune.pruning.signals import Number, PartConfig, Signal, Site
+from autoprune.pruning.selecting import SpaceConfig
+from autoprune.pruning.signals import Number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 SHARP = 0.03  # G-Prune's temperature
 
 
-class Similarity(PartConfig):
+class Similarity(SpaceConfig):
     """A walk on the graph whose edges are the cosines between tokens.
 
-    space: which feature rows are compared. kernel: what an edge passes on: its cosine (`cos`) or, of all edges of its
-    token together, its share by `softmax` with a temperature (default .03). clip: edges below this cosine do not exist.
+    space, key_layer, key_heads: which feature rows are compared. kernel: what an edge passes on: its cosine (`cos`) or,
+    of all edges of its token together, its share by `softmax` with a temperature (default .03). clip: edges below this
+    cosine do not exist.
     from: where the walk starts: `text_mean` = the mean of the prompt rows after the last visual token, `last` = the
     last of them, `vision` = evenly on the visual tokens, `norm` = on the visual tokens by their length.
     hops: steps of the walk; from text the first one leads to the visual tokens, the others stay among them.
@@ -31,7 +32,6 @@ class Similarity(PartConfig):
     prefer: the tokens that more has reached (`similar`) or less (`different`).
     """
 
-    space: FeatureSpace = "projected"
     kernel: Literal["cos", "softmax"] = "cos"
     temperature: Number | None = Field(default=None, gt=0)
     clip: Number | None = Field(default=None, ge=-1, le=1)
@@ -50,8 +50,10 @@ class Similarity(PartConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Similarity:
-        if self.from_text and self.space == "encoder":
-            raise ValueError("the prompt has no rows in the space `encoder`: compare `projected` or `hidden` ones")
+        if self.from_text and self.space in ("encoder", "encoder_keys"):
+            raise ValueError(
+                f"the prompt has no rows in the space `{self.space}`: compare `projected`, `hidden` or `keys` ones"
+            )
         if self.kernel == "cos" and self.temperature is not None:
             raise ValueError("`temperature` belongs to `kernel: softmax`")
         if self.by_degree and self.clip is None:
@@ -67,20 +69,16 @@ class Similarity(PartConfig):
         """Cosines as they are: a hop needs no graph, p·(U·Uᵀ) = (p·U)·Uᵀ."""
         return self.kernel == "cos" and self.clip is None
 
-    def signals(self, site: Site) -> tuple[Signal, ...]:
-        return space_signals(self.space)
-
 
 def flops(config: Similarity, sizes: Sizes) -> int:
     """From text 2·V·w, `norm` 2·V·w; each hop among visual tokens 4·V·w for plain cosines, else 2·V² on a graph of
     2·V²·w operations."""
-    tokens, width = sizes.current, sizes.width(config.space)
-    among = config.hops - int(config.from_text)
-    start = 0 if config.source == "vision" else 2 * tokens * width
+    tokens, among = sizes.current, config.hops - int(config.from_text)
+    start = 0 if config.source == "vision" else tokens
     if config.plain:
-        return start + among * 4 * tokens * width
-    graph = 2 * tokens * tokens * width if among or config.by_degree else 0
-    return start + graph + among * 2 * tokens * tokens
+        return config.comparing(sizes, start + among * 2 * tokens)
+    graph = tokens * tokens if among or config.by_degree else 0
+    return config.comparing(sizes, start + graph) + among * 2 * tokens * tokens
 
 
 @part(
@@ -97,7 +95,7 @@ def similarity(view: StageView, config: Similarity) -> Tensor:
 
     from autoprune.pruning.tensors import unit
 
-    features = view.features(config.space).masked_fill(~view.valid[..., None], 0)
+    features = config.features(view).masked_fill(~view.valid[..., None], 0)
     rows, among = unit(features), config.hops - int(config.from_text)
     needed = not config.plain and (among or config.by_degree)
     cosine = rows @ rows.transpose(1, 2) if needed else None
@@ -120,7 +118,7 @@ def _text(view: StageView, config: Similarity) -> Tensor:
     """The one row [B, D] that stands for the prompt, of length 1."""
     from autoprune.pruning.tensors import unit
 
-    rows, real = view.text("hidden" if config.space == "hidden" else "projected")
+    rows, real = config.text_rows(view)
     rows = rows.float().masked_fill(~real[..., None], 0)
     return unit(rows[:, -1] if config.source == "last" else rows.sum(1))
 

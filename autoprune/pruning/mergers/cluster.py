@@ -50,7 +50,7 @@ class Cluster(SpaceConfig):
 def flops(config: Cluster, sizes: Sizes) -> int:
     """2·R²·width of the space for the distances, R = share·V, and 2·K·V·d for W x, both dense."""
     most = max(config.recycled(sizes.current), 1)
-    return 2 * most**2 * sizes.width(config.space) + 2 * sizes.kept * sizes.current * sizes.geometry.width
+    return config.comparing(sizes, most**2) + 2 * sizes.kept * sizes.current * sizes.geometry.width
 
 
 @part(
@@ -80,7 +80,7 @@ def cluster(view: StageView, kept: Kept, config: Cluster) -> Anchored:
     recycled = pool & (place < (top * pool.sum(1) // bottom)[:, None])
     chosen = true_first(recycled, max(config.recycled(pool.shape[1]), 1))
     alive, place = recycled.gather(1, chosen), place.gather(1, chosen)
-    rows = take(view.features(config.space), chosen, 1).masked_fill(~alive[..., None], 0)
+    rows = take(config.features(view), chosen, 1).masked_fill(~alive[..., None], 0)
     label = _clusters(rows, alive, wanted)
 
     better = alive[:, None] & (place[:, None] < place[..., None]) & (label[:, None] == label[..., None])

@@ -30,7 +30,8 @@ class Knn(SpaceConfig):
 
 def flops(config: Knn, sizes: Sizes) -> int:
     """2·K·V·width of the space for the likenesses and 2·K·V·d for W x, both dense."""
-    return 2 * sizes.kept * sizes.current * (sizes.width(config.space) + sizes.geometry.width)
+    pairs = sizes.kept * sizes.current
+    return config.comparing(sizes, pairs) + 2 * pairs * sizes.geometry.width
 
 
 @part(
@@ -54,7 +55,7 @@ def knn(view: StageView, kept: Kept, config: Knn) -> Tensor:
     from autoprune.pruning.merging import as_attention, fused, itself, taking
     from autoprune.pruning.tensors import take, unit
 
-    rows, own = unit(view.features(config.space)), itself(view, kept)
+    rows, own = unit(config.features(view)), itself(view, kept)
     others = view.candidates[:, None] & taking(view, kept)[..., None] & ~own
     cosine = (take(rows, kept.index, 1) @ rows.transpose(1, 2)).masked_fill(~others, float("-inf"))
     nearest = cosine.argsort(dim=2, descending=True, stable=True)[..., : config.neighbours]

@@ -23,7 +23,8 @@ class Nearest(SpaceConfig):
 
 def flops(config: Nearest, sizes: Sizes) -> int:
     """2·K·V·width of the space for the likenesses and 2·K·V·d for W x, both dense."""
-    return 2 * sizes.kept * sizes.current * (sizes.width(config.space) + sizes.geometry.width)
+    pairs = sizes.kept * sizes.current
+    return config.comparing(sizes, pairs) + 2 * pairs * sizes.geometry.width
 
 
 @part(
@@ -43,7 +44,7 @@ def nearest(view: StageView, kept: Kept, config: Nearest) -> Tensor:
     from autoprune.pruning.tensors import nearest as find
     from autoprune.pruning.tensors import take, unit
 
-    rows, open_rows = unit(view.features(config.space)), taking(view, kept)
+    rows, open_rows = unit(config.features(view)), taking(view, kept)
     _, target = find(rows, take(rows, kept.index, 1), open_rows[:, None])
     members = unselected(view, kept) & open_rows.any(1, keepdim=True)
     joins = (joined(target, members, kept.index.shape[1]) | itself(view, kept)).float()

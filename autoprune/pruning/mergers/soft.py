@@ -26,7 +26,8 @@ class Soft(SpaceConfig):
 
 def flops(config: Soft, sizes: Sizes) -> int:
     """2·K·V·width of the space for the likenesses and 2·K·V·d for W x, both dense."""
-    return 2 * sizes.kept * sizes.current * (sizes.width(config.space) + sizes.geometry.width)
+    pairs = sizes.kept * sizes.current
+    return config.comparing(sizes, pairs) + 2 * pairs * sizes.geometry.width
 
 
 @part(
@@ -47,7 +48,7 @@ def soft(view: StageView, kept: Kept, config: Soft) -> Tensor:
     from autoprune.pruning.merging import itself, taking
     from autoprune.pruning.tensors import take, unit
 
-    rows, own = unit(view.features(config.space)), itself(view, kept)
+    rows, own = unit(config.features(view)), itself(view, kept)
     among = own | (view.candidates[:, None] & taking(view, kept)[..., None])
     cosine = take(rows, kept.index, 1) @ rows.transpose(1, 2)
     return (cosine / config.temperature).masked_fill(~among, float("-inf")).softmax(2)

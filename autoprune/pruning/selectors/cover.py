@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from autoprune.errors import BadInput
 from autoprune.pruning.decoder_signals import ProjectedFeatures
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import FeatureSpace, space_signals
-from autoprune.pruning.signals import Number, PartConfig, Signal, Site
+from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
+from autoprune.pruning.signals import Number, Signal, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ Kernel = Literal["softmax", "cosine"]
 ROUNDING = 1e-5  # two tokens that cover but each other gain the same
 
 
-class Cover(PartConfig):
+class Cover(SpaceConfig):
     """kernel: how much token i stands for row r. `softmax` (MMTok): softmax over the tokens of cos / temperature, rows
     averaged; `cosine` (CATP, first stage): (1 + cos) / 2, rows added up. text_weight, text_temperature: of the prompt's
     rows after the last visual token, against the projected tokens. vision_weight (MMTok's alpha), vision_temperature,
@@ -44,7 +44,7 @@ class Cover(PartConfig):
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
         text: tuple[Signal, ...] = (ProjectedFeatures(),) if self.text_weight else ()
-        return text + (space_signals(self.space) if self.vision_weight else ())
+        return text + (super().signals(site) if self.vision_weight else ())
 
 
 class Coverage:
@@ -76,9 +76,8 @@ class Coverage:
 def flops(config: Cover, sizes: Sizes) -> int:
     """2·r·V·d for r rows of text (all text positions, at most) and 2·V²·w for the picture's own; the steps compare and
     add."""
-    text = sizes.text * sizes.width("projected") if config.text_weight else 0
-    vision = sizes.current * sizes.width(config.space) if config.vision_weight else 0
-    return 2 * sizes.current * (text + vision)
+    text = 2 * sizes.current * sizes.text * sizes.width("projected") if config.text_weight else 0
+    return text + (config.comparing(sizes, sizes.current**2) if config.vision_weight else 0)
 
 
 @part(
@@ -111,7 +110,7 @@ def cover(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, ta
         kernel = _kernel(cosine, real, view.candidates, config.text_temperature, config.kernel)
         blocks.append(config.text_weight * kernel)
     if config.vision_weight:
-        rows = unit(view.features(config.space))
+        rows = unit(config.features(view))
         cosine = rows @ rows.transpose(1, 2)
         kernel = _kernel(cosine, view.candidates, view.candidates, config.vision_temperature, config.kernel)
         blocks.append(config.vision_weight * kernel)

@@ -71,7 +71,7 @@ class Residual:
 def flops(config: Dpp, sizes: Sizes) -> int:
     """T steps, earlier picks included: 2·T·V·w for the cosines, T·(T - 1)·V for the residuals."""
     steps = sizes.earlier + sizes.kept
-    return steps * sizes.current * (2 * sizes.width(config.space) + steps - 1)
+    return config.comparing(sizes, steps * sizes.current) + steps * sizes.current * (steps - 1)
 
 
 @part(
@@ -99,7 +99,7 @@ def dpp(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, take
         relevance = relevance.clamp(min=LEAST)
     else:
         relevance = (config.relevance_weight / (2 - 2 * config.relevance_weight) * relevance).exp()
-    gain = Residual(unit(view.features(config.space)), relevance, quota.earlier + quota.most)
+    gain = Residual(unit(config.features(view)), relevance, quota.earlier + quota.most)
     given = taken
     for _ in range(quota.earlier):
         index = first_best(given.float(), given)[:, None]

@@ -34,7 +34,7 @@ class Distance:
 def flops(config: Far, sizes: Sizes) -> int:
     """2·k·V·w for the k steps, 2·V²·w for the distances to earlier picks, and again for a start without scores."""
     matrices = 1 if sizes.scored else 2
-    return 2 * (sizes.kept + matrices * sizes.current) * sizes.current * sizes.width(config.space)
+    return config.comparing(sizes, (sizes.kept + matrices * sizes.current) * sizes.current)
 
 
 @part(
@@ -54,5 +54,5 @@ def far(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, take
     from autoprune.pruning.greedy import Likeness, greedy, start
     from autoprune.pruning.tensors import unit
 
-    rows = unit(view.features(config.space))
+    rows = unit(config.features(view))
     return greedy(Distance(Likeness(rows, taken)), quota, free, start(rows, scores, free, taken))

@@ -34,7 +34,7 @@ class WeightedDistance:
 
 def flops(config: FarTimesScore, sizes: Sizes) -> int:
     """2·k·V·w for the k steps and 2·V²·w for the distances to earlier picks."""
-    return 2 * (sizes.kept + sizes.current) * sizes.current * sizes.width(config.space)
+    return config.comparing(sizes, (sizes.kept + sizes.current) * sizes.current)
 
 
 @part(
@@ -58,6 +58,6 @@ def far_times_score(
 
     if scores is None:
         raise BadInput("selector 'far_times_score' needs a score")
-    rows = unit(view.features(config.space))
+    rows = unit(config.features(view))
     gain = WeightedDistance(Likeness(rows, taken), unit_interval(scores, view.candidates))
     return greedy(gain, quota, free, start(rows, scores, free, taken))

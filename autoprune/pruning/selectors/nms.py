@@ -40,7 +40,7 @@ class Unsuppressed:
 
 def flops(config: Nms, sizes: Sizes) -> int:
     """2·k·V·w for the k steps and 2·V²·w for the likeness to earlier picks."""
-    return 2 * (sizes.kept + sizes.current) * sizes.current * sizes.width(config.space)
+    return config.comparing(sizes, (sizes.kept + sizes.current) * sizes.current)
 
 
 @part(
@@ -63,5 +63,5 @@ def nms(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, take
 
     if scores is None:
         raise BadInput("selector 'nms' needs a score")
-    likeness = Likeness(unit(view.features(config.space)), taken)
+    likeness = Likeness(unit(config.features(view)), taken)
     return greedy(Unsuppressed(likeness, rank(scores, free), config.tau), quota, free)

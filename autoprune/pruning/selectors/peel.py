@@ -41,7 +41,7 @@ class Peel(SpaceConfig):
 
 def flops(config: Peel, sizes: Sizes) -> int:
     """2·V²·w for the cosines, once; the rounds compare and add."""
-    return 2 * sizes.current * sizes.current * sizes.width(config.space)
+    return config.comparing(sizes, sizes.current**2)
 
 
 @part(
@@ -65,7 +65,7 @@ def peel(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, tak
 
     order = rank(torch.zeros_like(view.mass) if scores is None else scores, free).argsort(1)
     alive = free.gather(1, order)
-    rows = take(unit(view.features(config.space)), order, 1).masked_fill(~alive[..., None], 0)
+    rows = take(unit(config.features(view)), order, 1).masked_fill(~alive[..., None], 0)
     cosine = rows @ rows.transpose(1, 2)
     for _ in range(config.rounds(free.shape[1], quota.least)):
         able, others = _sides(alive, config.split)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autoprune.errors import BadInput
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.selecting import space_signals
-from autoprune.pruning.signals import PartConfig, Signal, Site
+from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,23 +16,26 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import Quota, StageView
 
 
-class Pivot(PartConfig):
+class Pivot(SpaceConfig):
     """image: how many visual tokens of the best score are pivots, and are kept. text: how many prompt rows after the
     last visual token are pivots, those of the largest L1 norm. space: which feature rows likeness (cosine) is measured
-    on; prompt rows have no others."""
+    on; prompt rows have none of the vision tower's."""
 
     image: int = Field(4, ge=1, strict=True)
     text: int = Field(4, ge=0, strict=True)
-    space: Literal["hidden", "projected"] = "hidden"
+    space: FeatureSpace = "hidden"
 
-    def signals(self, site: Site) -> tuple[Signal, ...]:
-        return space_signals(self.space)
+    @model_validator(mode="after")
+    def _comparable(self) -> Pivot:
+        if self.text and self.space in ("encoder", "encoder_keys"):
+            raise ValueError(f"the prompt has no rows in the space `{self.space}`: set `text: 0`")
+        return self
 
 
 def flops(config: Pivot, sizes: Sizes) -> int:
     """2·p·V·d for p pivots."""
     pivots = min(config.image, sizes.kept) + min(config.text, sizes.text)
-    return 2 * pivots * sizes.current * sizes.width(config.space)
+    return config.comparing(sizes, pivots * sizes.current)
 
 
 @part(
@@ -58,12 +60,12 @@ def pivot(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, ta
 
     if scores is None:
         raise BadInput("selector 'pivot' needs a score")
-    rows = unit(view.features(config.space))
+    rows = unit(config.features(view))
     chosen = best(scores, free, quota.each.clamp(max=config.image))
     index = rank(scores, free).argsort(1)[:, : min(config.image, quota.most)]
     pivots, real = take(rows, index, 1), chosen.gather(1, index)
     if config.text:
-        words, there = _loudest(*view.text(config.space), config.text)
+        words, there = _loudest(*config.text_rows(view), config.text)
         pivots, real = torch.cat([pivots, unit(words)], 1), torch.cat([real, there], 1)
     counts = _shares(quota.each - chosen.sum(1), real)
     likeness = pivots @ rows.transpose(1, 2)

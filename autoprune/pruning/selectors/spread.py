@@ -37,7 +37,7 @@ class SummedLikeness:
 def flops(config: Spread, sizes: Sizes) -> int:
     """2·(k + 1)·V·w for the k steps and the earlier picks, and 2·V²·w for a start without scores."""
     start = 0 if sizes.scored else sizes.current
-    return 2 * (sizes.kept + 1 + start) * sizes.current * sizes.width(config.space)
+    return config.comparing(sizes, (sizes.kept + 1 + start) * sizes.current)
 
 
 @part(
@@ -57,5 +57,5 @@ def spread(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, t
     from autoprune.pruning.greedy import greedy, start
     from autoprune.pruning.tensors import unit
 
-    rows = unit(view.features(config.space))
+    rows = unit(config.features(view))
     return greedy(SummedLikeness(rows, taken), quota, free, start(rows, scores, free, taken))
