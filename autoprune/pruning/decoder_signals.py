@@ -21,7 +21,7 @@ class DecoderWalk:
     """Where a walk over one decoder layer's attention ends: [V]. See `pruning/decoder_walk.py`.
 
     `own` = the stage's own layer, before the stage. `rope`: with or without the rotary embedding; `over_keys`: the keys
-    that a row's softmax runs over.
+    that a row's softmax runs over. `over_rope`: the attention is divided by that of all-ones queries and keys.
     """
 
     layer: int
@@ -34,6 +34,7 @@ class DecoderWalk:
     rope: bool = True
     over_keys: Literal["all", "vision"] = "all"
     temperature: float = 1.0
+    over_rope: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,21 @@ class Ground:
     valid: Tensor | None
 
 
-def walk(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, ground: Ground, asked: DecoderWalk) -> Tensor:
+def walk(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    mask: Tensor | None,
+    ground: Ground,
+    asked: DecoderWalk,
+    even: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Mass on each column [B, n] in float32, from query [B, H, n, D], key [B, Hkv, n, D] and the layer's real mask.
 
-    A map is held only where more than one hop needs it and it is small enough; memory is else that of a few rows.
+    `even`: another query and key [B, 1, n, D]; attention is divided by theirs (`over_rope`). A map is held only where
+    more than one hop needs it and it is small enough; memory is else that of a few rows.
     """
-    graph = _Graph(query, key, scaling / asked.temperature, mask, ground, asked)
+    graph = _Graph(query, key, scaling / asked.temperature, mask, ground, asked, even)
     if asked.heads == "max" and asked.hops == 1:
         return graph.loudest(_even(ground.start))
     ends = graph.first(_even(ground.start))
@@ -64,11 +73,19 @@ def walk(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, ground
 
 
 class _Graph:
-    """The softmax rows of one layer, made some rows at a time."""
+    """The softmax rows of one layer, made some rows at a time, divided by those of `even` where they are given."""
 
     def __init__(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, ground: Ground, asked: DecoderWalk
+        self,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        mask: Tensor | None,
+        ground: Ground,
+        asked: DecoderWalk,
+        even: tuple[Tensor, Tensor] | None = None,
     ) -> None:
+        self.even = even
         self.query, self.key, self.scaling, self.mask, self.ground = query, key, scaling, mask, ground
         self.only_visual = asked.over_keys == "vision"
         rows = ground.rows.shape[1]
@@ -115,6 +132,9 @@ class _Graph:
         if self.only_visual:
             seen = _open(seen) & ground.visual[:, None, None, :]
         weights = attention_rows(self.query, self.key, rows, self.scaling, seen)
+        if self.even is not None:
+            alone = attention_rows(*self.even, rows, self.scaling, seen)
+            weights = torch.where(alone > 0, weights / alone, 0)
         return weights.masked_fill(~ground.real[:, None, piece, None], 0)
 
 

@@ -20,7 +20,7 @@ from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.plan import Plan, PlannedStage, Use
 from autoprune.pruning.record import Run
-from autoprune.pruning.rotation import unrotated
+from autoprune.pruning.rotation import even, unrotated
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tap import Abort
@@ -285,7 +285,9 @@ class Prefill:
                 self.captured[signal] = self.layout.scatter(rows)
             elif isinstance(signal, DecoderWalk):
                 q, k = (query, key) if signal.rope else unrotated(attention, query, key, self.rotation)
-                self.captured[signal] = self.layout.scatter(walk(q, k, scaling, mask, self._ground(signal), signal))
+                ones = even(attention, query, self.rotation) if signal.over_rope else None
+                found = walk(q, k, scaling, mask, self._ground(signal), signal, ones)
+                self.captured[signal] = self.layout.scatter(found)
         if self.probing:
             raise Abort
 

@@ -49,11 +49,13 @@ def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
 def refuse_signals(signals: Iterable[Signal], language_model: Any, layers: Sequence[Any]) -> None:
     """Raises BadInput where a policy asks for what this language model cannot tell."""
     wanted = tuple(signals)
-    if any(isinstance(s, DecoderWalk) and not s.rope for s in wanted):
+    turned = [s for s in wanted if isinstance(s, DecoderWalk) and (s.over_rope or not s.rope)]
+    if turned:
         from autoprune.pruning.rotation import can_undo
 
         if not can_undo(language_model, layers[0].self_attn):
-            raise BadInput("llm_attention `rope: false`: this model's rotary embedding cannot be undone")
+            what = "`over_rope`" if turned[0].over_rope else "`rope: false`"
+            raise BadInput(f"llm_attention {what}: this model's rotary embedding cannot be undone")
     if any(isinstance(s, Transition) and not hasattr(layers[s.layer], "mlp") for s in wanted):
         raise BadInput("token_transition: this model's decoder layers have no single MLP")
 

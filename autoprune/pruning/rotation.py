@@ -34,6 +34,16 @@ def unrotated(attention: Any, query: Tensor, key: Tensor, embeddings: tuple[Tens
     return rotate(query.float(), key.float(), cos.float(), -sin.float())
 
 
+def even(attention: Any, query: Tensor, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Queries and keys [B, 1, n, D] of ones, turned by (cos, sin): what they attend to, distance alone decides."""
+    rotate = rotate_of(attention)
+    if rotate is None:
+        raise AutoPruneError("this attention has no rotary embedding that can be called")
+    ones = query.new_ones((query.shape[0], 1, *query.shape[2:]), dtype=torch.float32)
+    cos, sin = embeddings
+    return rotate(ones, ones, cos.float(), sin.float())
+
+
 def can_undo(language_model: Any, attention: Any) -> bool:
     """Whether turning back gives what was there, tried on two positions. Waits for the device; not for a prefill."""
     rotate, embed = rotate_of(attention), getattr(language_model, "rotary_emb", None)

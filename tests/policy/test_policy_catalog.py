@@ -73,6 +73,7 @@ LITERAL = {  # layers, counts and visual positions averaged over the layers, at 
     "pyramiddrop": ([8, 16, 24], [288, 144, 72], 270),
     "random": ([0], [144], 144),
     "sparsevlm": ([3, 7, 16], [309, 204, 113], (3 * 576 + 4 * 309 + 9 * 204 + 16 * 113) / 32),
+    "sparsevlm_v2": ([3, 7, 16], [300, 200, 118], (3 * 576 + 4 * 300 + 9 * 200 + 16 * 118) / 32),
     "star": ([0, 24], [288, 144], 252),
     "stride": ([0], [144], 144),
     "transprune": ([7, 9, 12], [504, 360, 72], 236.25),

@@ -21,14 +21,15 @@ def captured(
 ) -> list[list[float]]:
     """Scores of the policy's stage `number` on a run, of the visual tokens that are still there."""
     seen: list[list[list[float]]] = []
-    original = prefill.reduce
+    engine: Any = prefill
+    original = engine.reduce
 
     def spy(planned: Any, view: Any, *rest: Any) -> Any:
         values = evaluate(planned.picks[0].score, view)
         seen.append([row[real].tolist() for row, real in zip(values.double(), view.valid, strict=True)])
         return original(planned, view, *rest)
 
-    prefill.reduce = spy
+    engine.reduce = spy
     try:
         with Session(made, resolved) as session, torch.no_grad():
             size = batch["input_ids"].shape
@@ -36,7 +37,7 @@ def captured(
             with session.teacher_forced(starts):
                 made(**batch, use_cache=False)
     finally:
-        prefill.reduce = original
+        engine.reduce = original
     return seen[number]
 
 
@@ -90,6 +91,27 @@ def turned(row: Sequence[float], angles: Sequence[float], rope: bool) -> list[fl
     low = [row[i] * math.cos(angles[i]) - row[half + i] * math.sin(angles[i]) for i in range(half)]
     high = [row[half + i] * math.cos(angles[i]) + row[i] * math.sin(angles[i]) for i in range(half)]
     return low + high
+
+
+def gravity(length: int, temperature: float) -> Rows:
+    """The attention [query][key] of all-ones queries and keys at positions 0, 1, …: what distance alone makes."""
+    width = model("llava", "eager").model.language_model.layers[0].self_attn.head_dim
+    angles = [[p / 10000 ** (2 * i / width) for i in range(width // 2)] for p in range(length)]
+    ones = [turned([1.0] * width, a, True) for a in angles]
+    rows = []
+    for i in range(length):
+        shares = softmax([dot(ones[i], ones[j]) / math.sqrt(width) / temperature for j in range(i + 1)])
+        rows.append(shares + [0.0] * (length - i - 1))
+    return rows
+
+
+def over_rope(attention: list[Rows], alone: Rows, columns: Sequence[int]) -> list[Rows]:
+    """Attention divided by `alone`, softmaxed over the same columns; 0 where that is 0."""
+    alone = only(alone, columns)
+    return [
+        [[a / g if g else 0.0 for a, g in zip(row, under, strict=True)] for row, under in zip(rows, alone, strict=True)]
+        for rows in attention
+    ]
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:

@@ -5,9 +5,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from llm_reference import Prompt, captured, cosine, dot, heads_together, length, maps, only, softmax, walked
+from llm_reference import (
+    Prompt,
+    captured,
+    cosine,
+    dot,
+    gravity,
+    heads_together,
+    length,
+    maps,
+    only,
+    over_rope,
+    softmax,
+    walked,
+)
+from oracles.attention import sparsevlm_v2
 from pruning_support import IMAGE, MaskedReference, Sample, inputs, model, policy, single, stage
 
 from autoprune.errors import BadInput
@@ -60,6 +75,8 @@ WALKS: list[dict[str, Any]] = [
     {"from": "last", "over_keys": "vision", "rope": False},
     {"from": "text", "rope": False, "temperature": 2},
     {"from": "all", "over_keys": "vision"},
+    {"from": "raters", "heads": "top_half", "over_rope": True},
+    {"from": "text", "heads": "max", "over_rope": True, "over_keys": "vision", "temperature": 2},
 ]
 
 
@@ -70,6 +87,9 @@ def test_walks_end_where_a_plain_loop_says(params: dict[str, Any]) -> None:
     attention = maps(batch, 2, params.get("rope", True), params.get("temperature", 1.0))
     if params.get("over_keys") == "vision":
         attention = [only(rows, prompt.visual) for rows in attention]
+    if params.get("over_rope"):
+        columns = prompt.visual if params.get("over_keys") == "vision" else prompt.all
+        attention = over_rope(attention, gravity(len(prompt.all), params.get("temperature", 1.0)), columns)
     among = {"all": prompt.all, "vision": prompt.visual}.get(params["from"], prompt.text)
     start = {"last": prompt.text[-1:]}.get(params["from"], among)
     if params["from"] == "raters":
@@ -85,9 +105,25 @@ def test_walks_end_where_a_plain_loop_says(params: dict[str, Any]) -> None:
         gate=params.get("gate"),
         symmetrise=params.get("symmetrise", False),
     )
+    if params.get("heads") == "max" and params.get("hops", 1) == 1:  # of one hop: each row's loudest head
+        rows = [[max(rows[t][c] for rows in attention) for c in prompt.visual] for t in start]
+        expected = [sum(column) / len(start) for column in zip(*rows, strict=True)]
     for name in ("eager", "sdpa"):
         (found,) = attention_scores(params, batch, name)
         assert close(found, expected)
+
+
+def test_over_rope_is_the_oracle_of_sparsevlm_v2() -> None:
+    """Even heads: the sheet's half (rounded down) and ours (up) are the same."""
+    batch = inputs(model(), ONE)
+    prompt = Prompt(batch)
+    alone = gravity(len(prompt.all), 1.0)
+    attention = np.array(maps(batch, 2))
+    expected = sparsevlm_v2(attention, prompt.visual, raters(batch, prompt), np.array([alone] * len(attention)))
+    (found,) = attention_scores({"from": "raters", "heads": "top_half", "over_rope": True}, batch)
+    assert close(found, expected)
+    (plain,) = attention_scores({"from": "raters", "heads": "top_half"}, batch)
+    assert not close(found, plain, 1e-2)
 
 
 @pytest.mark.parametrize("params", WALKS, ids=str)
@@ -97,6 +133,15 @@ def test_a_padded_batch_is_its_samples(params: dict[str, Any]) -> None:
     for b in range(len(SAMPLES)):
         (alone,) = attention_scores({**params, "layer": "own"}, single(batch, SAMPLES, b))
         assert close(together[b], alone)
+
+
+def test_rise_is_the_difference_to_the_layer_before() -> None:
+    batch = inputs(model(), ONE)
+    for layer, ends in (("prev", [1, "prev"]), ("own", [2, "own"]), (1, [0, 1])):
+        (found,) = attention_scores({"layer": layer, "rise": True}, batch)
+        assert found == attention_scores({"layers": ends, "over": "difference"}, batch)[0]
+    with pytest.raises(BadInput, match="no layer comes before layer 0"):
+        attention_scores({"layer": 0, "rise": True}, batch)
 
 
 @pytest.mark.parametrize("over", ["sum", "mean", "ema", "difference"])

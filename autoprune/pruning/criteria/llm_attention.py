@@ -31,6 +31,7 @@ class LlmAttention(PartConfig):
     """layer: `prev` (the layer before the stage, free), `own` (the stage's layer, run up to its attention) or a decoder
     layer. layers: first and last of a range instead, put together by `over`: `sum`, `mean`, `ema` (half of what was,
     half of the next layer) or `difference` (how much more the last has than the first, at least 0).
+    rise: how much more `layer` has than the layer before it, at least 0.
     from: where the walk starts: `last` = the last prompt row, `text` = the prompt rows after the last visual token,
     `raters` = those of them that the visual tokens are most alike as both enter the language model, `all` = all prompt
     rows, `vision` = the visual tokens.
@@ -38,18 +39,22 @@ class LlmAttention(PartConfig):
     `raters`: the `text`). gate: between hops only rows with more than this many times the mean go on, evenly.
     symmetrise: the first of several hops goes along the attention and against it.
     heads: how the heads' scores become one; `top_half`: the mean of the heads that look most at visual tokens.
-    rope: false = without the rotary embedding. over_keys: what a row's softmax runs over. temperature: of the softmax.
+    rope: false = without the rotary embedding. over_rope: divided by what the rotary embedding alone makes of queries
+    and keys that are all ones, so that near tokens have no advantage. over_keys: what a row's softmax runs over.
+    temperature: of the softmax.
     """
 
     layer: DecoderLayer = "prev"
     layers: DecoderLayers = None
     over: Literal["sum", "mean", "ema", "difference"] | None = None
+    rise: bool = False
     source: Start = Field(default="last", alias="from")
     hops: int = Field(default=1, ge=1, strict=True)
     gate: Number | None = Field(default=None, ge=0)
     symmetrise: bool = False
     heads: DecoderHeads = "mean"
     rope: bool = True
+    over_rope: bool = False
     over_keys: Literal["all", "vision"] = "all"
     temperature: Number = Field(default=1.0, gt=0)
 
@@ -64,6 +69,10 @@ class LlmAttention(PartConfig):
             raise ValueError("`symmetrise` and `gate` are about what lies between hops: they need `hops: 2` or more")
         if self.hops > 1 and self.over_keys == "vision" and self.source != "vision":
             raise ValueError("`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`")
+        if self.over_rope and (self.hops > 1 or not self.rope):
+            raise ValueError("`over_rope` divides one hop's attention by that of the rotary embedding: it needs both")
+        if self.rise and self.layers is not None:
+            raise ValueError("`rise` compares `layer` with the one before it: for a range there is `over: difference`")
         return self
 
     def tier(self, declared: Tier) -> Tier:
@@ -86,13 +95,17 @@ class LlmAttention(PartConfig):
                 self.rope,
                 self.over_keys,
                 self.temperature,
+                self.over_rope,
             )
             for layer in self._layers(site)
         )
 
     def _layers(self, site: Site) -> Sequence[int]:
         if self.layers is None:
-            return (decoder_row_layer("prev" if self.layer is None else self.layer, site)[0],)
+            layer = decoder_row_layer("prev" if self.layer is None else self.layer, site)[0]
+            if self.rise and layer == 0:
+                raise BadInput("llm_attention `rise`: no layer comes before layer 0")
+            return (layer - 1, layer) if self.rise else (layer,)
         first, last = (decoder_row_layer(end, site, "llm_attention.layers")[0] for end in self.layers)
         if first >= last:
             raise BadInput(f"llm_attention.layers [{first}, {last}]: the first must come before the last")
@@ -104,7 +117,8 @@ class LlmAttention(PartConfig):
 
 def flops(config: LlmAttention, sizes: Sizes) -> int:
     """Per layer 2·r·s·h·e, r rows: 1 (`last`), the text (at most), the visual tokens or s; 2·r·s·h more for each hop
-    after the first and for `symmetrise`. `own`: and the probe of all rows' q, k, v. `raters`: and 2·V·t·d."""
+    after the first and for `symmetrise`, 2·r·s·e for `over_rope`. `own`: and the probe of all rows' q, k, v. `raters`:
+    and 2·V·t·d."""
     total = sum(_walk(walk, sizes) for walk in config.walks(sizes.site))
     if config.source == "raters":
         total += 2 * max(sizes.visual[0], sizes.current) * sizes.text * sizes.geometry.width
@@ -119,6 +133,7 @@ def _walk(walk: DecoderWalk, sizes: Sizes) -> int:
     elif walk.start in ("all", "vision"):
         rows = columns if walk.start == "all" else columns - sizes.text
     more = 2 * rows * columns * sizes.geometry.heads * (walk.hops - 1 + int(walk.symmetrise))
+    more += 2 * rows * columns * sizes.geometry.head_dim * int(walk.over_rope)
     return sizes.probe(walk.own) + 2 * rows * columns * sizes.query_width + more
 
 
@@ -130,8 +145,8 @@ def _walk(walk: DecoderWalk, sizes: Sizes) -> int:
     tier="T2",
     sites=("llm",),
     paper="An Image is Worth 1/2 Tokens After Layer 2 (FastV, ECCV 2024); PyramidDrop (CVPR 2025) for layer: own; "
-    "SparseVLM (ICML 2025) for raters and top_half; AdaptInfer (2025) for symmetrise; AIM (ICCV 2025) for many hops; "
-    "FEATHER (ICCV 2025) for rope: false; CATP (2025) for difference",
+    "SparseVLM (ICML 2025) for raters, top_half and over_rope; AdaptInfer (2025) for symmetrise; AIM (ICCV 2025) for "
+    "many hops; FEATHER (ICCV 2025) for rope: false; CATP (AAAI 2026) for rise",
 )
 def llm_attention(view: StageView, config: LlmAttention) -> Tensor:
     """Softmax attention that prompt rows pay to each visual token at a decoder layer, in one step or several."""
@@ -139,6 +154,6 @@ def llm_attention(view: StageView, config: LlmAttention) -> Tensor:
     total = scores[0]
     for score in scores[1:]:
         total = (total + score) / 2 if config.over == "ema" else total + score
-    if config.over == "difference":
+    if config.rise or config.over == "difference":
         return (scores[1] - scores[0]).clamp(min=0)
     return total / len(scores) if config.over == "mean" else total
