@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from oracles.basics import Array, cosine, norm, ranking
+from oracles.basics import Array, cosine, norm, ranking, softmax
 from oracles.selection import best
 
 
@@ -161,3 +161,29 @@ def tome(mass: Sequence[float], pairs: Sequence[tuple[int, int]]) -> tuple[list[
     for row, size in zip(w, sizes, strict=True):
         row /= size
     return survivors, w, sizes
+
+
+def soft(metric: Array, kept: Sequence[int], temperature: float) -> Array:
+    """Token Transforming, sheet B15: a row per kept token, softmax over ALL tokens of cos(kept, token) / temperature.
+
+    Decided: cosine is the similarity (the sheet says only "similarity ... (temperature), normalised").
+    """
+    return np.array([softmax([cosine(metric[t], x) / temperature for x in metric]) for t in kept])
+
+
+def residual(scores: Sequence[float], kept: Sequence[int]) -> Array:
+    """PruMerge's and EViT's last row (sheet A6, factoring 5): the sum of a_j x_j over the dropped, scaled to sum 1.
+
+    Decided: every row of our W sums to 1 (the release leaves it at sum a_j); the plain mean where all scores are 0.
+    """
+    dropped = [j for j in range(len(scores)) if j not in kept]
+    total = sum(scores[j] for j in dropped)
+    row = np.zeros((1, len(scores)))
+    for j in dropped:
+        row[0, j] = scores[j] / total if total else 1 / len(dropped)
+    return row
+
+
+def rows_to_one(w: Array) -> Array:
+    """W with every row scaled to sum 1, as the stage uses it."""
+    return np.array([row / sum(row) for row in w])

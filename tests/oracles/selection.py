@@ -240,3 +240,72 @@ def farthest(features: Array, chosen: Sequence[int], k: int) -> list[int]:
     if not chosen:
         return divprune(features, k)
     return greedy(len(features), k, list(chosen), lambda i, s: min([1 - sim[i][j] for j in s], default=math.inf))
+
+
+def cross(chosen: Sequence[int], rows: int, columns: int) -> list[int]:
+    """HiPrune's buffers (sheet B4): the four neighbours of each chosen cell, inside the grid.
+
+    Decided: no neighbour across the end of a row (the release wraps). Raster order, chosen cells left out.
+    """
+    found = set[int]()
+    for i in chosen:
+        row, column = divmod(i, columns)
+        for r, c in ((row - 1, column), (row, column - 1), (row, column + 1), (row + 1, column)):
+            if 0 <= r < rows and 0 <= c < columns:
+                found.add(r * columns + c)
+    return sorted(found - set(chosen))
+
+
+def hiprune(early: Sequence[float], deep: Sequence[float], columns: int, k: int, alpha: float = 0.1) -> list[int]:
+    """HiPrune, sheet B4: anchors = top round(alpha T / 5) of the early layer, their crosses, then the deep layer's best.
+
+    Decided: halves round up; anchors with buffers never above k (buffers give way by the early score).
+    """
+    anchors = ranking(early)[: min(k, math.floor(alpha * k / 5 + 0.5))]
+    buffers = cross(anchors, len(early) // columns, columns)
+    buffers = sorted(buffers, key=lambda i: (-early[i], i))[: k - len(anchors)]
+    kept = anchors + buffers
+    kept += [i for i in ranking(deep) if i not in kept][: k - len(kept)]
+    return sorted(kept)
+
+
+def vscan(local: Sequence[float], deep: Sequence[float], columns: int, k: int, side: int = 6) -> list[int]:
+    """VScan, sheet B7: half of T by the early row, the same number in every window; the rest by the deep row.
+
+    Per window floor(T / 2 / windows), as the sheet; the deep row fills, earlier picks left out.
+    """
+    rows = len(local) // columns
+    windows: dict[tuple[int, int], list[int]] = {}
+    for i in range(rows * columns):
+        windows.setdefault((i // columns // side, i % columns // side), []).append(i)
+    kept: list[int] = []
+    for cells in windows.values():
+        kept += [cells[p] for p in ranking([local[i] for i in cells])[: k // 2 // len(windows)]]
+    kept += [i for i in ranking(deep) if i not in kept][: k - len(kept)]
+    return sorted(kept)
+
+
+def stride(n: int, k: int) -> list[int]:
+    """Uniform, sheet A1: floor((j + 1/2) N / K)."""
+    return [(2 * j + 1) * n // (2 * k) for j in range(k)]
+
+
+def btp_debiased(scores: Sequence[float], k: int, factor: float) -> list[int]:
+    """BTP, sheet D2: among the top `factor` k by attention, early positions (index < k) first, then the later ones.
+
+    Decided: floor(factor k) candidates, at most all; inside both halves by falling score.
+    """
+    pool = ranking(scores)[: min(len(scores), int(factor * k + 1e-9))]
+    order = [i for i in pool if i < k] + [i for i in pool if i >= k]
+    return sorted(order[:k])
+
+
+def mustdrop(rows: Sequence[Sequence[float]], g: float, t: float, key: Sequence[int]) -> list[int]:
+    """MustDrop's LM stages (sheet D5): i goes if its sum over text < g times the total AND its maximum < t; key stays.
+
+    rows: one per text token, head means. Decided: the total is over text and visual tokens alike.
+    """
+    n = len(rows[0])
+    total = sum(sum(row) for row in rows)
+    gone = [i for i in range(n) if sum(row[i] for row in rows) < g * total and max(row[i] for row in rows) < t]
+    return [i for i in range(n) if i not in gone or i in key]

@@ -89,3 +89,15 @@ def test_tome_weighs_by_mass() -> None:
     survivors, w, sizes = oracle.tome([1, 2, 1, 1], [(0, 3), (2, 3)])
     assert (survivors, sizes) == ([1, 3], [2, 3])
     assert w[1] == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+
+
+def test_soft_rows_are_softmaxed_cosines() -> None:
+    metric = np.array([[1.0, 0], [0, 2], [3, 0]])
+    e = np.exp(1 / 0.5)
+    same(oracle.soft(metric, [1], 0.5), [[1 / (e + 2), e / (e + 2), 1 / (e + 2)]])
+
+
+def test_residual_is_the_dropped_mean() -> None:
+    same(oracle.residual([1, 2, 3, 4], [1]), [[1 / 8, 0, 3 / 8, 4 / 8]])
+    same(oracle.residual([0, 0, 0], [1]), [[1 / 2, 0, 1 / 2]])
+    same(oracle.rows_to_one(np.array([[1.0, 3]])), [[0.25, 0.75]])

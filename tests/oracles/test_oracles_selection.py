@@ -147,3 +147,39 @@ def test_farthest_goes_on_from_a_set() -> None:
     assert oracle.farthest(angles(0, 10, 90, 100), [0], 3) == [0, 3, 1]  # then 1 - cos 10 for both 1 and 2
     assert oracle.farthest(angles(0, 180, 90, 20), [0], 3) == [0, 1, 2]
     assert oracle.farthest(angles(0, 10, 90), [], 1) == [2]
+
+
+def test_hiprune_anchors_bring_their_cross() -> None:
+    assert oracle.cross([0, 5], 2, 4) == [1, 4, 6]  # 0's and 5's; 3 is not 4's neighbour
+    early, deep = [0.0, 0, 0, 9, 0, 0, 0, 0, 0, 8], [5.0, 4, 0, 0, 3, 0, 0, 2, 9, 0]
+    # 2 rows of 5; round(.4 * 5 / 5) = 0, round(.5) = 1 anchor: 3 with 2, 4, 8; then 0
+    assert oracle.hiprune(early, deep, 5, 5, alpha=0.4) == [0, 1, 4, 7, 8]
+    assert oracle.hiprune(early, deep, 5, 5, alpha=0.5) == [0, 2, 3, 4, 8]
+    assert oracle.hiprune(early, deep, 5, 3, alpha=1.0) == [2, 3, 4]
+
+
+def test_vscan_takes_the_same_from_every_window() -> None:
+    local, deep = [4.0, 3, 2, 1, 0, 0, 0, 9], [0.0, 9, 8, 7, 6, 5, 4, 3]
+    # windows of 2 x 2: {0,1,4,5} and {2,3,6,7}: 0 and 7; then 1, 2
+    assert oracle.vscan(local, deep, 4, 4, side=2) == [0, 1, 2, 7]
+    assert oracle.vscan(local, deep, 4, 3, side=2) == [1, 2, 3]  # floor(3 / 2 / 2) = 0
+
+
+def test_stride_stands_in_the_middle_of_its_steps() -> None:
+    assert oracle.stride(10, 5) == [1, 3, 5, 7, 9]
+    assert oracle.stride(10, 3) == [1, 5, 8]
+
+
+def test_btp_prefers_early_candidates() -> None:
+    scores = [1.0, 2, 3, 4, 5, 6]
+    assert oracle.btp_debiased(scores, 2, 2) == [4, 5]  # candidates 5, 4, 3, 2
+    assert oracle.btp_debiased(scores, 2, 2.5) == [1, 5]
+    assert oracle.btp_debiased(scores, 2, 9) == [0, 1]
+
+
+def test_mustdrop_needs_both_to_drop() -> None:
+    rows = [[0.1, 0.4, 0.2], [0.1, 0.0, 0.2]]
+    # sums .2, .4, .4 of 1; maxima .1, .4, .2
+    assert oracle.mustdrop(rows, 0.5, 0.3, []) == [1]
+    assert oracle.mustdrop(rows, 0.5, 0.15, []) == [1, 2]
+    assert oracle.mustdrop(rows, 0.5, 0.3, [0]) == [0, 1]
