@@ -16,6 +16,7 @@ from autoprune.calibration.encoding import Row
 from autoprune.measures.capture import captured_states
 from autoprune.measures.loading import Loaded
 from autoprune.models.family import ImageLayout
+from autoprune.pruning.refuse import multi_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +35,17 @@ def run(loaded: Loaded, batch: Batch, layers: Sequence[int], session: Any = None
     places = loaded.family.places(loaded.model)
     forced = session.teacher_forced(batch.answer_start) if session is not None else nullcontext()
     with forced, captured_states(places.layers, layers, batch.last_prompt) as states:
-        output = loaded.model(**batch.inputs, use_cache=False, logits_to_keep=batch.scored)
+        output = loaded.model(**batch.inputs, **positions(loaded, batch), use_cache=False, logits_to_keep=batch.scored)
     return Trace(output.logits[batch.owners, batch.columns], dict(states))
+
+
+def positions(loaded: Loaded, batch: Batch) -> dict[str, Tensor]:
+    """Positions from each row's first token, as `generate` counts them: what a forward pass left alone counts from the
+    padding. Attention does not notice, but norms of rotated keys do. Empty where the model counts them itself (M-RoPE).
+    """
+    if multi_axis(loaded.family.places(loaded.model).language_model):
+        return {}
+    return {"position_ids": (batch.inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
 
 
 def own_answers(loaded: Loaded, rows: Sequence[Row], size: int, max_new_tokens: int) -> list[tuple[int, ...]]:

@@ -164,7 +164,7 @@ def meet(ends: Tensor, heads: DecoderHeads, visual: Tensor) -> Tensor:
     if heads == "rms":
         return ends.square().mean(1).sqrt()
     if heads == "top_half":
-        half = (ends.shape[1] + 1) // 2
+        half = max(1, ends.shape[1] // 2)
         brought = ends.masked_fill(~visual[:, None], 0).sum(2)
         count = torch.full((len(ends),), half, device=ends.device)
         chosen = best(brought, torch.ones_like(brought, dtype=torch.bool), count)

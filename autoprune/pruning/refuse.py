@@ -37,13 +37,20 @@ def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
             "positions 'compact' is not supported: this model's layers differ in their rotary embeddings, "
             "and their sliding windows count positions"
         )
-    if "mrope_section" in rope or hasattr(getattr(language_model, "rotary_emb", None), "mrope_section"):
+    if multi_axis(language_model):
         raise BadInput(
             "positions 'compact' is not possible on multi-axis RoPE (M-RoPE): tokens have no single position"
         )
     kind = rope.get("rope_type", "default")
     if not hasattr(language_model, "rotary_emb") or kind in MOVING_ROPE or not isinstance(kind, str):
         raise BadInput(f"positions 'compact' is not supported for this model's rotary embedding ({kind!r})")
+
+
+def multi_axis(language_model: Any) -> bool:
+    """Whether a token has a position on several axes (M-RoPE), which the model works out by itself."""
+    config = language_model.config
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return "mrope_section" in rope or hasattr(getattr(language_model, "rotary_emb", None), "mrope_section")
 
 
 def refuse_signals(signals: Iterable[Signal], language_model: Any, layers: Sequence[Any]) -> None:

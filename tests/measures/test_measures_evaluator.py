@@ -49,6 +49,9 @@ HARSH = ResolvedPolicy(
     ),
     DEPTH,
 )
+LONG_KEYS = ResolvedPolicy(
+    (stage(2, fraction("1/3"), Part("feature_norm", {"space": "keys", "order": "l1"})),), DEPTH
+)  # the L1 norm of a rotated key depends on its position
 EVERYTHING_GONE = ResolvedPolicy((stage(0, fraction("0"), Part("random"), "projector"),), DEPTH)
 
 
@@ -116,9 +119,10 @@ def test_pruning_shows_and_costs_are_no_samples(evaluator: ModelEvaluator) -> No
         assert result.values[label] == pytest.approx(sum(numbers) / 64)
 
 
-def test_numbers_do_not_depend_on_batches(tiny: Any, evaluator: ModelEvaluator) -> None:
-    many = measure(evaluator, HARSH, *MODEL_MEASURES)
-    single = measure(tiny.build(*MODEL_MEASURES, batch_size=1), HARSH, *MODEL_MEASURES)
+@pytest.mark.parametrize("resolved", [HARSH, LONG_KEYS], ids=["harsh", "by rotated keys"])
+def test_numbers_do_not_depend_on_batches(tiny: Any, evaluator: ModelEvaluator, resolved: ResolvedPolicy) -> None:
+    many = measure(evaluator, resolved, *MODEL_MEASURES)
+    single = measure(tiny.build(*MODEL_MEASURES, batch_size=1), resolved, *MODEL_MEASURES)
     for label in MODEL_MEASURES:
         assert single.samples[label] == pytest.approx(many.samples[label], rel=1e-4, abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""How many tokens stay: K of a sample, its split over groups, the largest count inside a budget (design, sections 1-4)."""
+"""How many tokens stay: K of a sample, its split over groups, the largest count inside a budget (design 1 to 4)."""
 
 from __future__ import annotations
 
@@ -64,11 +64,12 @@ def budget(n: int, depth: int, stages: Sequence[tuple[int, int]]) -> Fraction:
 def to_budget(n: int, depth: int, earlier: Sequence[tuple[int, int]], at: int, target: Fraction) -> int | None:
     """The largest count for the last stage `at` that leaves the sample's budget at or below the target.
 
-    None: already there without the stage. Unreachable (above it even at 0): -1.
+    None: already there without the stage. -1: unreachable. Decided: the stage leaves one token at least, as a fraction
+    above 0 does.
     """
     if budget(n, depth, earlier) <= target:
         return None
-    fitting = [k for k in range(n + 1) if budget(n, depth, [*earlier, (at, k)]) <= target]
+    fitting = [k for k in range(1, n + 1) if budget(n, depth, [*earlier, (at, k)]) <= target]
     return max(fitting, default=-1)
 
 

@@ -257,7 +257,7 @@ def cross(chosen: Sequence[int], rows: int, columns: int) -> list[int]:
 
 
 def hiprune(early: Sequence[float], deep: Sequence[float], columns: int, k: int, alpha: float = 0.1) -> list[int]:
-    """HiPrune, sheet B4: anchors = top round(alpha T / 5) of the early layer, their crosses, then the deep layer's best.
+    """HiPrune, sheet B4: the top round(alpha T / 5) of the early layer, their crosses, then the deep layer's best.
 
     Decided: halves round up; anchors with buffers never above k (buffers give way by the early score).
     """

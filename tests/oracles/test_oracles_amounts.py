@@ -33,7 +33,7 @@ def test_to_budget_is_the_largest_count_inside() -> None:
     assert oracle.to_budget(10, 4, [], 1, Fraction(1, 2)) == 3  # 10 + 3 k <= 20
     assert oracle.to_budget(10, 4, [(1, 4)], 2, Fraction(1, 2)) == 3  # 14 + 2 k <= 20
     assert oracle.to_budget(10, 4, [(1, 4)], 2, Fraction(11, 20)) is None  # 22 of 40 already
-    assert oracle.to_budget(10, 4, [], 2, Fraction(2, 5)) == -1
+    assert oracle.to_budget(10, 4, [], 2, Fraction(1, 2)) == -1  # 20 + 2 k <= 20 leaves no token
 
 
 def test_local_outlier_factors() -> None:

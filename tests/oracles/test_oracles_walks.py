@@ -59,7 +59,7 @@ def test_tempered_is_the_softmax_at_a_temperature() -> None:
 
 
 def test_layers_together() -> None:
-    rows = [[1.0, 4], [3, 2], [2, 6]]
+    rows: list[list[float]] = [[1, 4], [3, 2], [2, 6]]
     assert walks.layers_together(rows, "sum") == [6, 12]
     assert walks.layers_together(rows, "ema") == [2, 4.5]
     assert walks.layers_together(rows, "difference") == [0, 4]

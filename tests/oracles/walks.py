@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from oracles.attention import logit_row
 from oracles.basics import Array, mean, mean_vector, norm, softmax, top
 
-HEADS = ("mean", "sum", "max", "rms", "top_half")
-
 
 def received(one: Array, queries: Sequence[int], visual: Sequence[int]) -> list[float]:
     """Mean over the queries of one head's attention to each visual token. one [queries, keys].
@@ -37,7 +35,9 @@ def heads_together(
     by_token = [[row[i] for row in rows] for i in range(len(rows[0]))]
     if how == "rms":
         return [math.sqrt(mean([p * p for p in token])) for token in by_token]
-    return [{"mean": mean, "sum": sum, "max": max}[how](token) for token in by_token]
+    if how == "mean":
+        return [mean(token) for token in by_token]
+    return [sum(token) if how == "sum" else max(token) for token in by_token]
 
 
 def one_hop(attention: Array, queries: Sequence[int], visual: Sequence[int], heads: str = "mean") -> list[float]:

@@ -146,7 +146,7 @@ def heads_together(ends: Rows, heads: str, visual: Sequence[int]) -> list[float]
     """[head][column] -> [column]."""
     if heads == "top_half":
         brought = [sum(e[c] for c in visual) for e in ends]
-        half = (len(ends) + 1) // 2
+        half = max(1, len(ends) // 2)
         ends = [ends[h] for h in sorted(range(len(ends)), key=lambda h: -brought[h])[:half]]
     columns = list(zip(*ends, strict=True))
     if heads == "max":
