@@ -52,7 +52,8 @@ def answer(
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     start = processor.tokenizer.bos_token
     special = not (start and text.startswith(start))
-    inputs = processor(images=pictures, text=[text], add_special_tokens=special, return_tensors="pt").to(device)
+    nested = [pictures]  # by prompt, as a chat's are: OneVision cuts an image only where it is its prompt's only one
+    inputs = processor(images=nested, text=[text], add_special_tokens=special, return_tensors="pt").to(device)
     with loaded.attach(network, parity=parity) as session, torch.inference_mode():
         made = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         run = session.run

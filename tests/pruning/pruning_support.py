@@ -1,74 +1,25 @@
-"""Tiny random models, hand-made inputs and an independent reference for the engine's tests."""
+"""Tiny random LLaVAs, hand-made inputs and an independent reference for the engine's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-)
-from transformers.utils import logging
+from tiny_families import IMAGE, LAYERS, SIDE, Sample, Size, llava, llava_next, tiles
 
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 from autoprune.pruning.record import Run
 
-logging.set_verbosity_error()
-torch.set_num_threads(1)
-
-IMAGE, LAYERS, SIDE = 5, 6, 48
 PATCHES = (SIDE // 8) ** 2
-Size = tuple[int, int]
-PINPOINTS = [[48, 96], [96, 48], [96, 96]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt: the sizes of its images (LLaVA ignores them) and its number of text tokens."""
-
-    text: int
-    images: tuple[Size, ...] = ((48, 96),)
 
 
 @cache
 def model(family: str = "llava", attention: str = "sdpa", strategy: str = "default") -> Any:
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=SIDE, patch_size=8
-    )
-    text = LlamaConfig(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    shared = {
-        "vision_config": vision,
-        "text_config": text,
-        "image_token_index": IMAGE,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": strategy,
-    }
     torch.manual_seed(0)
-    if family == "llava":
-        made = LlavaForConditionalGeneration._from_config(LlavaConfig(**shared), attn_implementation=attention)
-    else:
-        config = LlavaNextConfig(**shared, image_grid_pinpoints=PINPOINTS)
-        made = LlavaNextForConditionalGeneration._from_config(config, attn_implementation=attention)
+    made = (llava if family == "llava" else llava_next)(attention, strategy)
     with torch.no_grad():
         for name, weight in made.named_parameters():  # larger weights, so that attention is not flat
             if "proj" in name or "linear" in name:
@@ -106,10 +57,6 @@ def inputs(made: Any, samples: Sequence[Sample], seed: int = 1) -> dict[str, tor
     if sizes:
         batch["image_sizes"] = torch.tensor(sizes)
     return batch
-
-
-def tiles(size: Size) -> int:
-    return 5 if size == (96, 96) else 3
 
 
 def next_tokens(made: Any, picture: torch.Tensor, size: Size) -> int:

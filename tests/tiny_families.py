@@ -1,4 +1,7 @@
-"""Families in miniature: random models and hand-made inputs. Every family must pass what `family_checks.py` holds."""
+"""Families in miniature: random models and hand-made inputs, for every room's tests.
+
+Every family must pass what `pruning/family_checks.py` holds. `tiny_checkpoints.py` saves these models with their
+processors."""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from pruning_support import IMAGE, LAYERS, PINPOINTS, SIDE, Sample, Size
 from transformers import (
+    CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
@@ -17,6 +20,10 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
     LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -32,10 +39,26 @@ from transformers import (
     Qwen3VLTextConfig,
     SiglipVisionConfig,
 )
+from transformers.utils import logging
 
-VIDEO, BEGIN, END, WINDOW = 6, 7, 8, 24
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+IMAGE, VIDEO, BEGIN, END, VOCABULARY = 5, 6, 7, 8, 128
+LAYERS, SIDE, WINDOW = 6, 48, 24
 SMALL = 4  # patch side where several patches become one token
+PINPOINTS = [[48, 96], [96, 48], [96, 96]]
+Size = tuple[int, int]
 Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt: the sizes of its images (LLaVA ignores them) and its number of text tokens."""
+
+    text: int
+    images: tuple[Size, ...] = ((48, 96),)
 
 
 @dataclass(frozen=True)
@@ -110,7 +133,7 @@ def model(name: str, attention: str = "sdpa") -> Any:
 
 def text(kind: Any, **options: Any) -> Any:
     return kind(
-        vocab_size=128,
+        vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=LAYERS,
@@ -136,6 +159,52 @@ def tower(kind: Any, patch: int, side: Any = SIDE, **options: Any) -> Any:
     )
 
 
+def llava(attention: str, strategy: str = "default") -> Any:
+    config = LlavaConfig(
+        vision_config=tower(CLIPVisionConfig, 8),
+        text_config=text(LlamaConfig),
+        image_token_index=IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy=strategy,
+        image_seq_length=(SIDE // 8) ** 2,
+    )
+    return LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def see_llava(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
+    """Every picture has the tower's size."""
+    count = (SIDE // 8) ** 2 + (made.config.vision_feature_select_strategy == "full")
+    return {"pixel_values": torch.randn(len(sizes), 3, SIDE, SIDE, generator=generator)}, [count] * len(sizes)
+
+
+def llava_next(attention: str, strategy: str = "default") -> Any:
+    config = LlavaNextConfig(
+        vision_config=tower(CLIPVisionConfig, 8),
+        text_config=text(LlamaConfig),
+        image_token_index=IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy=strategy,
+        image_grid_pinpoints=PINPOINTS,
+        image_seq_length=(SIDE // 8) ** 2,
+    )
+    return LlavaNextForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def tiles(size: Size) -> int:
+    """How many tower inputs LLaVA-NeXT makes of a picture that fits one of `PINPOINTS`."""
+    return 5 if size == (96, 96) else 3
+
+
+def see_llava_next(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
+    pixels = torch.randn(len(sizes), max(map(tiles, sizes)), 3, SIDE, SIDE, generator=generator)
+    for picture, size in zip(pixels, sizes, strict=True):
+        picture[tiles(size) :] = 0
+    vision = {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+    with torch.no_grad():
+        features = made.model.get_image_features(**vision, return_dict=True).pooler_output
+    return vision, [len(f) for f in features]
+
+
 def onevision(attention: str, aspect: str = "anyres_max_9") -> Any:
     config = LlavaOnevisionConfig(
         vision_config=tower(SiglipVisionConfig, 8, vision_use_head=False),
@@ -152,9 +221,9 @@ def onevision(attention: str, aspect: str = "anyres_max_9") -> Any:
 
 def see_onevision(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> tuple[Batch, list[int]]:
     """The only image of a sample is cut into tiles; several are one tile each."""
-    tiles = (5 if sizes[0] == (96, 96) else 3) if len(sizes) == 1 else 1
+    cut = tiles(sizes[0]) if len(sizes) == 1 else 1
     vision = {
-        "pixel_values": torch.randn(len(sizes), tiles, 3, SIDE, SIDE, generator=generator),
+        "pixel_values": torch.randn(len(sizes), cut, 3, SIDE, SIDE, generator=generator),
         "image_sizes": torch.tensor(sizes),
         "batch_num_images": torch.tensor([len(sizes)]),
     }
@@ -261,6 +330,8 @@ TYPES = "mm_token_type_ids"
 TINY = {
     tiny.name: tiny
     for tiny in (
+        Tiny("llava", llava, see_llava, (Sample(9, (ONE,)), Sample(15, (ONE, ONE))), ODD),
+        Tiny("llava_next", llava_next, see_llava_next, TILED, ODD),
         Tiny("llava_onevision", onevision, see_onevision, TILED, ODD),
         Tiny("onevision_shrunk", lambda a: onevision(a, "anyres_max_1"), see_onevision, TILED, ODD),
         Tiny("internvl", internvl, see_internvl, TILED, ODD),
