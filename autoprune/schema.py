@@ -109,6 +109,9 @@ def _policy() -> Json:
             _object({"tokens": {"type": "integer", "minimum": 0}}, ("tokens",)),
         ]
     }
+    counted = {"rule": {"$ref": "#/$defs/count"}, "most": NUMBER, "least": NUMBER}
+    fitted = {"rule": {"$ref": "#/$defs/count"}, "fit": keep}
+    keep = {"anyOf": [*keep["anyOf"], _object(counted, ("rule",)), _object(fitted, ("rule", "fit"))]}
     pick = {
         "score": {"$ref": "#/$defs/score"},
         "select": {"$ref": "#/$defs/select"},
@@ -156,7 +159,13 @@ def _policy() -> Json:
     made = _object(top, ("schema", "name", "stages"))
     return {
         **made,
-        "$defs": {"score": _score(), "select": _parts("selector"), "group": _group(), "merge": _parts("merger")},
+        "$defs": {
+            "score": _score(),
+            "select": _parts("selector"),
+            "group": _group(),
+            "merge": _parts("merger"),
+            "count": _parts("count"),
+        },
     }
 
 

@@ -64,6 +64,8 @@ def _parts(policy: Policy) -> Iterator[tuple[parts.PartInfo, Use]]:
     """Every part a policy uses, with its parameters."""
     for stage, pick in uses(policy.stages):
         wanted: list[tuple[parts.Kind, Use]] = [("selector", pick.select), ("merger", stage.merge)]
+        if isinstance(stage, Stage) and stage.keep.rule is not None:
+            wanted.append(("count", stage.keep.rule))
         if pick.score is not None:
             wanted += [("criterion", use) for use in _criteria(policy, pick.score)]
         for kind, use in wanted:

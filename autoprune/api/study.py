@@ -71,12 +71,13 @@ class Proposals:
         return candidate(self.space.fill(values), self.geometry, self.tokens)
 
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
-        """The budget, where every sample has the same N; other costs need the texts' lengths."""
-        if self.tokens is None:
-            return {}
+        """The budget, where every sample has the same N and no rule decides on the run; other costs need the texts'
+        lengths."""
         from autoprune.policy.budget import budget, lengths
 
         resolved = canonical.from_json(candidate.canonical)
+        if self.tokens is None or resolved.adaptive:
+            return {}
         return {"budget": budget([lengths(resolved, self.tokens)], [self.tokens], self.geometry.depth)}
 
 

@@ -55,12 +55,14 @@ def costs(
     dtype_bytes: int,
     pictures: Sequence[Pictures] | None = None,
     newlines: Sequence[int] | None = None,
+    decided: Sequence[tuple[int, ...]] | None = None,
 ) -> tuple[SampleCost, ...]:
     """The cost of every sample: `visual_counts` are the samples' N, `text_lengths` their other prompt positions.
 
     `pictures`: how many inputs the vision tower sees per sample (default: N / tokens per image, which must be fixed);
     of a tower that takes pictures of any size the patch grid of each.
     `newlines`: how many of a sample's visual positions are separators, which no stage drops (default: none).
+    `decided`: the counts of a run, where rules decide some of them (without it: the most they may find).
     Raises policy.budget's Infeasible where a budget cannot be met, BadInput where number or size of the pictures are
     unknown.
     """
@@ -73,14 +75,16 @@ def costs(
     held = [
         budget.separators(resolved, count, geometry.protects_newlines) for count in newlines or [0] * len(visual_counts)
     ]
-    lengths = {key: budget.lengths(resolved, *key) for key in set(zip(visual_counts, held, strict=True))}
+    found_on_run: Sequence[tuple[int, ...] | None] = decided or [None] * len(visual_counts)
+    keys = list(zip(visual_counts, held, found_on_run, strict=True))
+    lengths = {key: budget.lengths(resolved, *key) for key in set(keys)}
     deciding = lru_cache(maxsize=None)(Selection(resolved, geometry).flops)
     found = []
-    for n, protected, text, seen in zip(visual_counts, held, text_lengths, pictures, strict=True):
-        visual = lengths[n, protected]
+    for key, text, seen in zip(keys, text_lengths, pictures, strict=True):
+        (n, protected, kept), visual = key, lengths[key]
         flops = tower_flops(geometry, seen) + decoder_flops(geometry, visual, text)
         stored = cache_bytes(geometry, visual, text, dtype_bytes)
-        found.append(SampleCost(n, visual, text, flops, stored, deciding(Sample(n, protected, text, seen))))
+        found.append(SampleCost(n, visual, text, flops, stored, deciding(Sample(n, protected, text, seen, kept))))
     return tuple(found)
 
 

@@ -80,9 +80,12 @@ class ModelEvaluator:
         resolved = self._resolved(request.policy)
         data = self._data[request.split]
         count = _count(request, len(data.records))
-        values = self._costs([one for one in chosen if one.info.cost], resolved, data, count)
+        counted = None if resolved.adaptive else self.sample_costs(resolved, data, count)
         with torch.inference_mode():
-            samples = self._samples([one for one in chosen if not one.info.cost], resolved, data, count)
+            samples, kept = self._samples([one for one in chosen if not one.info.cost], resolved, data, count)
+        if counted is None:
+            counted = self.sample_costs(resolved, data, count, kept)
+        values = {one.label: float(one.info.run(counted, one.config)) for one in chosen if one.info.cost}
         records = tuple(record.id for record in data.records[:count])
         _check_finite(values, samples, records)
         values.update({label: math.fsum(numbers) / count for label, numbers in samples.items()})
@@ -105,16 +108,11 @@ class ModelEvaluator:
     def _resolved(self, policy: str | None) -> ResolvedPolicy:
         return ResolvedPolicy((), self.geometry.depth) if policy is None else canonical.from_json(policy)
 
-    def _costs(
-        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, data: SplitData, count: int
-    ) -> dict[str, float]:
-        if not chosen:
-            return {}
-        samples = self.sample_costs(resolved, data, count)
-        return {one.label: float(one.info.run(samples, one.config)) for one in chosen}
-
-    def sample_costs(self, resolved: ResolvedPolicy, data: SplitData, count: int) -> tuple[SampleCost, ...]:
-        """What the policy costs on each of the first `count` records."""
+    def sample_costs(
+        self, resolved: ResolvedPolicy, data: SplitData, count: int, decided: Sequence[tuple[int, ...]] | None = None
+    ) -> tuple[SampleCost, ...]:
+        """What the policy costs on each of the first `count` records. `decided`: the counts of their run, where rules
+        decide some."""
         rows = data.rows(count)
         return costs(
             resolved,
@@ -124,12 +122,14 @@ class ModelEvaluator:
             self.loaded.dtype.itemsize,
             [row.pictures for row in rows],
             data.newlines(count) if resolved.stages else None,
+            decided,
         )
 
     def _samples(
         self, chosen: Sequence[Requested], resolved: ResolvedPolicy, data: SplitData, count: int
-    ) -> dict[str, tuple[float, ...]]:
-        """References first, on the unpruned model; then the passes, pruned."""
+    ) -> tuple[dict[str, tuple[float, ...]], list[tuple[int, ...]]]:
+        """References first, on the unpruned model; then the passes, pruned. With them the counts after every stage, of
+        each record, where rules decided some."""
         given = [one for one in chosen if "own_answers" not in one.info.needs]
         own = [one for one in chosen if "own_answers" in one.info.needs]
         logits = any("reference_logits" in one.info.needs for one in given)
@@ -140,23 +140,33 @@ class ModelEvaluator:
         attached: AbstractContextManager[Any] = nullcontext()
         if resolved.stages:
             attached = Session(self.loaded.model, resolved)
+        kept: list[tuple[int, ...]] = [()] * count if resolved.adaptive else []
         with attached as session:
-            if given:
-                found.update(self._pass(given, data, [row.answer for row in data.rows(count)], session))
+            if given or (resolved.adaptive and not own):
+                found.update(self._pass(given, data, [row.answer for row in data.rows(count)], session, kept))
             for one in own:
-                found.update(self._pass([one], data, answers[one.label], session))
-        return found
+                found.update(self._pass([one], data, answers[one.label], session, kept))
+        return found, kept
 
     def _pass(
-        self, chosen: Sequence[Requested], data: SplitData, answers: Sequence[tuple[int, ...]], session: Any
+        self,
+        chosen: Sequence[Requested],
+        data: SplitData,
+        answers: Sequence[tuple[int, ...]],
+        session: Any,
+        kept: list[tuple[int, ...]],
     ) -> dict[str, tuple[float, ...]]:
-        """One teacher-forced pass over the first records, as many as there are answers."""
+        """One teacher-forced pass over the first records, as many as there are answers. `kept`, where it has room,
+        takes the counts after every stage of each."""
         numbers = {one.label: [0.0] * len(answers) for one in chosen}
         layers = self._layers(chosen)
         rows = data.rows(len(answers))
         device = str(self.loaded.model.device)
         for batch in batches(rows, answers, self._size, self.loaded.pad, device):
             view = self._view(chosen, data, batch, layers, session)
+            if kept:
+                for place, counts in zip(batch.indices, zip(*session.run.counts, strict=True), strict=True):
+                    kept[place] = counts
             for one in chosen:
                 result: Tensor = one.info.run(view, one.config)
                 for place, number in zip(batch.indices, result.tolist(), strict=True):

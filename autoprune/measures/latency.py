@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from autoprune.calibration.batches import batches
 from autoprune.errors import BadInput
-from autoprune.policy.resolved import Part, ResolvedPick, ResolvedPolicy
+from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy
 from autoprune.pruning.session import Session
 
 if TYPE_CHECKING:
@@ -49,13 +50,15 @@ class Timing:
     selection: Spread
 
 
-def undecided(resolved: ResolvedPolicy) -> ResolvedPolicy:
-    """The same numbers of tokens at the same places, chosen for free."""
+def undecided(resolved: ResolvedPolicy, counts: Sequence[Sequence[int]] = ()) -> ResolvedPolicy:
+    """The same numbers of tokens at the same places, chosen for free. `counts`: what was kept of each sample after
+    every stage; where a rule decides, all keep as many as the sample of most, to which a batch is padded."""
     free = (ResolvedPick(None, Part("stride", {}), None),)
-    return replace(
-        resolved,
-        stages=tuple(replace(s, picks=free if s.picks else (), merge=Part("drop", {})) for s in resolved.stages),
-    )
+    stages = []
+    for i, stage in enumerate(resolved.stages):
+        keep = Keep("tokens", Fraction(max(counts[i]))) if stage.keep.kind == "rule" else replace(stage.keep, rule=None)
+        stages.append(replace(stage, keep=keep, picks=free if stage.picks else (), merge=Part("drop", {})))
+    return replace(resolved, stages=tuple(stages))
 
 
 def time_prefill(
@@ -66,8 +69,8 @@ def time_prefill(
         raise BadInput(f"a timing needs at least 2 rounds, not {rounds}")
     device = str(loaded.model.device)
     batch = next(iter(batches(rows, [()] * len(rows), len(rows), loaded.pad, device)))
-    variants: dict[str, ResolvedPolicy | None] = {"full": None, "pruned": resolved, "free": undecided(resolved)}
-    runs = {name: _runner(loaded, batch, one) for name, one in variants.items()}
+    runs = {"full": _runner(loaded, batch, None), "pruned": _runner(loaded, batch, resolved)}
+    runs["free"] = _runner(loaded, batch, undecided(resolved, _counts(loaded, batch, resolved)))
     order, taken = random.Random(seed), {name: list[float]() for name in runs}
     for run in runs.values():  # the first one of each allocates
         run()
@@ -79,6 +82,17 @@ def time_prefill(
         Spread.of([pruned / full for full, pruned, _ in pairs]),
         Spread.of([1 - free / pruned for _, pruned, free in pairs]),
     )
+
+
+def _counts(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy) -> Sequence[Sequence[int]]:
+    """What the policy keeps of each sample after every stage, where it takes a run to know."""
+    import torch
+
+    if not resolved.adaptive:
+        return ()
+    with Session(loaded.model, resolved) as session, torch.inference_mode():
+        loaded.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+        return session.run.counts
 
 
 def _runner(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy | None) -> Callable[[], float]:

@@ -16,12 +16,14 @@ from autoprune.pruning.signals import Site
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: N, what each stage must hold (as in `policy.budget`), other prompt positions, pictures."""
+    """One sample: N, what each stage must hold (as in `policy.budget`), other prompt positions, pictures, and the
+    counts of its run where rules decided some (`policy.budget.counts`)."""
 
     n: int
     held: tuple[int, ...]
     text: int
     pictures: Pictures
+    decided: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class _Stage:
     stage: ResolvedStage
     picks: tuple[tuple[tuple[_Use, ...], _Use], ...]
     merge: _Use
+    rule: _Use | None = None
 
 
 class Selection:
@@ -53,15 +56,16 @@ class Selection:
     def flops(self, sample: Sample) -> int:
         """Operations over all stages and picks.
 
-        A stage that keeps all there is costs nothing: the engine skips it. Every use counts by itself, also where the
-        engine takes one capture for two; protected tokens count as chosen. Raises policy.budget's Infeasible.
+        A stage that keeps all there is costs nothing, unless a rule had to look: the engine skips it. Every use counts
+        by itself, also where the engine takes one capture for two; protected tokens count as chosen. Raises
+        policy.budget's Infeasible.
         """
-        counts = budget.counts(self.resolved, sample.n, sample.held)
-        visual = budget.lengths(self.resolved, sample.n, sample.held)
+        counts = budget.counts(self.resolved, sample.n, sample.held, sample.decided)
+        visual = budget.lengths(self.resolved, sample.n, sample.held, sample.decided)
         grids = self.geometry.vision.grids(sample.pictures)
         total, current = 0, sample.n
         for bound, kept in zip(self.stages, counts, strict=True):
-            if kept != current:
+            if kept != current or bound.stage.keep.kind == "rule":
                 seen = (visual, sample.text, len(grids))
                 sizes = Sizes(self.geometry, bound.site, current, kept, *seen, grids=grids)
                 total += sum(_stage(bound, sizes))
@@ -70,6 +74,11 @@ class Selection:
 
 
 def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
+    if bound.rule is not None:
+        yield bound.rule(sizes)
+        if sizes.kept == sizes.current:  # the rule had a look, and all stay
+            yield from (criterion(sizes) for criterion in bound.picks[0][0])
+            return
     chosen = budget.split([pick.share for pick in bound.stage.picks], sizes.kept)
     for i, (criteria, select) in enumerate(bound.picks):
         yield from (criterion(sizes) for criterion in criteria)
@@ -84,7 +93,8 @@ def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:
         score = pick.score
         terms = () if score is None else tuple(p for _, p in score.terms) if isinstance(score, Mix) else (score,)
         picks.append((tuple(_use("criterion", term) for term in terms), _use("selector", pick.select)))
-    return _Stage(site, stage, tuple(picks), _use("merger", stage.merge))
+    rule = None if stage.keep.rule is None else _use("count", stage.keep.rule)
+    return _Stage(site, stage, tuple(picks), _use("merger", stage.merge), rule)
 
 
 def _use(kind: Kind, part: Part) -> _Use:

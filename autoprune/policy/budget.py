@@ -8,6 +8,7 @@ and are never dropped, except that a keep of 0 drops every visual position. The 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -34,25 +35,68 @@ def rounded(share: Fraction, n: int) -> int:
     return max(1, count) if share > 0 and n > 0 else count
 
 
-def count_steps(steps: Sequence[Step], n: int, depth: int, protected: Sequence[int]) -> tuple[int, ...]:
-    """K of each step (layer, keep) for a sample of n visual tokens in a model of `depth` decoder layers."""
-    counts: list[int] = []
-    current, spent, reached = n, 0, 0
-    for (layer, keep), held in zip(steps, protected, strict=True):
-        spent, reached = spent + current * (layer - reached), layer
-        if keep.kind == "to_budget":
-            current = _to_budget(keep.value, n, depth, layer, current, spent, held)
+@dataclass
+class Counting:
+    """The counts of one sample of n visual tokens, step (layer, keep) by step, in a model of `depth` decoder layers."""
+
+    steps: Sequence[Step]
+    n: int
+    depth: int
+    protected: Sequence[int]
+
+    def __post_init__(self) -> None:
+        self.current, self.spent, self.reached, self.number = self.n, 0, 0, 0
+
+    def next(self, decided: int | None = None) -> int:
+        """K of the next step. `decided`: what a rule has found; None for the most that the rule may find."""
+        (layer, keep), held = self.steps[self.number], self.protected[self.number]
+        self.spent, self.reached = self.spent + self.current * (layer - self.reached), layer
+        if keep.kind == "rule":
+            self.current = self._ruled(keep, held, decided)
+        elif keep.kind == "to_budget":
+            self.current = _to_budget(keep.value, self.n, self.depth, layer, self.current, self.spent, held)
         elif keep.value == 0:
-            current = 0
+            self.current = 0
         else:
             asked = {
-                "fraction": rounded(keep.value, n),
-                "of_current": rounded(keep.value, current),
+                "fraction": rounded(keep.value, self.n),
+                "of_current": rounded(keep.value, self.current),
                 "tokens": int(keep.value),
             }[keep.kind]
-            current = min(current, max(asked, held))
-        counts.append(current)
-    return tuple(counts)
+            self.current = min(self.current, max(asked, held))
+        self.number += 1
+        return self.current
+
+    def _ruled(self, keep: Keep, held: int, decided: int | None) -> int:
+        """What a rule decided, within its bounds and what a later `to_budget` leaves; 0 where nothing must stay."""
+        least = rounded(keep.least, self.n)
+        most = min(self.current, max(min(rounded(keep.value, self.n), self._affordable()), held, least, 1))
+        if decided is None:
+            return most
+        return 0 if decided <= 0 and least == 0 else min(most, max(decided, least, held))
+
+    def _affordable(self) -> int:
+        """The most that leaves a later `to_budget` what it must keep."""
+        for (layer, keep), held in zip(self.steps[self.number + 1 :], self.protected[self.number + 1 :], strict=True):
+            if keep.kind == "to_budget":
+                rest = keep.value * self.depth * self.n - self.spent - max(held, 1) * (self.depth - layer)
+                return int(rest // (layer - self.reached)) if layer > self.reached else self.n
+        return self.n
+
+
+def count_steps(
+    steps: Sequence[Step],
+    n: int,
+    depth: int,
+    protected: Sequence[int],
+    decided: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """K of each step (layer, keep) for a sample of n visual tokens in a model of `depth` decoder layers.
+
+    `decided`: what came out on a run at every step; of it only what rules decided is used. Without it a rule counts
+    with the most it may find."""
+    counting = Counting(steps, n, depth, protected)
+    return tuple(counting.next(None if decided is None else decided[i]) for i in range(len(steps)))
 
 
 def _to_budget(budget: Fraction, n: int, depth: int, layer: int, current: int, spent: int, held: int) -> int:
@@ -87,15 +131,23 @@ def separators(policy: ResolvedPolicy, count: int, protected: bool) -> tuple[int
     return tuple(count if protected or stage.protect == "newlines" else 0 for stage in policy.stages)
 
 
-def counts(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> tuple[int, ...]:
+def counting(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> Counting:
+    """The counts of one sample step by step, for a run that decides some of them."""
+    return Counting(_steps(policy), n, policy.depth, _held(policy, n, protected))
+
+
+def counts(
+    policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0, decided: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """K of each stage for one sample with n visual tokens.
 
     `protected`: how many positions of this sample no stage may drop, one number for all stages or one per stage; the
     positions on a stage's own list come on top, in that stage only (also those that are gone by then, so that numbers
     never depend on what an image shows). A `to_budget` that is already met leaves the count as it is. Raises
-    `Infeasible` when it cannot be met.
+    `Infeasible` when it cannot be met. `decided`: the counts of a run, where rules decided some; without them a rule
+    counts with the most it may find.
     """
-    return count_steps(_steps(policy), n, policy.depth, _held(policy, n, protected))
+    return count_steps(_steps(policy), n, policy.depth, _held(policy, n, protected), decided)
 
 
 def split(shares: Sequence[Fraction | None], total: int) -> list[int]:
@@ -115,10 +167,12 @@ def split(shares: Sequence[Fraction | None], total: int) -> list[int]:
     return counts
 
 
-def lengths(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> tuple[int, ...]:
-    """n_l: visual positions entering decoder layer l, for l = 0 … depth - 1."""
+def lengths(
+    policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0, decided: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """n_l: visual positions entering decoder layer l, for l = 0 … depth - 1. `decided` as in `counts`."""
     result = [n] * policy.depth
-    for stage, count in zip(policy.stages, counts(policy, n, protected), strict=True):
+    for stage, count in zip(policy.stages, counts(policy, n, protected, decided), strict=True):
         result[stage.layer :] = [count] * (policy.depth - stage.layer)
     return tuple(result)
 
@@ -131,14 +185,16 @@ def budget(lengths_per_sample: Sequence[Sequence[int]], ns: Sequence[int], depth
 
 def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
     """The same without rounding, for any N: the fraction of N after each step. Raises ValueError for a `tokens` keep,
-    `Infeasible` for a budget that cannot be met."""
+    `Infeasible` for a budget that cannot be met. A rule counts with the most it may find."""
     result: list[Fraction] = []
     current, spent, reached = Fraction(1), Fraction(0), 0
-    for layer, keep in steps:
+    for i, (layer, keep) in enumerate(steps):
         spent, reached = spent + current * (layer - reached), layer
         if keep.kind == "tokens":
             raise ValueError("a keep in tokens is no fraction of N")
-        if keep.kind == "to_budget":
+        if keep.kind == "rule":
+            current = min(current, keep.value, *_room(steps[i + 1 :], layer, spent, depth))
+        elif keep.kind == "to_budget":
             rest = (keep.value * depth - spent) / (depth - layer)
             if rest <= 0 < current:
                 raise Infeasible(spent / depth - keep.value)
@@ -147,6 +203,14 @@ def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
             current = min(current, keep.value * (current if keep.kind == "of_current" else 1))
         result.append(current)
     return tuple(result)
+
+
+def _room(later: Sequence[Step], layer: int, spent: Fraction, depth: int) -> list[Fraction]:
+    """What a rule may keep of N so that a later `to_budget` has a thousandth of N left; empty where there is none."""
+    for place, keep in later:
+        if keep.kind == "to_budget" and place > layer:
+            return [max((keep.value * depth - spent - Fraction(depth - place, 1000)) / (place - layer), Fraction(0))]
+    return []
 
 
 def fractional_budget(steps: Sequence[Step], depth: int) -> Fraction:

@@ -7,15 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
 from autoprune.policy.budget import count_steps
 from autoprune.policy.expand import Placed, expand
-from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Use
-from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
+from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Stage, Use
+from autoprune.policy.resolved import Keep, KeepKind, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.policy.sites import absolute
 from autoprune.policy.validate import problems
 
@@ -78,7 +78,7 @@ class _Kept:
         held = [sum(position < current for position in _listed(p)) for p in placed]
         steps = [(p.layer, p.keep) for p in placed]
         for place, count in zip(placed, count_steps(steps, current, self.depth, held), strict=True):
-            self._add(replace(place, keep=Keep("tokens", Fraction(count))), drops=count < current)
+            self._add(replace(place, keep=replace(place.keep, kind="tokens", value=Fraction(count))), count < current)
             current = count
 
     def _fractions(self, placed: tuple[Placed, ...]) -> None:
@@ -86,7 +86,7 @@ class _Kept:
         for place in placed:
             keep, listed = place.keep, frozenset(_listed(place))
             below = least is None or keep.value < least or not listed >= guarded
-            drops = keep.kind == "tokens" or (keep.value < 1 and (keep.kind != "fraction" or below))
+            drops = keep.kind in ("tokens", "rule") or (keep.value < 1 and (keep.kind != "fraction" or below))
             self._add(place, drops)
             if drops and keep.kind == "fraction" and least is not None:
                 least, guarded = keep.value, listed
@@ -109,11 +109,11 @@ def _listed(place: Placed) -> tuple[int, ...]:
 
 
 def _countable(placed: tuple[Placed, ...], geometry: Geometry) -> int:
-    """How many stages come before the first that protects a number of positions that differs between samples."""
+    """How many stages come before the first whose count, or number of protected positions, differs between samples."""
     if geometry.tokens_per_image is None and geometry.protects_newlines:
         return 0
     for i, place in enumerate(placed):
-        if place.stage.protect == "newlines":
+        if place.stage.protect == "newlines" or place.keep.kind == "rule":
             return i
     return len(placed)
 
@@ -128,16 +128,28 @@ class Binder:
         stage = placed.stage
         merge = self.part("merger", stage.merge, placed.layer)
         last = len(stage.pick) - 1
-        picks = tuple(self.pick(p, placed.layer, stage.merge.name, i == last) for i, p in enumerate(stage.pick))
+        rule = self.rule(placed)
+        counts = rule is not None and placed.keep.kind == "rule"
+        picks = tuple(
+            self.pick(p, placed.layer, stage.merge.name, i == last, counts and i == 0) for i, p in enumerate(stage.pick)
+        )
+        keep = replace(placed.keep, rule=rule)
         rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
-        return ResolvedStage("llm", placed.layer, placed.keep, picks, merge, stage.protect, stage.positions, rows)
+        return ResolvedStage("llm", placed.layer, keep, picks, merge, stage.protect, stage.positions, rows)
 
-    def pick(self, pick: Pick, layer: int, merge: str, last: bool) -> ResolvedPick:
+    def rule(self, placed: Placed) -> Part | None:
+        """A stage's count rule, where it has an effect: it decides the count, or the shares of some pick's groups."""
+        stage = placed.stage
+        use = stage.keep.rule if isinstance(stage, Stage) else None
+        shared = any(p.group is not None and p.group.params.get("split") == "rule" for p in stage.pick)
+        return self.part("count", use, placed.layer) if use and (placed.keep.kind == "rule" or shared) else None
+
+    def pick(self, pick: Pick, layer: int, merge: str, last: bool, counted: bool = False) -> ResolvedPick:
         by_select = self.parts.reads_score("selector", pick.select.name)
         by_merge = self.parts.reads_score("merger", merge) if last else "no"  # mergers see the last pick's scores
         group = None if pick.group is None else self.part("group", pick.group, layer)
         by_group = "value" if group is not None and group.params.get("split") in SCORED_SPLITS else "no"
-        needed = (by_select, by_merge, by_group)
+        needed = (by_select, by_merge, by_group, "value" if counted else "no")
         reads = "value" if "value" in needed else "order" if "order" in needed else "no"
         score = (
             None if reads == "no" or pick.score is None else self.score(pick.score, layer, only_order=reads == "order")
@@ -163,7 +175,7 @@ class Binder:
 
     def part(self, kind: Any, use: Use, layer: int) -> Part:
         params = dict(self.parts.fill(kind, use.name, use.params))
-        if kind == "criterion":
+        if kind in ("criterion", "count"):
             vision = "projector" in self.parts.sites(kind, use.name)
             for key, value in params.items():
                 if key in ("layer", "layers") and value is not None:
@@ -203,7 +215,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
     return {
         "site": stage.site,
         "layer": stage.layer,
-        "keep": {stage.keep.kind: str(stage.keep.value)},
+        "keep": _keep(stage.keep),
         "picks": [
             {
                 "score": None if pick.score is None else _score(pick.score),
@@ -218,6 +230,21 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
         "positions": stage.positions,
         **({} if stage.rows == "mean" else {"rows": stage.rows}),
     }
+
+
+def _keep(keep: Keep) -> dict[str, Any]:
+    made: dict[str, Any] = {keep.kind: str(keep.value)}
+    if keep.rule is not None:
+        made["by"] = _part(keep.rule)
+    if keep.kind == "rule":
+        made["least"] = str(keep.least)
+    return made
+
+
+def _read_keep(data: Mapping[str, Any]) -> Keep:
+    (kind,) = (key for key in data if key not in ("by", "least"))
+    rule = _read_part(data["by"]) if "by" in data else None
+    return Keep(cast(KeepKind, kind), Fraction(data[kind]), rule, Fraction(data.get("least", 0)))
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -243,7 +270,6 @@ def from_json(text: str) -> ResolvedPolicy:
 
 
 def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
-    ((kind, value),) = data["keep"].items()
     protect = data["protect"]
     picks = tuple(
         ResolvedPick(
@@ -257,7 +283,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
     return ResolvedStage(
         site=data["site"],
         layer=int(data["layer"]),
-        keep=Keep(kind, Fraction(value)),
+        keep=_read_keep(data["keep"]),
         picks=picks,
         merge=_read_part(data["merge"]),
         protect=tuple(protect) if isinstance(protect, list) else protect,

@@ -42,7 +42,7 @@ def expand(policy: Policy, depth: int, tokens: int | None = None) -> tuple[Place
     placed: list[Placed] = []
     for stage in policy.stages:
         if isinstance(stage, Stage):
-            keep = Keep(stage.keep.kind, stage.keep.value)
+            keep = Keep(stage.keep.kind, stage.keep.value, least=stage.keep.least)
             placed.append(Placed(stage.at.kind, stage.at.at(depth), keep, stage))
             continue
         before = [(p.layer, p.keep) for p in placed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-PartKind = Literal["criterion", "selector", "merger", "group"]
+PartKind = Literal["criterion", "selector", "merger", "group", "count"]
 Reads = Literal["no", "order", "value"]
 
 

@@ -16,7 +16,7 @@ Normalise = Literal["rank", "minmax", "softmax", "sum", "none"]
 Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
 Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
-SCORED_SPLITS = ("proportional", "whole")  # how a group shares a count out by its scores
+SCORED_SPLITS = ("proportional", "whole", "rule")  # how a group shares a count out by its scores
 Protect = Literal["newlines"] | tuple[int, ...] | None
 
 
@@ -44,11 +44,15 @@ ScoreUse = Use | MixUse
 
 @dataclass(frozen=True)
 class KeepSpec:
-    """How much stays: `fraction` of N, `of_current`, `tokens`, or what meets a budget (`to_budget`)."""
+    """How much stays: `fraction` of N, `of_current`, `tokens`, what meets a budget (`to_budget`), or what a count rule
+    finds (`rule`; `value` and `least` are then its bounds, fractions of N). A `rule` with another kind only shares the
+    count out among groups (`fit`)."""
 
     kind: KeepKind
     value: Fraction
     path: Path = field(default=(), compare=False, repr=False)
+    rule: Use | None = None
+    least: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ class Reader:
         node, path = self.chased(node, path)
         if not isinstance(node, Mapping) or inline_kind(node) is not None:
             self.fraction(node, path, share)
+        elif "rule" in node:
+            rule = self.target.stages[number].keep.rule
+            if rule is not None:
+                self.part(node["rule"], (*path, "rule"), rule)
         elif len(node) == 1:
             kind, inner = next(iter(node.items()))
             value = {"of_current": of_current, "tokens": count}.get(kind)

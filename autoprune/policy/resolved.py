@@ -10,15 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-KeepKind = Literal["fraction", "of_current", "tokens", "to_budget"]
-
-
-@dataclass(frozen=True)
-class Keep:
-    """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget)."""
-
-    kind: KeepKind
-    value: Fraction
+KeepKind = Literal["fraction", "of_current", "tokens", "to_budget", "rule"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +19,18 @@ class Part:
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget); `rule`:
+    what a count rule finds in the sample, at most `value` and at least `least` of N. With any other kind a `rule` only
+    says how the groups of a pick share the count (`fit`)."""
+
+    kind: KeepKind
+    value: Fraction
+    rule: Part | None = None
+    least: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,8 @@ class ResolvedPolicy:
     @property
     def first_layer(self) -> int | None:
         return self.stages[0].layer if self.stages else None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether some count depends on what a sample shows, so that costs are known only after a run."""
+        return any(stage.keep.kind == "rule" for stage in self.stages)

@@ -6,8 +6,9 @@ The rule, so that references are comparable:
    p_sigmoid: `mid`) is solved from the budget.
 2. A single stage: its keep becomes `{to_budget: B}`.
 3. Several: the last stage's keep becomes `{to_budget: B}` if the stages before it leave room for that and what they
-   leave reaches B. Otherwise every keep of N is multiplied by the same factor (at most to 1), the largest on a grid of
-   1/1000 that stays at or below B, so that ratios between stages stay; then the last stage takes up the rest.
+   leave reaches B (count rules before it go on deciding, within that room). Otherwise every keep of N is multiplied by
+   the same factor (at most to 1), the largest on a grid of 1/1000 that stays at or below B, so that ratios between
+   stages stay; then the last stage takes up the rest.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _reached(policy: Policy, geometry: Geometry | None) -> Policy:
 
 
 def _to_budget(stage: Stage, budget: Fraction) -> Stage:
-    return replace(stage, keep=KeepSpec("to_budget", budget, stage.keep.path))
+    return replace(stage, keep=KeepSpec("to_budget", budget, stage.keep.path, stage.keep.rule))
 
 
 def _solved(curve: CurveSpec, budget: Fraction) -> CurveSpec:
@@ -86,9 +87,9 @@ def _relative(policy: Policy, tokens: int | None) -> Policy:
                     "a keep in tokens can be scaled only where every image has the same number of visual tokens"
                 )
             fraction = min(Fraction(1), stage.keep.value / tokens)
-            stages.append(replace(stage, keep=KeepSpec("fraction", fraction, stage.keep.path)))
+            stages.append(replace(stage, keep=replace(stage.keep, kind="fraction", value=fraction)))
         elif stage.keep.kind == "to_budget":
-            stages.append(replace(stage, keep=KeepSpec("of_current", Fraction(1), stage.keep.path)))
+            stages.append(replace(stage, keep=replace(stage.keep, kind="of_current", value=Fraction(1))))
         else:
             stages.append(stage)
     return replace(policy, stages=tuple(stages))
@@ -147,7 +148,7 @@ def _times(stage: AnyStage, factor: Fraction, number: int) -> AnyStage:
     if isinstance(stage, CurveStage):
         curve = build(stage.curve).scaled(factor)
         return replace(stage, curve=replace(stage.curve, params=params_of(curve)))
-    if stage.keep.kind == "of_current" and number > 0:
+    if stage.keep.kind == "rule" or (stage.keep.kind == "of_current" and number > 0):
         return stage
-    keep = KeepSpec("fraction", min(Fraction(1), stage.keep.value * factor), stage.keep.path)
+    keep = replace(stage.keep, kind="fraction", value=min(Fraction(1), stage.keep.value * factor))
     return replace(stage, keep=keep)

@@ -30,6 +30,7 @@ def problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> li
         found += check.pick(stage, pick)
     for stage in policy.stages:
         found += check.use("merger", stage.merge, stage)
+        found += check.counted(stage)
         found += check.protected(stage)
     return list(dict.fromkeys(found))
 
@@ -65,6 +66,21 @@ class _Check:
             yield from self.score(pick.score, stage)
         elif self._needs_score(pick.select):
             yield Problem(pick.path, f"select: {pick.select.name} needs a `score`")
+
+    def counted(self, stage: AnyStage) -> Iterator[Problem]:
+        """A count rule: it exists, and has scores where it reads them."""
+        rule = stage.keep.rule if isinstance(stage, Stage) else None
+        for pick in stage.pick:
+            if pick.group is not None and pick.group.params.get("split") == "rule" and rule is None:
+                yield Problem(pick.group.path, "group: split rule needs a `keep: {rule: …}`")
+        if rule is None:
+            return
+        yield from self.use("count", rule, stage)
+        known = rule.name in self.parts.names("count")
+        if known and self.parts.needs_score("count", rule.name) and stage.pick[0].score is None:
+            yield Problem(
+                stage.pick[0].path, f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`"
+            )
 
     def _needs_score(self, select: Use) -> bool:
         known = select.name in self.parts.names("selector")
@@ -112,8 +128,9 @@ class _Check:
         if use.name not in known:
             own = tuple(self.policy.criteria) if kind == "criterion" else ()
             allowed = f"known: {', '.join((*known, *own))}{suggest(use.name, (*known, *own))}"
+            called = "count rule" if kind == "count" else kind
             path, at_key = ((*use.path, use.name), True) if use.params else (use.path, False)
-            yield Problem(path, f"unknown {kind} {use.name!r}; {allowed}", key=at_key)
+            yield Problem(path, f"unknown {called} {use.name!r}; {allowed}", key=at_key)
             return
         try:
             filled = self.parts.fill(kind, use.name, use.params)
@@ -136,7 +153,7 @@ class _Check:
         if site not in sites:
             why = "an LM row at projector: " if kind == "criterion" and site == "projector" else ""
             yield Problem(use.path, f"{why}{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
-        elif kind == "criterion":
+        elif kind in ("criterion", "count"):
             for key, layer in _layers(filled):
                 path = (*use.path, use.name, *key) if key[0] in use.params else use.path
                 message = self.vision_layer(layer) if "projector" in sites else self.decoder_layer(layer, stage)

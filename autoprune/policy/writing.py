@@ -44,7 +44,11 @@ def dump_stage(stage: AnyStage) -> dict[str, Any]:
 
 
 def dump_keep(keep: KeepSpec) -> Any:
-    return text(keep.value) if keep.kind == "fraction" else {keep.kind: text(keep.value)}
+    if keep.kind == "rule" and keep.rule is not None:
+        bounds = {"most": text(keep.value)} if keep.value != 1 else {}
+        return {"rule": dump_use(keep.rule), **bounds, **({"least": text(keep.least)} if keep.least else {})}
+    plain = text(keep.value) if keep.kind == "fraction" else {keep.kind: text(keep.value)}
+    return plain if keep.rule is None else {"rule": dump_use(keep.rule), "fit": plain}
 
 
 def dump_pick(pick: Pick) -> dict[str, Any]:

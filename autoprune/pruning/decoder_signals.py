@@ -63,5 +63,20 @@ class Transition:
     layer: int
 
 
-Tapped = DecoderWalk | KeyNorm | DecoderKeys
+Share = Literal["text_to_vision", "vision_to_text"]
+
+
+@dataclass(frozen=True)
+class BlockStatistic:
+    """One number per sample from the rows of `start` against the visual tokens, the same at every token: [V]. See
+    `pruning/block.py`. `tolerance`: of the `rank`."""
+
+    layer: int
+    own: bool
+    start: Literal["text", "raters", "vision"]
+    kind: Literal["rank"] | Share
+    tolerance: float = 0.0
+
+
+Tapped = DecoderWalk | KeyNorm | DecoderKeys | BlockStatistic
 DecoderSignal = ProjectedFeatures | Tapped | Transition

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class GroupConfig(PartConfig):
     """split: how groups share the pick's count. `equal`: as evenly as their sizes allow; `size`: in proportion to their
     tokens; `proportional`: to the sums of their scores; `whole`: whole groups, best mean score first (the last may be
-    cut); `pooled`: as without groups."""
+    cut); `rule`: to what the stage's count rule finds in each; `pooled`: as without groups."""
 
-    split: Literal["equal", "size", "proportional", "whole", "pooled"] = "equal"
+    split: Literal["equal", "size", "proportional", "whole", "rule", "pooled"] = "equal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,15 @@ def partition(use: Use, layouts: Sequence[ImageLayout], per_sample: Sequence[int
 
 
 def select(
-    pick: PlannedPick, view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor
+    pick: PlannedPick,
+    view: StageView,
+    scores: Tensor | None,
+    quota: Quota,
+    free: Tensor,
+    taken: Tensor,
+    rule: Use | None = None,
 ) -> Tensor:
-    """Mask [B, V] of the pick's choice, exactly `quota` True inside `free`."""
+    """Mask [B, V] of the pick's choice, exactly `quota` True inside `free`. `rule`: the stage's count rule."""
     run, config = pick.select.run, pick.select.config
     split = "pooled" if pick.group is None else pick.group.config.split  # type: ignore[attr-defined]
     if pick.group is None or split == "pooled":
@@ -74,13 +80,24 @@ def select(
         chosen = run(view, _means(there, scores, free), quota, free, taken, config)
         return chosen
     sizes = _sums(there, free.double()).long()
-    weights = sizes if split == "size" else sizes > 0 if split == "equal" else _mass(there, scores, free)
+    if split == "rule" and rule is not None:
+        weights = shared_by_rule(rule, pick.group, view, scores, free)
+    else:
+        weights = sizes if split == "size" else sizes > 0 if split == "equal" else _mass(there, scores, free)
     counts = allocate(quota.each, sizes, weights)
     side = _Side(there, view)
     inner = Quota(counts.flatten(), min(quota.most, there.largest))
     grouped = None if scores is None else side.take(scores)
     chosen = run(side.view(), grouped, inner, side.mask(free), side.mask(taken), config)
     return side.back(chosen)
+
+
+def shared_by_rule(rule: Use, group: Use, view: StageView, scores: Tensor | None, free: Tensor) -> Tensor:
+    """How many free tokens [B, G] the count rule finds in each group."""
+    side = _Side(view.partition(group), view)
+    grouped = None if scores is None else side.take(scores)
+    found: Tensor = rule.run(side.view(), grouped, side.mask(free), rule.config)
+    return found.view(len(view.valid), -1)
 
 
 def allocate(total: Tensor, sizes: Tensor, weights: Tensor) -> Tensor:
@@ -197,4 +214,5 @@ class _Side:
             grid=Grid(self.take(grid.image), self.take(grid.segment), self.take(grid.row), self.take(grid.column)),
             text=text,
             partition=refuse,
+            unpruned=base.unpruned.repeat_interleave(self._groups, 0),
         )

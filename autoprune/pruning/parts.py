@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autoprune.policy.geometry import Geometry, PatchGrid
     from autoprune.pruning.signals import Site
 
-Kind = Literal["criterion", "selector", "merger", "group"]
+Kind = Literal["criterion", "selector", "merger", "group", "count"]
 Tier = Literal["T0", "T1", "T2", "T3", "T4"]
 Reads = Literal["no", "order", "value"]
 PACKAGES: Mapping[Kind, str] = {
@@ -25,6 +25,7 @@ PACKAGES: Mapping[Kind, str] = {
     "selector": "selectors",
     "merger": "mergers",
     "group": "groups",
+    "count": "counts",
 }
 
 F = TypeVar("F", bound=Callable[..., Any])

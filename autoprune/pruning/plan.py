@@ -55,6 +55,7 @@ class PlannedStage:
     picks: tuple[PlannedPick, ...]
     merge: Use
     signals: frozenset[Signal]
+    rule: Use | None = None
 
     @property
     def own_signals(self) -> tuple[Signal, ...]:
@@ -100,8 +101,9 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
         binder = _Binder(f"stage {number + 1} ({stage.site}:{stage.layer})", site, problems)
         picks = tuple(p for p in (binder.pick(x) for x in stage.picks) if p is not None)
         merge = binder.use("merger", stage.merge)
+        rule = None if stage.keep.rule is None else binder.use("count", stage.keep.rule)
         if merge is not None:
-            stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals)))
+            stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals), rule))
     if problems:
         raise BadInput("\n".join(problems))
     return Plan(resolved, tuple(stages), geometry.protects_newlines)
@@ -134,7 +136,7 @@ class _Binder:
     def use(self, kind: parts.Kind, part: Part) -> Use | None:
         info = parts.find(kind, part.name)
         if info is None:
-            self._problem(f"{kind} {part.name!r} does not exist; known: {', '.join(parts.names(kind))}")
+            self._problem(f"{_called(kind)} {part.name!r} does not exist; known: {', '.join(parts.names(kind))}")
             return None
         try:
             config = info.config.model_validate(dict(part.params))
@@ -152,6 +154,10 @@ class _Binder:
 
     def _problem(self, message: str) -> None:
         self.problems.append(f"{self.where}: {message}")
+
+
+def _called(kind: parts.Kind) -> str:
+    return "count rule" if kind == "count" else kind
 
 
 def evaluate(score: Use | PlannedMix, view: StageView) -> Tensor:

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.errors import AutoPruneError
-from autoprune.policy.budget import counts, separators
-from autoprune.pruning.decoder_signals import DecoderKeys, DecoderWalk, KeyNorm, ProjectedFeatures, Tapped, Transition
+from autoprune.policy.budget import counting, counts, separators
+from autoprune.pruning.block import statistic
+from autoprune.pruning.counting import decide
+from autoprune.pruning.decoder_signals import (
+    BlockStatistic,
+    DecoderKeys,
+    DecoderWalk,
+    KeyNorm,
+    ProjectedFeatures,
+    Tapped,
+    Transition,
+)
 from autoprune.pruning.decoder_walk import Ground, raters, walk
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
@@ -126,16 +136,13 @@ class Prefill:
         return mask
 
     def _count(self) -> None:
-        """K of every stage and sample, and how many separators it must keep: [stage][sample]."""
+        """How many separators every stage and sample must keep, [stage][sample], and the count of every sample as it
+        goes from stage to stage; a budget that cannot be met is found before the model runs."""
         resolved, default = self.plan.resolved, self.plan.protects_newlines
         held = [separators(resolved, count, default) for count in self.newlines]
-        memo: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
-        columns = []
-        for key in zip(self.prompt.n, held, strict=True):
-            if key not in memo:
-                memo[key] = counts(resolved, *key) if key[0] else (0,) * len(resolved.stages)
-            columns.append(memo[key])
-        self.keep = [list(stage) for stage in zip(*columns, strict=True)]
+        for n, kept in dict.fromkeys(zip(self.prompt.n, held, strict=True)):
+            counts(resolved, n, kept)
+        self.counting = [counting(resolved, n, kept) for n, kept in zip(self.prompt.n, held, strict=True)]
         self.separators = [list(stage) for stage in zip(*held, strict=True)]
 
     # ------------------------------------------------------------ the layers
@@ -157,12 +164,19 @@ class Prefill:
         return (hidden, *args[1:]), translated
 
     def _stage(self, planned: PlannedStage, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        keep = [min(k, v) for k, v in zip(self.keep[planned.number], self.now, strict=True)]
-        if keep != self.now:
+        ruled = planned.stage.keep.kind == "rule"
+        keep = list(self.now) if ruled else self._counted(None)
+        if ruled or keep != self.now:
             hidden = self._reduce(planned, keep, layer, hidden, kwargs)
+        self.run.counts.append(list(self.now))
         if planned.stage.positions == "compact" and not self.pristine:
             self._use(self.layout.compacted())
         return hidden
+
+    def _counted(self, decided: Sequence[int] | None) -> list[int]:
+        """K of each sample at the next stage."""
+        found = decided if decided is not None else [None] * len(self.counting)
+        return [min(c.next(d), v) for c, d, v in zip(self.counting, found, self.now, strict=True)]
 
     def _reduce(
         self, planned: PlannedStage, keep: list[int], layer: Any, hidden: Tensor, kwargs: dict[str, Any]
@@ -170,10 +184,21 @@ class Prefill:
         if planned.own_signals:
             self._probe(layer, hidden, kwargs)
         where = self._where(hidden)
+        view, protected = self._view(planned, hidden, where)
+        scores = None
+        if planned.stage.keep.kind == "rule":
+            found, scores = decide(planned, view)
+            decided = [int(c) for c in found.tolist()]  # the one wait for the device that a rule costs
+            keep = self._counted([c + p if c else 0 for c, p in zip(decided, protected, strict=True)])
+            if keep == self.now:
+                return hidden
+        keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
+        return self._apply(reduce(planned, view, keep, self.now, protected, scores), view, where, keep, hidden)
+
+    def _view(self, planned: PlannedStage, hidden: Tensor, where: Tensor) -> tuple[StageView, list[int]]:
+        """What the stage's parts see, and how many tokens of each sample they may not drop."""
         valid = torch.arange(where.shape[1], device=hidden.device) < self._host(self.now)[:, None]
         shielded = self._protected(planned) & valid
-        protected = self._protected_counts(planned, shielded)
-        keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
         view = StageView(
             site=planned.site,
             hidden=take(hidden, where, 1),
@@ -186,8 +211,9 @@ class Prefill:
             grid=Grid(*(places.gather(1, self.tokens) for places in self.grid)),
             text=functools.partial(self._text, hidden),
             partition=self._partition,
+            unpruned=self._host(self.prompt.n),
         )
-        return self._apply(reduce(planned, view, keep, self.now, protected), view, where, keep, hidden)
+        return view, self._protected_counts(planned, shielded)
 
     def _partition(self, use: Use) -> Partition:
         """The groups of the tokens still there; worked out on the host, once for each group part."""
@@ -288,6 +314,9 @@ class Prefill:
                 ones = even(attention, query, self.rotation) if signal.over_rope else None
                 found = walk(q, k, scaling, mask, self._ground(signal), signal, ones)
                 self.captured[signal] = self.layout.scatter(found)
+            elif isinstance(signal, BlockStatistic):
+                found = statistic(query, key, scaling, mask, self._ground(signal), signal)
+                self.captured[signal] = found[:, None].expand(-1, self.layout.logical)
         if self.probing:
             raise Abort
 
@@ -299,15 +328,15 @@ class Prefill:
         value = self.layout.scatter(transition(before, after, self._here(self.prompt.asked)))
         self.captured[signal] = self.captured[signal] + value if signal in self.captured else value
 
-    def _ground(self, signal: DecoderWalk) -> Ground:
-        """Where a walk goes at the layer that runs."""
+    def _ground(self, signal: DecoderWalk | BlockStatistic) -> Ground:
+        """Where a walk goes at the layer that runs, or the rows of a block."""
         last = self.prompt.last == torch.arange(self.layout.logical, device=self.embeds.device)
         among, count = self.prompt.text, self.prompt.text_rows
         if signal.start == "all":
             among, count = self.prompt.asked, self.layout.width
         elif signal.start == "vision":
             among, count = self.prompt.visual, max(max(self.now), 1)
-        elif signal.start == "last" and signal.hops == 1:
+        elif isinstance(signal, DecoderWalk) and signal.start == "last" and signal.hops == 1:
             among, count = last, 1
         rows, real = self._rows(among, count)
         start = real

@@ -22,13 +22,15 @@ class Budget:
 
 @dataclass(eq=False)
 class Run:
-    """One prefill. n: visual tokens of each sample before pruning; lengths[l]: of each sample entering layer l."""
+    """One prefill. n: visual tokens of each sample before pruning; lengths[l]: of each sample entering layer l;
+    counts[s]: of each sample after stage s."""
 
     n: list[int]
     depth: int
     lengths: list[list[int]] = field(default_factory=list)
     layouts: list[Layout] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
+    counts: list[list[int]] = field(default_factory=list)
 
     def index(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """Logical column [B, n_l] of each physical row entering a layer, and which are real (None = all)."""

@@ -226,7 +226,7 @@ class Session:
         start = getattr(self._local, "answer_start", None)
         prompt = Prompt.read(forward.ids == self._image_token, real, start)
         if prompt is None:
-            self._run = _text_only(forward.ids, self.geometry.depth)
+            self._run = _text_only(forward.ids, self.geometry.depth, len(self.plan.stages))
             return None
         if forward.images is None:
             raise AutoPruneError("the prompt has image placeholders but no image was given")
@@ -316,10 +316,11 @@ def _real_columns(mask: Any, width: int) -> Tensor | None:
     return torch.as_tensor(last if last.dtype == torch.bool else last == 0)
 
 
-def _text_only(ids: Tensor, depth: int) -> Run:
+def _text_only(ids: Tensor, depth: int, stages: int) -> Run:
     from autoprune.pruning.layout import Layout
 
     batch, width = ids.shape
     layout = Layout(torch.arange(width, device=ids.device).expand(batch, width), None, width)
     none = ids.new_zeros(batch, 0)
-    return Run([0] * batch, depth, [[0] * batch for _ in range(depth)], [layout] * depth, [none] * depth)
+    zeros = [[0] * batch for _ in range(max(depth, stages))]
+    return Run([0] * batch, depth, zeros[:depth], [layout] * depth, [none] * depth, zeros[:stages])

@@ -5,9 +5,10 @@ The engine owns every invariant (exact K, protected survive, raster order, ties,
 Signatures: criterion(view, config) -> scores [B, V] · selector(view, scores or None, quota, free [B, V],
 taken [B, V], config) -> mask [B, V] with exactly `quota` True inside `free` · merger(view, kept, config) -> membership
 [B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens), None for plain selection, or
-`Anchored`. The engine weighs membership by mass and scales rows of W to sum 1; a token's mass is split among the rows
-that take it in, by their weights. In a parity run that says `rows: sum`, membership itself is W. `taken` are the tokens
-that earlier picks of the stage chose.
+`Anchored` · count rule(view, scores or None, among [B, V], config) -> how many of `among` stay, [B]. The engine weighs
+membership by mass and scales rows of W to sum 1; a token's mass is split among the rows that take it in, by their
+weights. In a parity run that says `rows: sum`, membership itself is W. `taken` are the tokens that earlier picks of the
+stage chose.
 """
 
 from __future__ import annotations
@@ -70,14 +71,20 @@ class Reduction:
 
 
 def reduce(
-    planned: PlannedStage, view: StageView, keep: Sequence[int], now: Sequence[int], protected: Sequence[int]
+    planned: PlannedStage,
+    view: StageView,
+    keep: Sequence[int],
+    now: Sequence[int],
+    protected: Sequence[int],
+    scored: Tensor | None = None,
 ) -> Reduction:
-    """Carry out one stage. keep, now, protected: K, V and protected tokens of each sample; keep <= now."""
+    """Carry out one stage. keep, now, protected: K, V and protected tokens of each sample; keep <= now. `scored`: the
+    first pick's scores where they are known already."""
     extras = [
         min(planned.merge.config.extra(k, v), k - p) if p < k < v else 0
         for k, v, p in zip(keep, now, protected, strict=True)
     ]
-    kept = _choose(planned.picks, view, keep, protected, extras)
+    kept = _choose(planned, view, keep, protected, extras, scored)
     membership: Tensor | Anchored | None = planned.merge.run(view, kept, planned.merge.config)
     if membership is None:
         return Reduction(kept, None, view.mass.gather(1, kept.index) * kept.valid)
@@ -107,9 +114,15 @@ def _anchored(kept: Kept, made: Anchored) -> tuple[Kept, Tensor]:
 
 
 def _choose(
-    picks: Sequence[PlannedPick], view: StageView, keep: Sequence[int], protected: Sequence[int], extras: Sequence[int]
+    planned: PlannedStage,
+    view: StageView,
+    keep: Sequence[int],
+    protected: Sequence[int],
+    extras: Sequence[int],
+    scored: Tensor | None,
 ) -> Kept:
     """Run the picks in order, then anchor the merger's extra rows at the best dropped tokens."""
+    picks: Sequence[PlannedPick] = planned.picks
     device = view.valid.device
     alive = torch.tensor([k > 0 for k in keep], device=device)[:, None]
     chosen = view.valid & ~view.candidates & alive
@@ -118,11 +131,11 @@ def _choose(
     taken = torch.zeros_like(view.valid)
     scores = None
     for i, pick in enumerate(picks):
-        scores = None if pick.score is None else evaluate(pick.score, view)
+        scores = None if pick.score is None else scored if scored is not None and i == 0 else evaluate(pick.score, view)
         here, earlier = [q[i] for q in quotas], max(sum(q[:i]) for q in quotas)
         quota = Quota(torch.tensor(here, device=device), max(here), min(here), earlier)
         free = view.candidates & ~taken
-        taken = taken | select(pick, view, scores, quota, free, taken)
+        taken = taken | select(pick, view, scores, quota, free, taken, planned.rule)
     chosen = chosen | taken
     anchors = torch.zeros_like(chosen)
     if any(extras):

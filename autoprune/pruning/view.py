@@ -55,6 +55,7 @@ class StageView:
     they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer, or the keys that the part
     has asked for. The last is the last token.
     partition: the tokens' groups under a group part.
+    unpruned [B] int: N, visual tokens of each sample before any stage.
     """
 
     site: Site
@@ -68,6 +69,7 @@ class StageView:
     grid: Grid
     text: Callable[[TextSpace], tuple[Tensor, Tensor]]
     partition: Callable[[Use], Partition]
+    unpruned: Tensor
 
     def features(
         self, space: FeatureSpace, key_layer: int | str | None = None, key_heads: KeyHeads | None = None

@@ -184,6 +184,28 @@ def test_lengths_and_cache_bytes_are_those_of_a_run(evaluator: ModelEvaluator, p
         assert sum(t.untyped_storage().nbytes() for pair in stored for t in pair) == cost.kv_bytes
 
 
+@pytest.mark.parametrize("labels", [("answer_nll",), ("loyalty",), ()], ids=["given", "own", "costs"])
+def test_costs_of_counts_that_samples_decide_are_those_of_their_run(
+    evaluator: ModelEvaluator, labels: tuple[str, ...]
+) -> None:
+    rule = Part("threshold", {"above": 1.0, "of": "mean"})
+    policy = ResolvedPolicy((stage(1, Keep("rule", Fraction(1), rule), NORM),), DEPTH)
+    loaded, rows = evaluator.loaded, evaluator._data["search"].rows(12)
+    budgets, kept = [], []
+    for row in rows:
+        batch = collate([row], [()], [0], loaded.pad)
+        with torch.inference_mode(), Session(loaded.model, policy) as session:
+            loaded.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+        budgets.append((sum(layer[0] for layer in session.run.lengths), DEPTH * session.run.n[0]))
+        kept.append(session.run.counts[0][0])
+    assert len(set(kept)) > 2
+    found = measure(evaluator, policy, *labels, "budget", "budget_max", "kv_bytes", limit=12)
+    assert found.values["budget"] == pytest.approx(sum(a for a, _ in budgets) / sum(b for _, b in budgets))
+    assert found.values["budget_max"] == pytest.approx(max(a / b for a, b in budgets))
+    again = evaluator.evaluate(EvalRequest(canonical.to_json(policy), "search", ("kv_bytes",), 12))
+    assert again.values["kv_bytes"] == found.values["kv_bytes"]
+
+
 @pytest.mark.parametrize("policy", [None, GENTLE, HARSH], ids=["unpruned", "gentle", "harsh"])
 def test_flops_are_those_of_a_run(tiny: Any, policy: ResolvedPolicy | None) -> None:
     """Eager attention, because the counter does not see the CPU's fused kernel. The formula leaves out the position

@@ -37,6 +37,15 @@ def test_the_free_choice_keeps_the_schedule(tiny: Any) -> None:
     assert free.stages[0].merge.name == "drop"
 
 
+def test_the_free_choice_of_a_rule_keeps_what_the_largest_sample_kept(tiny: Any) -> None:
+    keep = Keep("rule", Fraction(1), Part("threshold", {"above": 1.0, "of": "mean"}))
+    pick = ResolvedPick(Part("feature_norm", {"space": "hidden"}), Part("top"))
+    policy = ResolvedPolicy((ResolvedStage("llm", 1, keep, (pick,), Part("drop")),), 4)
+    assert undecided(policy, [[3, 7, 5]]).stages[0].keep == Keep("tokens", Fraction(7))
+    timing = tiny.build("answer_nll").prefill(to_json(policy), "search", 4, 2)
+    assert timing.prefill.low > 0
+
+
 def test_a_timing_has_two_spreads_and_leaves_the_model_alone(tiny: Any) -> None:
     made = tiny.build("answer_nll")
     before = [name for name, _ in made.loaded.model.named_modules()]

@@ -113,7 +113,18 @@ class World:
         grid = Grid(numbers // 100, numbers // 100, numbers // 6, numbers % 6)
         free = valid & ~shielded
         return StageView(
-            planned.site, hidden, valid, free, numbers, numbers, mass, self.signal, grid, self.text, self.partition
+            planned.site,
+            hidden,
+            valid,
+            free,
+            numbers,
+            numbers,
+            mass,
+            self.signal,
+            grid,
+            self.text,
+            self.partition,
+            counts,
         )
 
     def partition(self, use: Any) -> Partition:

@@ -1,0 +1,53 @@
+"""Counts that the sample itself decides: what a count rule is given, and what comes of it.
+
+A rule looks at the scores of a stage's first pick (some look at the model instead) and says how many tokens stay. The
+length of the sequence follows from that, so the host waits for the device once at such a stage; every other stage is
+counted before the model runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprune.pruning.signals import PartConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoprune.pruning.plan import PlannedStage
+    from autoprune.pruning.view import StageView
+
+
+class CountConfig(PartConfig):
+    """Base of the parameters of count rules."""
+
+
+def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | None]:
+    """How many candidates [B] of each sample the stage's rule keeps, and the scores [B, V] it looked at.
+
+    Where the first pick's groups share by the rule (`split: rule`), every group decides for itself, and they add up.
+    """
+    from autoprune.pruning.grouping import shared_by_rule
+    from autoprune.pruning.plan import evaluate
+
+    if planned.rule is None:
+        raise ValueError("the stage has no count rule")
+    first = planned.picks[0]
+    scores = None if first.score is None else evaluate(first.score, view)
+    if first.group is not None and first.group.config.split == "rule":  # type: ignore[attr-defined]
+        return shared_by_rule(planned.rule, first.group, view, scores, view.candidates).sum(1), scores
+    counts: Tensor = planned.rule.run(view, scores, view.candidates, planned.rule.config)
+    return counts, scores
+
+
+def finite(scores: Tensor, among: Tensor) -> Tensor:
+    """[B, V] bool: candidates whose score is a number."""
+    return among & scores.isfinite()
+
+
+def at_least_one(counts: Tensor, among: Tensor) -> Tensor:
+    """Counts [B] between 1 and the number of candidates; 0 where there is none."""
+    import torch
+
+    there = among.sum(1)
+    return torch.minimum(counts.long().clamp(min=1), there)
