@@ -7,7 +7,7 @@ from typing import Literal
 
 Heads = Literal["mean", "max"]
 WalkHeads = Literal["mean", "sum", "max", "rms", "top_half", "joined"]
-Start = Literal["cls", "all", "patches", "query"]
+Start = Literal["cls", "all", "patches", "norm", "query"]
 Over = Literal["sum", "mean", "ema", "difference"]
 
 
@@ -16,7 +16,7 @@ class EncoderWalk:
     """Where a walk over the tower's attention ends: [V]. See `pruning/walk.py`.
 
     `blocks` (0-based, rising): one walk in each, put together by `over`. `has_cls`: the tower's first token
-    is a class token.
+    is a class token. `variance`: heads whose scores vary less or more do not count.
     """
 
     blocks: tuple[int, ...]
@@ -27,6 +27,7 @@ class EncoderWalk:
     heads: WalkHeads
     temperature: float
     has_cls: bool
+    variance: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class _Call:
     rows: dict[Signal, Tensor] = field(default_factory=dict)
     pieces: dict[tuple[EncoderWalk, int], list[Tensor]] = field(default_factory=dict)
     keys: dict[EncoderKeys, list[Tensor]] = field(default_factory=dict)
+    lengths: dict[int, Tensor] = field(default_factory=dict)
 
     def end(self, signal: EncoderWalk, ended: Tensor) -> None:
         """A walk in one more block has ended, [B, T]."""
@@ -111,15 +112,23 @@ class _Call:
         """Put the pieces of a packed tower together, [1, T] or [1, T, w].
 
         Patches of one image that do not see each other (windows) walk apart. Started evenly over the image, a piece of
-        t among T patches holds t / T of the mass.
+        t among T patches holds t / T of the mass; started by length, its part of the image's lengths.
         """
         patches = [x.tiles for x in self.layouts]
-        for (signal, _), pieces in self.pieces.items():
-            mass = torch.cat([piece * len(piece) for piece in pieces])
-            share = torch.repeat_interleave(1 / torch.tensor(patches), torch.tensor(patches)).to(mass.device)
-            self.end(signal, (mass * share)[None])
+        for (signal, block), pieces in self.pieces.items():
+            ends = torch.cat(pieces)
+            parts = [len(piece) for piece in pieces]
+            begun = self.lengths[block][0] if signal.start == "norm" else torch.ones_like(ends)
+            self.end(signal, (ends * _sums(begun, parts) / _sums(begun, patches))[None])
         for wanted, found in self.keys.items():
             self.rows[wanted] = torch.cat(found)[None]
+
+    def begun(self, signal: EncoderWalk, block: int, tokens: int) -> Tensor | None:
+        """Lengths [B, T] of the features of the sequence that a block attends over now, for a walk from `norm`."""
+        if signal.start != "norm":
+            return None
+        done = sum(len(piece) for piece in self.pieces.get((signal, block), ()))
+        return self.lengths[block][:, done : done + tokens]
 
 
 class VisionWatch:
@@ -135,6 +144,7 @@ class VisionWatch:
         self._places, self._wanted, self._done = places, wanted, done
         self._local = threading.local()
         self._taps: dict[int, Tap] = {}
+        self._measured: set[int] = set()
         self._jacobian: Jacobian | None = None
         base: Any = places.base
         original = base.get_image_features
@@ -154,6 +164,12 @@ class VisionWatch:
         for block in {b for s in wanted for b in _blocks(s)} - self._taps.keys():
             module = getattr(self._places.blocks[block], self._places.attention)
             self._taps[block] = Tap(module, functools.partial(self._listen, block), self._places.packed)
+        for block in {b for s in wanted if isinstance(s, EncoderWalk) and s.start == "norm" for b in s.blocks}:
+            if block not in self._measured:
+                self._measured.add(block)
+                hook = functools.partial(self._entering, block)
+                handle = self._places.blocks[block].register_forward_pre_hook(hook, with_kwargs=True)
+                self._undo.append(handle.remove)
         if Sensitivity() in wanted and self._jacobian is None:
             projector: Any = self._places.projector
             self._jacobian = Jacobian(projector)
@@ -197,6 +213,12 @@ class VisionWatch:
         if self._call is not None and EncoderFeatures() in self._call.wanted:
             self._call.features = args[0]
 
+    def _entering(self, block: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._call is not None:
+            rows: Tensor = args[0] if args else kwargs["hidden_states"]
+            lengths = torch.linalg.vector_norm(rows.float(), dim=-1)
+            self._call.lengths[block] = lengths[None] if lengths.ndim == 1 else lengths
+
     def _bending(self, module: Any, args: tuple[Any, ...], output: Tensor) -> None:
         call = self._call
         if call is not None and self._jacobian is not None and Sensitivity() in call.wanted:
@@ -208,7 +230,7 @@ class VisionWatch:
             return
         for signal in call.wanted:
             if isinstance(signal, EncoderWalk) and block in signal.blocks:
-                ended = walk(query, key, scaling, signal)
+                ended = walk(query, key, scaling, signal, call.begun(signal, block, query.shape[2]))
                 if self._places.packed:
                     call.pieces.setdefault((signal, block), []).append(ended[0])
                 else:
@@ -226,6 +248,12 @@ def _blocks(signal: Signal) -> tuple[int, ...]:
     if isinstance(signal, EncoderKeys):
         return (signal.block,)
     return signal.blocks if isinstance(signal, EncoderWalk) else ()
+
+
+def _sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The sum of each run of `lengths` values, at every entry of the run."""
+    totals = torch.stack([part.sum() for part in torch.split(values, list(lengths))])
+    return torch.repeat_interleave(totals, torch.tensor(list(lengths), device=values.device), output_size=len(values))
 
 
 def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> list[ImageFacts]:

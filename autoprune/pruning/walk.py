@@ -3,9 +3,10 @@
 p₀ is a start, p ← p·A one hop, and a token's score is what has reached it. With A the softmax map of one block:
 
 * `cls`: one hop from the class token is its attention row. `all`: one hop from an even start is the mean of A's rows,
-  the attention each token receives; `patches` leaves the class token out of the start. `query`: the softmax row of the
-  mean query stands for the first hop.
-* Every head walks in its own map; `heads` puts their ends together. k hops from `all` are k steps of PageRank without a
+  the attention each token receives; `patches` leaves the class token out of the start, `norm` starts on the patches by
+  the length of their features. `query`: the softmax row of the mean query stands for the first hop.
+* Every head walks in its own map; `heads` puts their ends together, `variance` leaves out heads whose scores are almost
+  even or almost all on one patch (Zero-TPrune). k hops from `all` are k steps of PageRank without a
   restart (Zero-TPrune, AIM, with `rms`).
 * With a `gate` t the heads meet after each hop but the last: patches that hold more than t times the mean patch go on,
   each with the same mass, in every head (VFlowOpt: 2 hops from `patches`). The one that holds most always goes on.
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from autoprune.pruning.encoder_signals import EncoderWalk, Over
 
 MAP = 1 << 26  # entries of attention maps held at a time: 256 MiB
+TINY = torch.finfo(torch.float32).tiny
 
 
-def walk(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tensor:
-    """Mass on each tower token [B, T] in float32, from query [B, H, T, D] and key of one block; B tower inputs."""
+def walk(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk, lengths: Tensor | None = None) -> Tensor:
+    """Mass on each tower token [B, T] in float32, from query [B, H, T, D] and key of one block; B tower inputs.
+    `lengths` [B, T]: of the tokens' features as they enter the block, for the start `norm`."""
     if asked.heads == "joined":
         query, key = _joined(query), _joined(key)
         scaling = query.shape[-1] ** -0.5
@@ -38,7 +41,9 @@ def walk(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tens
         return _meet(_first(query, key, scaling, asked), asked)
     size = max(1, MAP // (query.shape[1] * query.shape[2] ** 2))
     starts = range(0, len(query), size)
-    return torch.cat([_hops(query[i : i + size], key[i : i + size], scaling, asked) for i in starts])
+    pieces = [slice(i, i + size) for i in starts]
+    begins = [None if lengths is None else lengths[p] for p in pieces]
+    return torch.cat([_hops(query[p], key[p], scaling, asked, b) for p, b in zip(pieces, begins, strict=True)])
 
 
 def put_together(over: Over, count: int, before: Tensor | None, value: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def _first(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Te
     return attention_rows(query, key, rows, scaling, None)[:, :, 0]
 
 
-def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Tensor:
+def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk, lengths: Tensor | None) -> Tensor:
     """All hops with the whole map at hand: [B, T]."""
     rows = torch.arange(query.shape[2], device=query.device).expand(query.shape[0], -1)
     weights = attention_rows(query, key, rows, scaling, None)
@@ -69,6 +74,8 @@ def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Ten
         mass = _first(query, key, scaling, asked)
     elif asked.start == "cls":
         mass = weights[:, :, 0]
+    elif asked.start == "norm":
+        mass = (_by_length(lengths, int(asked.has_cls))[:, None, None] @ weights)[:, :, 0]
     else:
         mass = weights[:, :, int(asked.start == "patches") :].mean(2)
     for _ in range(asked.hops - 1):
@@ -86,6 +93,24 @@ def _gated(mass: Tensor, gate: float, before: int) -> Tensor:
     return torch.nn.functional.pad(on / on.sum(1, keepdim=True), (before, 0))
 
 
+def _by_length(lengths: Tensor | None, before: int) -> Tensor:
+    """Mass on the patches in proportion to `lengths` [B, T], none on the `before` tokens before them."""
+    if lengths is None:
+        raise ValueError("a walk from `norm` needs the lengths of the features")
+    patches = lengths[:, before:].float()
+    return torch.nn.functional.pad(patches / patches.sum(1, keepdim=True).clamp(min=TINY), (before, 0))
+
+
+def _counting(mass: Tensor, bounds: tuple[float, float] | None, before: int) -> Tensor:
+    """Which heads [B, H] count: those whose patches' scores, scaled to mean 1, have a variance within the bounds."""
+    patches = mass[:, :, before:]
+    if bounds is None:
+        return torch.ones_like(patches[..., 0], dtype=torch.bool)
+    spread = (patches / patches.mean(2, keepdim=True).clamp(min=TINY)).var(2, unbiased=False)
+    inside = (spread >= bounds[0]) & (spread <= bounds[1])
+    return inside | ~inside.any(1, keepdim=True)
+
+
 def _meet(mass: Tensor, asked: EncoderWalk) -> Tensor:
     """The heads' ends as one: [B, H, T] -> [B, T]."""
     if asked.heads == "sum":
@@ -93,7 +118,8 @@ def _meet(mass: Tensor, asked: EncoderWalk) -> Tensor:
     if asked.heads == "max":
         return mass.amax(1)
     if asked.heads == "rms":
-        return mass.square().mean(1).sqrt()
+        counts = _counting(mass, asked.variance, int(asked.has_cls))
+        return ((mass.square() * counts[..., None]).sum(1) / counts.sum(1, keepdim=True)).sqrt()
     if asked.heads == "top_half":
         count = torch.full((len(mass),), max(1, mass.shape[1] // 2), device=mass.device)
         on_patches = mass[:, :, int(asked.has_cls) :].sum(2)

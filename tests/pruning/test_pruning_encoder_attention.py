@@ -47,6 +47,7 @@ def test_the_loops_maps_are_what_the_eager_model_reports() -> None:
         assert float((own - own.mean(1, keepdim=True)).abs().max()) > 1e-2  # rows differ, so that a mix-up shows
 
 
+VARIED = [0.6, 1.55]  # of some pictures one head, of others both or none
 WALKS: dict[str, dict[str, Any]] = {
     "all": {"from": "all"},
     "patches": {"from": "patches"},
@@ -57,6 +58,10 @@ WALKS: dict[str, dict[str, Any]] = {
     "top_half": {"heads": "top_half"},
     "joined": {"heads": "joined"},
     "joined-all": {"heads": "joined", "from": "all", "hops": 2},
+    "norm": {"from": "norm"},
+    "norm-gated": {"from": "norm", "hops": 2, "gate": 1.1, "heads": "max"},
+    "varied": {"from": "all", "heads": "rms", "hops": 2, "head_variance": VARIED},
+    "varied-none": {"from": "all", "heads": "rms", "head_variance": [50, 60]},
     "temperature": {"temperature": 0.1},
     "two-hops": {"from": "cls", "hops": 2},
     "page-rank": {"from": "all", "hops": 5, "heads": "rms", "temperature": 0.5},
@@ -75,7 +80,7 @@ def test_a_walk_is_the_loop_over_the_models_own_attention(name: str) -> None:
     assert agree(scores(made, batch, attention(layer=1, **WALKS[name])), expected)
 
 
-@pytest.mark.parametrize("name", ["all", "gated", "joined", "page-rank"])
+@pytest.mark.parametrize("name", ["all", "gated", "joined", "norm", "page-rank"])
 def test_walks_line_up_with_tiles_and_newlines(name: str) -> None:
     made, samples = model("llava_next"), SAMPLES["llava_next"]
     batch = inputs(made, samples)
@@ -189,7 +194,7 @@ def test_the_best_patch_goes_on_where_none_passes_the_gate_and_the_class_token_n
         ({"hops": 2.5}, "valid integer"),
         ({"temperature": 0}, "greater than 0"),
         ({"temperature": "warm"}, "must be a number"),
-        ({"from": "text"}, "'cls', 'all', 'patches' or 'query'"),
+        ({"from": "text"}, "'cls', 'all', 'patches', 'norm' or 'query'"),
         ({"heads": "median"}, "'top_half' or 'joined'"),
     ],
 )
@@ -259,15 +264,35 @@ def test_walks_execute_what_they_declare(name: str) -> None:
     """Two pictures, counted as the cost model counts."""
     query, key = torch.randn(2, 2, 2, 37, 16)
     with FlopCounterMode(display=False) as counter:
-        walk.walk(query, key, 0.25, asked(**WALKS[name]))
+        walk.walk(query, key, 0.25, asked(**WALKS[name]), torch.rand(2, 37))
     declared = flops(geometry_of(model().config.to_dict()), WALKS[name], pictures=2)
+    if WALKS[name].get("from") == "norm":
+        declared -= 2 * 2 * 37 * 32  # the lengths are taken where the block begins
     assert counter.get_total_flops() == declared
+
+
+def test_heads_that_vary_too_little_or_too_much_do_not_count() -> None:
+    """Two heads: one alone is an even row, whose variance is 0; the other is on one patch of four, 3."""
+    made = asked(heads="rms", head_variance=[0.01, 0.7], **{"from": "all"})
+    even, peaked, between = [0.25] * 4, [1.0, 0.0, 0.0, 0.0], [0.4, 0.3, 0.2, 0.1]  # variance of the last: 0.2
+    for rows, expected in (([even, between], between), ([peaked, between, even], between), ([even, even], even)):
+        ends = torch.tensor([[[0.3, *row] for row in rows]])
+        assert walk._meet(ends, made)[0, 1:].tolist() == pytest.approx(expected)
+
+
+def test_head_variance_is_two_bounds_for_rms() -> None:
+    for params, message in (
+        ({"head_variance": [0.01, 0.7]}, "chooses among heads that meet by `heads: rms`"),
+        ({"heads": "rms", "head_variance": [0.7, 0.01]}, "a lower and a higher bound"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RegisteredParts().fill("criterion", "encoder_attention", params)
 
 
 # ------------------------------------------------------------------------------------------ a tower without class token
 
 
-@pytest.mark.parametrize("name", ["all", "query", "gated", "gated-high", "page-rank"])
+@pytest.mark.parametrize("name", ["all", "query", "gated", "gated-high", "norm", "page-rank", "varied"])
 def test_towers_without_a_class_token_walk_too(name: str) -> None:
     samples = SAMPLES["llava"]
     batch = inputs(siglip(), samples)

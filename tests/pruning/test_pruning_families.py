@@ -69,8 +69,9 @@ class Tower:
         """Values per place in the tower -> per token the four of its patches, [tokens, 4]."""
         return values[self.place].view(-1, 4)
 
-    def received(self, number: int, mean_query: bool) -> torch.Tensor:
-        """By loops: how much attention each place receives in a block, as a share of its image's queries."""
+    def received(self, number: int, mean_query: bool, start: torch.Tensor | None = None) -> torch.Tensor:
+        """By loops: how much attention each place receives in a block, as a share of its image's queries; `start`:
+        what each query holds before, in any unit."""
         module, hidden, keywords = self.attended[f"block {number}"]
         cos, sin = (t[:, None] for t in keywords["position_embeddings"])
         states = module.qkv(hidden).view(len(hidden), 3, module.num_heads, -1)
@@ -78,14 +79,15 @@ class Tower:
         query, key = (s * cos + torch.cat([-s[..., half:], s[..., :half]], -1) * sin for s in states.unbind(1)[:2])
         total = torch.zeros(len(hidden))
         ends = keywords["cu_seqlens"].tolist()
-        last = [4 * sum(TOKENS[: i + 1]) for i in range(len(TOKENS))]
-        for start, end in pairwise(ends):
-            image = next(4 * n for n, until in zip(TOKENS, last, strict=True) if end <= until)
+        held = torch.ones(len(hidden)) if start is None else start
+        held = torch.cat([part / part.sum() for part in torch.split(held, [4 * n for n in TOKENS])])
+        for begin, end in pairwise(ends):
             for head in range(module.num_heads):
-                q, k = query[start:end, head], key[start:end, head]
+                q, k = query[begin:end, head], key[begin:end, head]
                 rows = q.mean(0, keepdim=True) if mean_query else q
-                weights = (rows @ k.T * q.shape[1] ** -0.5).softmax(1).mean(0)
-                total[start:end] += weights / module.num_heads * (end - start) / image
+                weights = (rows @ k.T * q.shape[1] ** -0.5).softmax(1)
+                mass = held[begin:end].sum()[None] if mean_query else held[begin:end]
+                total[begin:end] += mass @ weights / module.num_heads
         return total
 
 
@@ -136,6 +138,23 @@ def test_attention_within_images_and_windows_is_averaged_over_a_tokens_patches(
         assert float(part.sum()) == pytest.approx(1 / 4, abs=1e-5)  # an image's patches share one unit of mass
     found = scores(tower.made, batch, ("encoder_attention", {"layer": layer, "from": source}), 1)
     assert aligned(found, expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_walk_from_norm_starts_on_patches_by_their_length(name: str) -> None:
+    """Over a whole image, also where windows walk apart: one unit of mass, in proportion to what enters the block."""
+    batch = batch_of(name)
+    tower = Tower(name, batch)
+    entering: dict[int, torch.Tensor] = {}
+    block = tower.made.model.visual.blocks[1]
+    handle = block.register_forward_pre_hook(lambda m, a: entering.update({1: a[0]}))
+    with torch.no_grad():
+        tower.made.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+        handle.remove()
+        expected = tower.per_token(tower.received(1, False, entering[1].norm(dim=1))).mean(1)
+    for part in torch.split(expected, TOKENS):
+        assert float(part.sum()) == pytest.approx(1 / 4, abs=1e-5)
+    assert aligned(scores(tower.made, batch, ("encoder_attention", {"layer": 1, "from": "norm"}), 1), expected)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

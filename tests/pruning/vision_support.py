@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -113,28 +114,45 @@ def maps(query: torch.Tensor, key: torch.Tensor, temperature: float, joined: boo
     ]
 
 
-def end(full: Map, mean_row: list[list[float]], start: str, hops: int, gate: float | None, heads: str, cls: int) -> Any:
-    """Mass on every patch. mean_row[h]: the softmax row of head h's mean query."""
+def end(
+    full: Map,
+    mean_row: list[list[float]],
+    start: str,
+    hops: int,
+    gate: float | None,
+    heads: str,
+    cls: int,
+    lengths: Sequence[float] = (),
+    variance: Sequence[float] | None = None,
+) -> Any:
+    """Mass on every patch. mean_row[h]: the softmax row of head h's mean query; lengths: of what enters the block."""
     tokens = range(len(full[0]))
     if start == "query":
         mass = mean_row
     elif start == "cls":
         mass = [a[0] for a in full]
+    elif start == "norm":
+        whole = sum(lengths[cls:])
+        mass = [[sum(lengths[i] / whole * a[i][j] for i in tokens if i >= cls) for j in tokens] for a in full]
     else:
         begin = [i for i in tokens if start == "all" or i >= cls]
         mass = [[sum(a[i][j] for i in begin) / len(begin) for j in tokens] for a in full]
     for _ in range(hops - 1):
         if gate is not None:
-            held = meet(mass, heads, cls)
+            held = meet(mass, heads, cls, variance)
             mean = sum(held[cls:]) / len(held[cls:])
             on = [i for i in tokens if i >= cls and held[i] > gate * mean]
             on = on or [max((i for i in tokens if i >= cls), key=lambda i: held[i])]
             mass = [[1 / len(on) if i in on else 0.0 for i in tokens] for _ in full]
         mass = [[sum(p[i] * a[i][j] for i in tokens) for j in tokens] for p, a in zip(mass, full, strict=True)]
-    return meet(mass, heads, cls)[cls:]
+    return meet(mass, heads, cls, variance)[cls:]
 
 
-def meet(mass: list[list[float]], heads: str, cls: int) -> list[float]:
+def meet(mass: list[list[float]], heads: str, cls: int, variance: Sequence[float] | None = None) -> list[float]:
+    if variance is not None:
+        spread = [statistics.pvariance([v * len(m[cls:]) / sum(m[cls:]) for v in m[cls:]]) for m in mass]
+        inside = [m for m, s in zip(mass, spread, strict=True) if variance[0] <= s <= variance[1]]
+        mass = inside or mass
     columns = [list(c) for c in zip(*mass, strict=True)]
     if heads == "top_half":
         order = sorted(range(len(mass)), key=lambda h: -sum(mass[h][cls:]))
@@ -170,16 +188,29 @@ def projections(made: Any, seen: torch.Tensor, block: int) -> tuple[torch.Tensor
 
 def expected_walks(made: Any, seen: torch.Tensor, block: int, cls: int = 1, **params: Any) -> Rows:
     """Ends of the walk per picture, from the model's own q and k."""
-    options = {"from": "cls", "hops": 1, "gate": None, "heads": "mean", "temperature": 1.0, **params}
+    options = {
+        **{"from": "cls", "hops": 1, "gate": None, "heads": "mean", "temperature": 1.0, "head_variance": None},
+        **params,
+    }
     query, key = projections(made, seen, block)
+    entering = entering_block(made, seen, block)
     found = []
-    for q, k in zip(query.unbind(), key.unbind(), strict=True):
+    for q, k, x in zip(query.unbind(), key.unbind(), entering.unbind(), strict=True):
         joined = options["heads"] == "joined"
         full = maps(q, k, options["temperature"], joined)
         mean = maps(torch.cat([q.double().mean(0, keepdim=True)] * len(k)), k, options["temperature"], joined)
         row = [a[0] for a in mean]
-        found.append(end(full, row, options["from"], options["hops"], options["gate"], options["heads"], cls))
+        how = (options["from"], options["hops"], options["gate"], options["heads"])
+        lengths = [math.sqrt(sum(v * v for v in token)) for token in x.double().tolist()]
+        found.append(end(full, row, *how, cls, lengths, options["head_variance"]))
     return found
+
+
+def entering_block(made: Any, seen: torch.Tensor, block: int) -> torch.Tensor:
+    """Features [pictures, T, D] that enter a block of an untouched tower."""
+    with torch.no_grad():
+        states: torch.Tensor = made.model.vision_tower(seen, output_hidden_states=True, return_dict=True).hidden_states
+    return states[block]
 
 
 @cache

@@ -26,19 +26,25 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import StageView
 
 
+WHOLE = ("all", "patches", "norm")  # starts that need every row of the map
+
+
 class EncoderAttention(PartConfig):
     """layer: encoder block, 0-based, negative from the end, or a fraction of the depth. layers: in its place, the first
     and the last of a range of blocks, put together by `over`: sum (the default), mean, ema (each block halves what was
     before) or difference (the last less the first).
 
     from: where the walk starts: cls (the class token), all (every token alike: the attention a token receives), patches
-    (all but the class token) or query (the softmax row of the mean query). hops: how often attention passes it on.
+    (all but the class token), norm (the patches by the length of their features as they enter the block) or query (the
+    softmax row of the mean query). hops: how often attention passes it on.
     gate: between hops only patches that hold more than this many times the mean go on, all alike; null: every head
     passes on what it has.
 
     heads: how heads become one: mean, sum, max, rms (root of the mean square), top_half (mean over those half of them
     that bring most to patches), or joined (queries and keys of all heads side by side are one head, scaled by the
-    tower's width: not the tower's own attention). temperature: divides the logits before the softmax.
+    tower's width: not the tower's own attention). head_variance: with rms, heads of which the variance of the patches'
+    scores, scaled to mean 1, lies outside these two bounds do not count, unless that leaves none (Zero-TPrune: [.01,
+    .7]). temperature: divides the logits before the softmax.
     """
 
     layer: EncoderLayer = -2
@@ -48,6 +54,7 @@ class EncoderAttention(PartConfig):
     hops: int = Field(default=1, ge=1, le=100, strict=True)
     gate: Number | None = Field(default=None, ge=0)
     heads: WalkHeads = "mean"
+    head_variance: tuple[Number, Number] | None = None
     temperature: Number = Field(default=1.0, gt=0)
 
     @model_validator(mode="before")
@@ -59,11 +66,17 @@ class EncoderAttention(PartConfig):
     def _between(self) -> EncoderAttention:
         if self.gate is not None and self.hops == 1:
             raise ValueError("`gate` acts between hops: it needs `hops` of at least 2")
+        if self.head_variance is not None:
+            low, high = self.head_variance
+            if self.heads != "rms":
+                raise ValueError("`head_variance` chooses among heads that meet by `heads: rms`")
+            if not 0 <= low < high:
+                raise ValueError(f"`head_variance` is a lower and a higher bound, not [{low}, {high}]")
         return self
 
     def tier(self, declared: Tier) -> Tier:
         """One row, or a whole map."""
-        return "T3" if self.source in ("all", "patches") or self.hops > 1 else declared
+        return "T3" if self.source in WHOLE or self.hops > 1 else declared
 
     def walk(self, site: Site) -> EncoderWalk:
         return EncoderWalk(
@@ -75,6 +88,7 @@ class EncoderAttention(PartConfig):
             heads=self.heads,
             temperature=self.temperature,
             has_cls=site.has_cls,
+            variance=self.head_variance,
         )
 
     def blocks(self, site: Site) -> tuple[int, ...]:
@@ -101,17 +115,19 @@ class EncoderAttention(PartConfig):
 
 
 def flops(config: EncoderAttention, sizes: Sizes) -> int:
-    """Per picture and block 2·T·w for one row. From `all` and `patches`, and with more hops, 2·T²·w for the map and
-    2·T²·heads for each hop after the first (`query`: and its row). T tokens, width w. Windows
-    of a block count as the whole picture."""
+    """Per picture and block 2·T·w for one row. From `all`, `patches` and `norm`, and with more hops, 2·T²·w for the map
+    and 2·T²·heads for each hop after the first (of `norm` for that, too, and 2·T·w for the lengths; of `query` its
+    row). T tokens, width w. Windows of a block count as the whole picture."""
     vision = sizes.geometry.vision
     total = 0
     for tokens in sizes.tower:
         row = 2 * tokens * vision.width
-        if config.source in ("all", "patches") or config.hops > 1:
+        if config.source in WHOLE or config.hops > 1:
             heads = 1 if config.heads == "joined" else vision.heads
             whole = tokens * row + (config.hops - 1) * 2 * tokens**2 * heads
-            row = whole + (row if config.source == "query" else 0)
+            if config.source == "norm":
+                whole += 2 * tokens**2 * heads
+            row = whole + (row if config.source in ("query", "norm") else 0)
         total += row
     return total * len(config.blocks(sizes.site))
 
