@@ -126,6 +126,7 @@ def _policy() -> Json:
             ]
         },
         "positions": {"enum": ["keep", "compact"]},
+        "attend": {"const": "mass"},
     }
     picks = {"type": "array", "items": _object({"share": NUMBER, **pick}), "minItems": 1}
     site = {"type": "string", "pattern": r"^(projector|input|llm:\d+(/\d+)?)$"}

@@ -58,14 +58,15 @@ def _protecting(stage: AnyStage, geometry: Geometry) -> AnyStage:
 class _Kept:
     """The stages that do something, with counts for keeps where N is known.
 
-    A stage that drops nothing is left out, unless it numbers positions anew that an earlier one left with gaps: then
-    that alone stays.
+    A stage that drops nothing is left out, unless it numbers positions anew that an earlier one left with gaps, or is
+    the first to attend by mass after one that has merged: then that alone stays. `attend` is said once, where it begins
+    to tell.
     """
 
     def __init__(self, placed: tuple[Placed, ...], geometry: Geometry, tokens: int | None) -> None:
         self.placed, self.depth, self.tokens = placed, geometry.depth, tokens
         self.counted = 0 if tokens is None else _countable(placed, geometry)
-        self.gaps = False
+        self.gaps = self.merged = self.asked = self.attends = False
         self.result: list[Placed] = []
 
     def stages(self) -> list[Placed]:
@@ -94,14 +95,19 @@ class _Kept:
                 least = None
 
     def _add(self, place: Placed, drops: bool) -> None:
-        compact = place.stage.positions == "compact"
+        stage, compact = place.stage, place.stage.positions == "compact"
+        self.merged |= drops and stage.merge.name != "drop"
+        self.asked |= stage.attend is not None
+        begins = self.asked and self.merged and not self.attends
+        stage = replace(stage, attend="mass" if begins else None)
         if drops:
-            self.result.append(place)
+            self.result.append(replace(place, stage=stage))
             self.gaps = not compact
-        elif compact and self.gaps:
-            bare = replace(place.stage, pick=(), merge=Use("drop"), protect=None)
+        elif (compact and self.gaps) or begins:
+            bare = replace(stage, pick=(), merge=Use("drop"), protect=None)
             self.result.append(replace(place, keep=Keep("of_current", Fraction(1)), stage=bare))
-            self.gaps = False
+            self.gaps &= not compact
+        self.attends |= begins
 
 
 def _listed(place: Placed) -> tuple[int, ...]:
@@ -135,7 +141,8 @@ class Binder:
         )
         keep = replace(placed.keep, rule=rule)
         rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
-        return ResolvedStage("llm", placed.layer, keep, picks, merge, stage.protect, stage.positions, rows)
+        how = (stage.protect, stage.positions, rows, stage.attend)
+        return ResolvedStage("llm", placed.layer, keep, picks, merge, *how)
 
     def rule(self, placed: Placed) -> Part | None:
         """A stage's count rule, where it has an effect: it decides the count, or the shares of some pick's groups."""
@@ -229,6 +236,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
         "protect": list(stage.protect) if isinstance(stage.protect, tuple) else stage.protect,
         "positions": stage.positions,
         **({} if stage.rows == "mean" else {"rows": stage.rows}),
+        **({} if stage.attend is None else {"attend": stage.attend}),
     }
 
 
@@ -289,6 +297,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
         protect=tuple(protect) if isinstance(protect, list) else protect,
         positions=data["positions"],
         rows=data.get("rows", "mean"),
+        attend=data.get("attend"),
     )
 
 

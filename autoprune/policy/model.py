@@ -15,6 +15,7 @@ from autoprune.policy.sites import Layer, Site
 Normalise = Literal["rank", "minmax", "softmax", "sum", "none"]
 Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
+Attend = Literal["mass"]  # keys weigh by how many tokens they stand for
 Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
 SCORED_SPLITS = ("proportional", "whole", "rule")  # how a group shares a count out by its scores
 Protect = Literal["newlines"] | tuple[int, ...] | None
@@ -73,6 +74,7 @@ class _Reduction:
     merge: Use = Use("drop")
     protect: Protect = None
     positions: Positions = "keep"
+    attend: Attend | None = field(default=None, kw_only=True)
     path: Path = field(default=(), compare=False, repr=False)
 
 

@@ -19,7 +19,7 @@ from autoprune.policy.sites import Layer, Site, layer_of, read_site
 LATER_KEYS = ("restore", "arms")
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
 RULE_KEYS = ("rule", "most", "least", "fit")
-COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "positions")
+COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "positions", "attend")
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS)
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
 PICK_KEYS = ("share", "score", "select", "group")
@@ -234,15 +234,18 @@ def read_stage(value: Any, path: Path, found: Problems) -> AnyStage | None:
     merge = read_use(value["merge"], (*path, "merge"), "merger", found) if "merge" in value else Use("drop", {}, path)
     protect = read_protect(value.get("protect"), (*path, "protect"), found)
     positions = value.get("positions", "keep")
-    if not one_of(positions, (*path, "positions"), ("keep", "compact"), found) or merge is None or not picks:
+    attend = value.get("attend")
+    right = attend is None or one_of(attend, (*path, "attend"), ("mass",), found)
+    right = one_of(positions, (*path, "positions"), ("keep", "compact"), found) and right
+    if not right or merge is None or not picks:
         return None
     if not curved:
-        return _read_plain(value, path, found, picks, merge, protect, positions)
+        return _read_plain(value, path, found, picks, merge, protect, positions, attend)
     along = read_along(value.get("along"), (*path, "along"), found) if "along" in value else None
     curve = read_curve(value.get("curve"), (*path, "curve"), found) if "curve" in value else None
     if along is None or curve is None:
         return None
-    return CurveStage(picks, merge, protect, positions, path, along=along, curve=curve)
+    return CurveStage(picks, merge, protect, positions, path, attend=attend, along=along, curve=curve)
 
 
 def _read_plain(
@@ -253,10 +256,13 @@ def _read_plain(
     merge: Use,
     protect: Protect,
     positions: Any,
+    attend: Any,
 ) -> Stage | None:
     site: Site | None = read_site(value["at"], (*path, "at"), found) if "at" in value else None
     keep = read_keep(value["keep"], (*path, "keep"), found) if "keep" in value else None
-    return None if site is None or keep is None else Stage(picks, merge, protect, positions, path, at=site, keep=keep)
+    if site is None or keep is None:
+        return None
+    return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep)
 
 
 def read_along(value: Any, path: Path, found: Problems) -> tuple[Layer, Layer] | None:

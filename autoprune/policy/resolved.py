@@ -58,8 +58,11 @@ class ResolvedPick:
 
 @dataclass(frozen=True)
 class ResolvedStage:
-    """One reduction, effective before decoder layer `layer` (0 for site 'projector'). `rows`: whether the merger's
-    weights are scaled to sum 1 in each row of W (`sum`: not; parity runs only)."""
+    """One reduction, effective before decoder layer `layer` (0 for site 'projector').
+
+    rows: whether the merger's weights are scaled to sum 1 in each row of W (`sum`: not; parity runs only). attend: from
+    here on the log of a row's mass is added to every attention logit of its key.
+    """
 
     site: Literal["projector", "llm"]
     layer: int
@@ -69,6 +72,7 @@ class ResolvedStage:
     protect: Literal["newlines"] | tuple[int, ...] | None = None
     positions: Literal["keep", "compact"] = "keep"
     rows: Literal["mean", "sum"] = "mean"
+    attend: Literal["mass"] | None = None
 
 
 @dataclass(frozen=True)

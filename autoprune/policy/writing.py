@@ -40,6 +40,8 @@ def dump_stage(stage: AnyStage) -> dict[str, Any]:
         data["protect"] = stage.protect if stage.protect == "newlines" else {"index": list(stage.protect)}
     if stage.positions != "keep":
         data["positions"] = stage.positions
+    if stage.attend is not None:
+        data["attend"] = stage.attend
     return data
 
 

@@ -130,7 +130,7 @@ class _Graph:
         rows, ground = self.ground.rows[:, piece], self.ground
         seen = row_mask(self.mask, rows, self.key.shape[2], ground.valid)
         if self.only_visual:
-            seen = _open(seen) & ground.visual[:, None, None, :]
+            seen = _within(seen, ground.visual[:, None, None, :])
         weights = attention_rows(self.query, self.key, rows, self.scaling, seen)
         if self.even is not None:
             alone = attention_rows(*self.even, rows, self.scaling, seen)
@@ -138,9 +138,11 @@ class _Graph:
         return weights.masked_fill(~ground.real[:, None, piece, None], 0)
 
 
-def _open(mask: Tensor) -> Tensor:
-    """What a bool or additive mask lets through."""
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+def _within(mask: Tensor, among: Tensor) -> Tensor:
+    """A bool or additive mask that lets through less."""
+    if mask.dtype == torch.bool:
+        return mask & among
+    return mask.masked_fill((mask < torch.finfo(mask.dtype).min / 2) | ~among, float("-inf"))
 
 
 def _even(on: Tensor) -> Tensor:

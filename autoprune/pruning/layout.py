@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autoprune.pruning.tensors import take, true_last
@@ -18,6 +18,7 @@ class Layout:
 
     index [B, n] int; valid [B, n] bool or None where every column is real; logical = length of the unpruned sequence.
     next_position [B] int is the position id of the first generated token where it is not the logical one (`compact`).
+    bias [B, n] float32 is added to every attention logit of a column's key, where a stage attends by mass.
     """
 
     index: Tensor
@@ -25,6 +26,7 @@ class Layout:
     logical: int
     positions: Tensor | None = None
     next_position: Tensor | None = None
+    bias: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -38,7 +40,8 @@ class Layout:
         columns = true_last(keep, max(lengths))
         valid = None if min(lengths) == max(lengths) else keep.gather(1, columns)
         positions = None if self.positions is None else self.positions.gather(1, columns)
-        new = Layout(self.index.gather(1, columns), valid, self.logical, positions, self.next_position)
+        bias = None if self.bias is None else self.bias.gather(1, columns)
+        new = Layout(self.index.gather(1, columns), valid, self.logical, positions, self.next_position, bias)
         return new, columns
 
     def compacted(self) -> Layout:
@@ -49,18 +52,16 @@ class Layout:
             positions = torch.arange(self.width, device=self.index.device).expand_as(self.index)
         else:
             positions = (self.valid.long().cumsum(1) - 1).clamp(min=0)
-        return Layout(self.index, self.valid, self.logical, positions, positions[:, -1] + 1)
+        return replace(self, positions=positions, next_position=positions[:, -1] + 1)
 
     def map(self, pick: Callable[[Tensor], Tensor]) -> Layout:
         """Apply a batch operation (beam reorder, repeat) to every tensor."""
-        valid, positions, following = self.valid, self.positions, self.next_position
-        return Layout(
-            pick(self.index),
-            None if valid is None else pick(valid),
-            self.logical,
-            None if positions is None else pick(positions),
-            None if following is None else pick(following),
-        )
+
+        def each(values: Tensor | None) -> Tensor | None:
+            return None if values is None else pick(values)
+
+        positions, following = each(self.positions), each(self.next_position)
+        return Layout(pick(self.index), each(self.valid), self.logical, positions, following, each(self.bias))
 
     def scatter(self, values: Tensor) -> Tensor:
         """Physical values [B, n, ...] into logical columns [B, logical, ...]; dropped columns are zero."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +42,8 @@ from autoprune.pruning.vision import ImageFacts, facts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LEAST_MASS = 1e-6  # of a row, where attention weighs by mass
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,7 @@ class Prefill:
         batch, logical = prompt.visual.shape
         index = torch.arange(logical, device=device).expand(batch, logical)
         self.layout = Layout(index, prompt.real, logical)
-        self.pristine = True
+        self.pristine, self.attends = True, False
         self.translator = Translator(self.layout, self.implementation, self.rotary)
         self.lengths, self.now = list(prompt.lengths), list(prompt.n)
         self.run = Run(list(prompt.n), self.plan.resolved.depth)
@@ -171,6 +173,9 @@ class Prefill:
         self.run.counts.append(list(self.now))
         if planned.stage.positions == "compact" and not self.pristine:
             self._use(self.layout.compacted())
+        self.attends |= planned.stage.attend is not None
+        if self.attends and not self.pristine:
+            self._use(replace(self.layout, bias=self._bias(hidden)))
         return hidden
 
     def _counted(self, decided: Sequence[int] | None) -> list[int]:
@@ -245,6 +250,12 @@ class Prefill:
         self.mass, self.now, self.pristine = done.mass, keep, False
         self._use(layout)
         return take(hidden, columns, 1)
+
+    def _bias(self, hidden: Tensor) -> Tensor:
+        """log(mass) at the columns of the visual tokens still there, 0 at all others: [B, n]."""
+        there = torch.arange(self.mass.shape[1], device=hidden.device) < self._host(self.now)[:, None]
+        log = self.mass.clamp(min=LEAST_MASS).log().masked_fill(~there, 0)
+        return log.new_zeros(hidden.shape[:2]).scatter(1, self._where(hidden), log)
 
     def _use(self, layout: Layout) -> None:
         self.layout = layout

@@ -53,6 +53,16 @@ def multi_axis(language_model: Any) -> bool:
     return "mrope_section" in rope or hasattr(getattr(language_model, "rotary_emb", None), "mrope_section")
 
 
+def refuse_bias(resolved: ResolvedPolicy, language_model: Any) -> None:
+    """Raises BadInput where `attend: mass` has no way into the attention."""
+    implementation = str(getattr(language_model.config, "_attn_implementation", "eager"))
+    if "flash" in implementation and any(stage.attend is not None for stage in resolved.stages):
+        raise BadInput(
+            "attend 'mass' adds to attention logits, for which FlashAttention has no input: "
+            "load the model with attn_implementation='sdpa'"
+        )
+
+
 def refuse_signals(signals: Iterable[Signal], language_model: Any, layers: Sequence[Any]) -> None:
     """Raises BadInput where a policy asks for what this language model cannot tell."""
     wanted = tuple(signals)

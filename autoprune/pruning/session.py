@@ -25,7 +25,7 @@ from autoprune.pruning.cache import PrunedLayer, adopt
 from autoprune.pruning.plan import Plan, make_plan
 from autoprune.pruning.prefill import Prefill, Prompt
 from autoprune.pruning.record import Budget, Run
-from autoprune.pruning.refuse import refuse_model, refuse_positions, refuse_signals
+from autoprune.pruning.refuse import refuse_bias, refuse_model, refuse_positions, refuse_signals
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap
 from autoprune.pruning.transition import ModuleWatch
@@ -169,6 +169,7 @@ class Session:
 
     def _make(self, resolved: ResolvedPolicy) -> Plan:
         refuse_positions(resolved, self._language_model)
+        refuse_bias(resolved, self._language_model)
         plan = make_plan(resolved, self.geometry)
         refuse_vision(plan.signals, self.places)
         refuse_signals(plan.signals, self._language_model, self.places.layers)
@@ -273,10 +274,10 @@ class Session:
         changed: dict[str, Any] = {}
         queries, stored = hidden.shape[1], layer.stored_length()
         implementation = str(self._language_model.config._attn_implementation)
-        if not (mask is None and layout.valid is None):
+        if not (mask is None and layout.valid is None and layout.bias is None):
             key = (id(mask), id(layout))
             if key not in step.masks:
-                made = decode_mask(mask, layout, "flash" in implementation, stored + queries, queries)
+                made = decode_mask(mask, layout, "flash" in implementation, stored + queries, hidden)
                 step.masks[key] = (made, mask)
             changed["attention_mask"] = step.masks[key][0]
         if "flash" in implementation:

@@ -68,20 +68,44 @@ def added(hidden: Tensor, layout: Layout, visual: Tensor, features: Tensor) -> T
 
 def prefill_mask(mask: Tensor | None, layout: Layout, flash: bool, hidden: Tensor) -> Tensor | None:
     """Rows and columns of the layout. None stays None where nothing is ragged (SDPA's causal fast path)."""
-    import torch
+    made = _prefill_mask(mask, layout, flash, hidden)
+    if layout.bias is None:
+        return made
+    return with_bias(_causal(layout.width, layout.width, hidden) if made is None else made, layout.bias, hidden)
 
+
+def _prefill_mask(mask: Tensor | None, layout: Layout, flash: bool, hidden: Tensor) -> Tensor | None:
     valid = layout.valid
     if mask is None:
         if valid is None or flash:
             return valid
-        n = layout.width
-        causal = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()
-        return _closed(causal[None, None].expand(valid.shape[0], 1, n, n), valid)
+        causal = _causal(layout.width, layout.width, hidden)
+        return _closed(causal.expand(valid.shape[0], -1, -1, -1), valid)
     if mask.ndim == 2:
         columns = take(mask.bool(), layout.index, 1)
         return columns if valid is None else columns & valid
     gathered = take(take(mask, layout.index, 3), layout.index, 2)
     return gathered if valid is None else _closed(gathered, valid)
+
+
+def _causal(queries: int, columns: int, like: Tensor) -> Tensor:
+    """[1, 1, queries, columns] bool; the last query sees every column."""
+    import torch
+
+    seen = torch.ones(queries, columns, dtype=torch.bool, device=like.device)
+    return seen.tril(columns - queries)[None, None]
+
+
+def with_bias(mask: Tensor, bias: Tensor, hidden: Tensor) -> Tensor:
+    """A bool or additive mask [B or 1, 1, Q, n] as an additive one in the dtype of `hidden`, with bias [B, n] on top of
+    what it lets through."""
+    import torch
+
+    low = torch.finfo(hidden.dtype).min
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    added = bias[:, None, None, :].to(hidden.dtype)
+    additive = added if mask.dtype == torch.bool else mask.to(hidden.dtype) + added
+    return additive.expand(len(bias), *mask.shape[1:]).masked_fill(~seen, low)
 
 
 def _closed(mask: Tensor, valid: Tensor) -> Tensor:
@@ -96,8 +120,17 @@ def _closed(mask: Tensor, valid: Tensor) -> Tensor:
     return mask.masked_fill(hidden_columns, low).masked_fill(itself, 0)
 
 
-def decode_mask(mask: Tensor | None, layout: Layout, flash: bool, stored: int, queries: int) -> Tensor | None:
-    """The logical mask of a decode step for a layer that will hold `stored` columns, this step's queries included."""
+def decode_mask(mask: Tensor | None, layout: Layout, flash: bool, stored: int, hidden: Tensor) -> Tensor | None:
+    """The logical mask of a decode step for a layer that will hold `stored` columns, those of hidden [B, Q, D] too."""
+    made = _decode_mask(mask, layout, flash, stored, hidden)
+    if layout.bias is None:
+        return made
+    bias = layout.bias.new_zeros(len(layout.bias), stored)
+    bias[:, : layout.width] = layout.bias
+    return with_bias(_causal(hidden.shape[1], stored, hidden) if made is None else made, bias, hidden)
+
+
+def _decode_mask(mask: Tensor | None, layout: Layout, flash: bool, stored: int, hidden: Tensor) -> Tensor | None:
     import torch
 
     batch, width = layout.index.shape
@@ -108,8 +141,7 @@ def decode_mask(mask: Tensor | None, layout: Layout, flash: bool, stored: int, q
     if mask is None:
         if valid is None or flash:
             return valid
-        causal = torch.ones(queries, stored, dtype=torch.bool, device=layout.index.device).tril(stored - queries)
-        return causal[None, None] & valid[:, None, None, :]
+        return _causal(hidden.shape[1], stored, hidden) & valid[:, None, None, :]
     new = layout.logical + torch.arange(grown, device=layout.index.device).expand(batch, grown)
     columns = torch.cat([layout.index, new], 1)
     if mask.ndim == 2:

@@ -159,6 +159,26 @@ def test_numbering_positions_anew_is_an_effect_of_its_own(tokens: int | None) ->
     assert of({**everything, "at": "llm:2"}, LAST, tokens=tokens) == of(LAST, tokens=tokens)
 
 
+@pytest.mark.parametrize("tokens", [64, None])
+def test_attending_by_mass_is_said_once_where_it_begins_to_tell(tokens: int | None) -> None:
+    def attends(*merges: str, flags: tuple[bool, ...], keeps: tuple[float, ...]) -> list[tuple[int, bool]]:
+        made = [
+            {"at": f"llm:{2 + i}", "keep": keep, "select": "stride", "merge": merge}
+            | ({"attend": "mass"} if flag else {})
+            for i, (merge, flag, keep) in enumerate(zip(merges, flags, keeps, strict=True))
+        ]
+        policy = Policy.parse({"schema": "autoprune/policy/1", "stages": made}, PARTS)
+        return [(s.layer, s.attend is not None) for s in resolve(policy, geometry(), PARTS, tokens).stages]
+
+    assert attends("drop", "drop", flags=(True, True), keeps=(0.5, 0.2)) == [(2, False), (3, False)]
+    assert attends("nearest", "drop", flags=(True, True), keeps=(0.5, 0.2)) == [(2, True), (3, False)]
+    assert attends("drop", "nearest", flags=(True, False), keeps=(0.5, 0.2)) == [(2, False), (3, True)]
+    assert attends("nearest", "drop", flags=(False, True), keeps=(0.5, 0.2)) == [(2, False), (3, True)]
+    assert attends("nearest", "nearest", flags=(False, True), keeps=(0.5, 0.5)) == [(2, False), (3, True)]
+    assert attends("nearest", "nearest", flags=(True, True), keeps=(0.5, 0.5)) == [(2, True)]
+    assert attends("nearest", "drop", flags=(True, False), keeps=(1, 0.5)) == [(3, False)]
+
+
 def test_without_n_only_what_surely_drops_nothing_is_left_out() -> None:
     def kinds(*keeps: Any) -> list[str]:
         stages = [{**LAST, "at": f"llm:{i + 1}", "keep": keep} for i, keep in enumerate(keeps)]

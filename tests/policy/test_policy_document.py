@@ -50,6 +50,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         stage |= draw(
             st.sampled_from([{}, {"protect": "newlines"}, {"protect": {"index": [4, 1]}}, {"positions": "compact"}])
         )
+        stage |= draw(st.sampled_from([{}, {"attend": "mass"}]))
         stages.append(stage)
     return {"schema": "autoprune/policy/1", "name": draw(st.text(max_size=5)), "criteria": named, "stages": stages}
 
@@ -112,6 +113,7 @@ STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
         ('  - {at: llm:4, keep: 0.5, select: stride, group: «{row: {split: whole}}}', "group: split whole needs a `score`"),
         ('  - {at: llm:4, keep: 0.5, score: random, group: {«window: 3/2}}', "a window's side is a part of the grid's"),
         ('  - {at: llm:4, keep: 0.5, «group: row, pick: [{score: random}]}', "'group' stands in the entries of `pick`"),
+        ('  - {at: llm:4, keep: 0.5, score: random, attend: «size}', "stages[0].attend: must be one of mass, not 'size'"),
         ('  - {at: llm:4, keep: 0.5, score: random, «restore: 1}', "'restore' is not available in this version"),
         (STAGE + 'parity: {«position: compact}', "parity.position: unknown key 'position'; allowed: positions, rows, notes; did you mean 'positions'?"),
         (STAGE + 'parity: {positions: «compct}', "parity.positions: must be one of keep, compact, not 'compct'; did you mean 'compact'?"),
