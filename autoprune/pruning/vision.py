@@ -27,7 +27,7 @@ from autoprune.pruning.encoder_signals import (
     Pixels,
     Sensitivity,
 )
-from autoprune.pruning.entropy import patch_entropy, refuse_tower, tower_inputs
+from autoprune.pruning.entropy import normalisation, patch_entropy, refuse_tower, tower_inputs
 from autoprune.pruning.jacobian import Jacobian, refuse_projector
 from autoprune.pruning.lattice import lattice_scores
 from autoprune.pruning.signals import Signal
@@ -270,7 +270,9 @@ def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> li
         values[EncoderFeatures()] = spread(_feature_rows(call.features, rows, places))
     if PatchEntropy() in call.wanted:
         pictures = tower_inputs(pixels, [x.tiles for x in layouts])
-        call.rows[PatchEntropy()] = _filled(patch_entropy(pictures, places.tower.config), rows * places.unit**2)
+        tower = places.tower.config
+        entropy = patch_entropy(pictures, tower, normalisation(tower, places.base.config))
+        call.rows[PatchEntropy()] = _filled(entropy, rows * places.unit**2)
     for signal, row in call.rows.items():
         values[signal] = spread(_row_values(row, rows, places))
     if Pixels() in call.wanted:

@@ -79,9 +79,9 @@ def zoo_frobenius(x: Array, module: Module, h: float = 1e-4) -> list[float]:
 
 def grey(pixel: Array) -> int:
     """One pixel's grey level 0..255. Decided: RGB by 0.299, 0.587, 0.114 (the sheet names no formula), nearest whole
-    number; a single channel as it is."""
-    level = float(pixel) if pixel.ndim == 0 else dot(pixel, (0.299, 0.587, 0.114))
-    return min(255, max(0, math.floor(level + 0.5)))
+    number, in thousandths so that halves are halves; a single channel as it is."""
+    thousandths = 1000 * float(pixel) if pixel.ndim == 0 else dot(pixel, (299, 587, 114))
+    return min(255, max(0, math.floor((thousandths + 500) / 1000)))
 
 
 def patch_entropy(image: Array, patch: int) -> list[float]:

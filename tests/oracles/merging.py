@@ -187,3 +187,21 @@ def residual(scores: Sequence[float], kept: Sequence[int]) -> Array:
 def rows_to_one(w: Array) -> Array:
     """W with every row scaled to sum 1, as the stage uses it."""
     return np.array([row / sum(row) for row in w])
+
+
+def cell_kept(scores: Sequence[float], columns: int, kept: Sequence[int], m: int) -> Array:
+    """`cell` where the count is fixed: no new rows, a dropped token joins the nearest kept one of its block (squared
+    distance on the grid, ties to the earlier); means by score. Tokens of a block without a kept one are lost."""
+    w = np.zeros((len(kept), len(scores)))
+    for j in range(len(scores)):
+        row, column = divmod(j, columns)
+        near: dict[int, int] = {}
+        for r, t in enumerate(kept):
+            y, x = divmod(t, columns)
+            if (y // m, x // m) == (row // m, column // m):
+                near[r] = (y - row) ** 2 + (x - column) ** 2
+        if j in kept:
+            w[kept.index(j), j] = scores[j]
+        elif near:
+            w[min(near, key=lambda r: (near[r], r)), j] = scores[j]
+    return rows_to_one(w)

@@ -101,3 +101,9 @@ def test_residual_is_the_dropped_mean() -> None:
     same(oracle.residual([1, 2, 3, 4], [1]), [[1 / 8, 0, 3 / 8, 4 / 8]])
     same(oracle.residual([0, 0, 0], [1]), [[1 / 2, 0, 1 / 2]])
     same(oracle.rows_to_one(np.array([[1.0, 3]])), [[0.25, 0.75]])
+
+
+def test_cell_kept_joins_the_nearest_of_its_block() -> None:
+    # a grid of 2 x 4, blocks of 2 x 2; kept 0 and 5 in the first block, none in the second
+    w = oracle.cell_kept([1, 2, 3, 4, 5, 6, 7, 8], 4, [0, 5], 2)
+    same(w, [[1 / 8, 2 / 8, 0, 0, 5 / 8, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]])

@@ -82,7 +82,7 @@ def _reference(seed: int) -> World:
             content = [{"type": "image"}, {"type": "text", "text": question}]
             message = [{"role": "user", "content": content}]
             prompts.append(processor.apply_chat_template(message, add_generation_prompt=True))
-            pictures.append(_picture(seed * 10 + asked.index(question)))
+            pictures.append(picture(seed * 10 + asked.index(question)))
         found = processor(images=pictures, text=prompts, return_tensors="pt", padding=True, padding_side="left")
         return {k: found[k] for k in ("input_ids", "attention_mask", "pixel_values")}
 
@@ -97,7 +97,8 @@ def _checkpoint(attention: str) -> Any:
     return kind.from_pretrained(str(REFERENCE), dtype="float32", attn_implementation=attention).eval()
 
 
-def _picture(seed: int) -> Any:
+def picture(seed: int) -> Any:
+    """Shapes on noise, 96 x 96: what the reference model's processor neither scales nor cuts."""
     from PIL import Image, ImageDraw
 
     dice = np.random.Generator(np.random.PCG64(seed))

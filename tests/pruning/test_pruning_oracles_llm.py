@@ -5,14 +5,17 @@ The engine sees a padded batch under SDPA; the oracle sees each sample alone, ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from llm_reference import captured
 from oracle_worlds import Seen, seen, shares, world, worst
 from oracles import attention as oracle
 from oracles import intrinsic, similarity, walks
+from oracles.basics import softmax
 from pruning_support import stage
 
 from autoprune.policy.resolved import ResolvedPolicy
@@ -46,6 +49,15 @@ def walked(sample: Seen, hops: int, temperature: float) -> list[float]:
     return [together[i] for i in sample.visual]
 
 
+def gravity(sample: Seen) -> Any:
+    """Attention of all-ones queries and keys under RoPE (theta 10000): only how far two tokens are apart counts."""
+    heads, n, width = sample.queries[AT - 1].shape
+    turns = [10000 ** (-2 * i / width) for i in range(width // 2)]
+    near = [sum(2 * math.cos(apart * turn) for turn in turns) / math.sqrt(width) for apart in range(n)]
+    rows = [softmax([near[q - k] for k in range(q + 1)]) + [1.0] * (n - q - 1) for q in range(n)]
+    return np.array([rows] * heads)
+
+
 def transitions(sample: Seen) -> list[float]:
     modules = [module for layer in range(AT) for module in sample.modules[layer]]
     return oracle.transprune_ttv(modules, sample.visual)
@@ -72,6 +84,18 @@ CASES: list[tuple[str, tuple[str, dict[str, Any]], Oracle]] = [
         "raters, best heads",
         llm(**{"from": "raters", "heads": "top_half"}),
         lambda s: oracle.sparsevlm_v2(s.maps[AT - 1], s.visual, raters(s)),
+    ),
+    (
+        "raters, best heads, over the rotary embedding",
+        llm(**{"from": "raters", "heads": "top_half", "over_rope": True}),
+        lambda s: oracle.sparsevlm_v2(s.maps[AT - 1], s.visual, raters(s), gravity(s)),
+    ),
+    (
+        "rise",
+        llm(layer="own", rise=True),
+        lambda s: walks.layers_together(
+            [oracle.fastv(s.maps[layer], s.visual) for layer in (AT - 1, AT)], "difference"
+        ),
     ),
     (
         "adaptinfer",
@@ -156,15 +180,16 @@ def test_scores(name: str, criterion: tuple[str, dict[str, Any]], formula: Oracl
 @pytest.mark.parametrize("name", WORLDS + MORE)
 @pytest.mark.parametrize(("criterion", "formula"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 def test_scores_of_every_family(name: str, seed: int, criterion: tuple[str, dict[str, Any]], formula: Oracle) -> None:
-    if name == "gemma3" and criterion[1].get("rope") is False:
+    if name == "gemma3" and ("rope" in criterion[1] or "over_rope" in criterion[1]):
         return  # refused: its layers differ in their rotary embeddings
+    if name.startswith("qwen") and "over_rope" in criterion[1]:
+        return  # positions on several axes
     check(name, criterion, formula, seed, 2e-5)
 
 
 @pytest.mark.parametrize("name", ["llava"])
 def test_aim(name: str) -> None:
     """Five hops at temperature .1, from the logits: the oracle masks by itself."""
-    import numpy as np
 
     def formula(sample: Seen) -> list[float]:
         with np.errstate(divide="ignore"):
