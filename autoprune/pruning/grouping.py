@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import TextSpace
 
 
+GRAIN = 2**40  # of a token: above the rounding of float64, below what two remainders differ by
+
+
 class GroupConfig(PartConfig):
     """split: how groups share the pick's count. `equal`: as evenly as their sizes allow; `size`: in proportion to their
     tokens; `proportional`: to the sums of their scores; `whole`: whole groups, best mean score first (the last may be
@@ -115,7 +118,7 @@ def allocate(total: Tensor, sizes: Tensor, weights: Tensor) -> Tensor:
     ideal = _ideal(total, sizes, weights, full)
     shares = torch.where(full, sizes, ideal.floor().long())
     left = total - shares.sum(1)
-    remainder = (ideal - ideal.floor()).masked_fill(full, -1)
+    remainder = ((ideal - ideal.floor()) * GRAIN).round().masked_fill(full, -1)  # what should be equal is
     place = remainder.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return shares + ((place < left[:, None]) & ~full)
 

@@ -10,8 +10,8 @@ from oracles.basics import mean, ranking
 
 
 def keep(fraction: Fraction, n: int) -> int:
-    """K = floor(f N + 1/2), at least 1 if f > 0."""
-    if fraction == 0:
+    """K = floor(f N + 1/2), at least 1 if f > 0 and there is one."""
+    if fraction == 0 or n == 0:
         return 0
     return max(1, math.floor(fraction * n + Fraction(1, 2)))
 

@@ -6,7 +6,8 @@ the untouched model with eager attention and hands over its maps, states and pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pruning_support
+import test_pruning_catalog
 import tiny_families
 import torch
 from pruning_support import Sample
@@ -51,9 +53,16 @@ class World:
 
 @cache
 def world(name: str, seed: int = 1) -> World:
-    """`reference`, `llava`, `llava_next` or one of the tiny families."""
+    """`reference`, `llava`, `llava_next`, `deep` (32 layers, 24 blocks) or one of the tiny families."""
     if name == "reference":
         return _reference(seed)
+    if name == "deep":
+        samples = [Sample(12), Sample(7), Sample(16)]
+        made = test_pruning_catalog.deep()
+        plain = copy.deepcopy(made)
+        plain.set_attn_implementation("eager")
+        batch = pruning_support.inputs(made, samples, seed)
+        return World(made, plain, batch, [pruning_support.single(batch, samples, i) for i in range(len(samples))])
     if name in ("llava", "llava_next"):
         samples = [Sample(9), Sample(16, ((48, 96), (48, 96))), Sample(5)]
         if name == "llava_next":
@@ -118,11 +127,11 @@ class Seen:
     maps[l] [H, n, n]: attention of decoder layer l. hidden[l] [n, d]: what enters it; hidden[0] are the embeddings.
     queries[l], keys[l] [heads, n, D]: before the rotation; cached[l]: the keys as the cache holds them.
     modules[l]: (input, output) [n, d] of its attention and of its MLP. projector_input [rows, e]: what enters the
-    projector, where there is one of two layers.
+    projector, where there is one of two layers. `gone`: columns whose keys are masked from a layer on.
     """
 
-    def __init__(self, place: World, number: int) -> None:
-        self.batch, self.made = place.singles[number], place.plain
+    def __init__(self, place: World, number: int, gone: Mapping[int, Sequence[int]] | None = None) -> None:
+        self.batch, self.made, self.gone = place.singles[number], place.plain, gone or {}
         ids = self.batch["input_ids"][0].tolist()
         self.visual = [c for c, i in enumerate(ids) if i == place.image_token]
         self.text = list(range(self.visual[-1] + 1, len(ids)))
@@ -142,6 +151,7 @@ class Seen:
             attention = layer.self_attn
             width = attention.head_dim
             handles.append(layer.register_forward_pre_hook(lambda m, a: self.hidden.append(array(a[0][0]))))
+            handles.append(layer.register_forward_pre_hook(self._without(number), with_kwargs=True))
             for kind, found in (("q", self.queries), ("k", self.keys)):
                 source = getattr(attention, f"{kind}_norm", None) or getattr(attention, f"{kind}_proj")
 
@@ -170,6 +180,19 @@ class Seen:
             handle.remove()
         self.maps = [array(a[0]) for a in out.attentions]
         self.cached = [array(layer.keys[0]) for layer in out.past_key_values.layers]
+
+    def _without(self, number: int) -> Any:
+        """Masks the keys of all that is gone before layer `number`."""
+        columns = [c for layer, gone in self.gone.items() if layer <= number for c in gone]
+
+        def hook(module: Any, args: Any, kwargs: Any) -> Any:
+            if not columns:
+                return None
+            mask = kwargs["attention_mask"].clone()
+            mask[..., columns] = torch.finfo(mask.dtype).min
+            return args, {**kwargs, "attention_mask": mask}
+
+        return hook
 
     def states(self, layer: int, positions: Sequence[int]) -> Any:
         return self.hidden[layer][list(positions)]
