@@ -265,15 +265,14 @@ def fopru(attention: Array, has_cls: bool) -> list[float]:
 def fopru_row(scores: Sequence[float], width: int, k: int) -> list[int]:
     """FoPru row, sheet B5: average per image row, keep whole top rows. Returns kept tokens in raster order.
 
-    Decided: floor(k / width) whole rows; what is left of k comes from the next row, by token score.
+    Decided: floor(k / width) whole rows; what is left of k is the beginning of the next row.
     """
     rows = [list(range(start, start + width)) for start in range(0, len(scores), width)]
     order = ranking([mean([scores[i] for i in row]) for row in rows])
     whole, rest = divmod(k, width)
     kept = [i for r in order[:whole] for i in rows[r]]
     if rest:
-        row = rows[order[whole]]
-        kept += [row[j] for j in top([scores[i] for i in row], rest)]
+        kept += rows[order[whole]][:rest]
     return sorted(kept)
 
 

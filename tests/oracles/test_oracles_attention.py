@@ -159,7 +159,7 @@ def test_column_means_leave_the_cls_column_out() -> None:
 def test_fopru_keeps_whole_rows() -> None:
     scores = [1.0, 2, 3, 3, 3, 1]  # row means 2 and 7/3
     assert oracle.fopru_row(scores, 3, 3) == [3, 4, 5]
-    assert oracle.fopru_row(scores, 3, 4) == [2, 3, 4, 5]
+    assert oracle.fopru_row(scores, 3, 4) == [0, 3, 4, 5]
     assert oracle.fopru_row(scores, 3, 2) == [3, 4]
 
 

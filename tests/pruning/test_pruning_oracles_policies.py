@@ -108,19 +108,18 @@ def adaptinfer(now: Now) -> list[int]:
 
 
 def transprune(now: Now) -> list[int]:
-    first = math.floor(3 / 16 * now.depth + 0.5)
-    places = {c: p for p, c in enumerate(now.everything)}
-    modules = []
-    for layer in range(first, now.layer):
-        for x, y in now.seen.modules[layer]:
-            modules.append((x[now.everything], y[now.everything]))
-    moved = attention.transprune_ttv(modules, [places[c] for c in now.columns])
+    """Each layer's sum runs over the tokens that this layer still had."""
+    moved = [0.0] * len(now.columns)
+    for layer in range(math.floor(3 / 16 * now.depth + 0.5), now.layer):
+        there = [c for c in now.seen.all if not any(c in gone for at, gone in now.seen.gone.items() if at <= layer)]
+        modules = [(x[there], y[there]) for x, y in now.seen.modules[layer]]
+        ttv = attention.transprune_ttv(modules, [there.index(c) for c in now.columns])
+        moved = [a + b for a, b in zip(moved, ttv, strict=True)]
     looked = attention.sparsevlm(now.seen.maps[now.layer], now.columns, now.seen.text)
     return now.best(attention.transprune(moved, looked))
 
 
 def zoo(now: Now) -> list[int]:
-    """The projector's answer in every direction, by central differences: the closed form has a test of its own."""
     projector = now.seen.made.model.multi_modal_projector
     w1, b1, w2 = (array(t) for t in (projector.linear_1.weight, projector.linear_1.bias, projector.linear_2.weight))
     scores = intrinsic.zoo_closed_form(now.seen.projector_input, w1, b1, w2)
@@ -170,6 +169,7 @@ METHODS: dict[str, list[Oracle]] = {
     "greedy_prune": [greedy_prune],
 }
 HEAVY = ("g_prune", "cdpruner", "zoo_prune", "vispruner", "divprune", "greedy_prune")  # loops over all pairs
+TOO_SHALLOW = ("transprune",)  # two of its sites are one in eight layers: refused
 
 
 def check(world_name: str, name: str, seed: int, samples: int) -> None:
@@ -200,7 +200,7 @@ def test_published_methods(name: str) -> None:
     check("deep", name, 1, 2)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - set(HEAVY)))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {*HEAVY, *TOO_SHALLOW}))
 def test_published_methods_on_the_reference_model(name: str) -> None:
     check("reference", name, 1, 1)
 
@@ -210,4 +210,5 @@ def test_published_methods_on_the_reference_model(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("place", ["deep", "reference"])
 def test_published_methods_on_other_pictures(place: str, name: str, seed: int) -> None:
-    check(place, name, seed, 3)
+    if place == "deep" or name not in TOO_SHALLOW:
+        check(place, name, seed, 3)
