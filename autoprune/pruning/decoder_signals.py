@@ -78,5 +78,10 @@ class BlockStatistic:
     tolerance: float = 0.0
 
 
+@dataclass(frozen=True)
+class NormedStates:
+    """Rows that enter the stage's layer, through the model's last norm: [V, D]."""
+
+
 Tapped = DecoderWalk | KeyNorm | DecoderKeys | BlockStatistic
-DecoderSignal = ProjectedFeatures | Tapped | Transition
+DecoderSignal = ProjectedFeatures | NormedStates | Tapped | Transition

@@ -21,6 +21,7 @@ from autoprune.pruning.decoder_signals import (
     DecoderKeys,
     DecoderWalk,
     KeyNorm,
+    NormedStates,
     ProjectedFeatures,
     Tapped,
     Transition,
@@ -30,7 +31,7 @@ from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.plan import Plan, PlannedStage, Use
 from autoprune.pruning.record import Run
-from autoprune.pruning.rotation import even, unrotated
+from autoprune.pruning.rotation import even, from_zero, unrotated
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tap import Abort
@@ -80,7 +81,8 @@ class Prompt:
 
 @dataclass(eq=False)
 class Prefill:
-    """State of one prefill. `images` is what get_image_features returned for all images, in order of appearance."""
+    """State of one prefill. `images` is what get_image_features returned for all images, in order of appearance; `norm`
+    is the model's last norm, None where it has none."""
 
     plan: Plan
     prompt: Prompt
@@ -89,6 +91,7 @@ class Prefill:
     cache: Any
     implementation: str
     rotary: Callable[[Tensor, Tensor], Any]
+    norm: Callable[[Tensor], Tensor] | None
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
@@ -204,15 +207,16 @@ class Prefill:
         """What the stage's parts see, and how many tokens of each sample they may not drop."""
         valid = torch.arange(where.shape[1], device=hidden.device) < self._host(self.now)[:, None]
         shielded = self._protected(planned) & valid
+        rows = take(hidden, where, 1)
         view = StageView(
             site=planned.site,
-            hidden=take(hidden, where, 1),
+            hidden=rows,
             valid=valid,
             candidates=valid & ~shielded,
             tokens=self.tokens,
             place=self.place.gather(1, self.tokens),
             mass=self.mass,
-            provide=self._signal,
+            provide=functools.partial(self._signal, rows),
             grid=Grid(*(places.gather(1, self.tokens) for places in self.grid)),
             text=functools.partial(self._text, hidden),
             partition=self._partition,
@@ -272,10 +276,12 @@ class Prefill:
         return torch.tensor(list(values), device=self.embeds.device)
 
     # ------------------------------------------------------------ signals
-    def _signal(self, signal: Signal) -> Tensor:
-        """A signal at the visual tokens still there, [B, V] or [B, V, D]."""
+    def _signal(self, hidden: Tensor, signal: Signal) -> Tensor:
+        """A signal at the visual tokens still there, whose states are hidden [B, V, D]: [B, V] or [B, V, D]."""
         if isinstance(signal, ProjectedFeatures):
             return take(self.embeds, self.columns.gather(1, self.tokens), 1)
+        if isinstance(signal, NormedStates):
+            return self._normed(hidden)
         if isinstance(signal, Tapped | Transition):
             return take(self.captured[signal], self.columns.gather(1, self.tokens), 1)
         if any(signal not in f.signals for f in self.facts):
@@ -286,12 +292,18 @@ class Prefill:
     def _text(self, hidden: Tensor, space: TextSpace) -> tuple[Tensor, Tensor]:
         """Prompt rows after the last visual token [B, R, D] and which are real: as embedded, entering the layer, or
         their keys."""
-        if space == "hidden":
+        if space == "hidden" or space == "normed":
             rows, real = self._rows(self.prompt.text, self.prompt.text_rows)
-            return take(hidden, rows, 1), real
+            found = take(hidden, rows, 1)
+            return found if space == "hidden" else self._normed(found), real
         rows = true_last(self.prompt.text, self.prompt.text_rows)
-        values = self.captured[space] if isinstance(space, DecoderKeys) else self.embeds
+        values = self.captured[space] if isinstance(space, DecoderKeys | KeyNorm) else self.embeds
         return take(values, rows, 1), self.prompt.text.gather(1, rows)
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        if self.norm is None:
+            raise AutoPruneError("this model's language model has no last norm")
+        return self.norm(hidden)
 
     def _probe(self, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Run the layer up to its attention function, without touching the cache."""
@@ -315,8 +327,7 @@ class Prefill:
             wanted = self.plan.wanted_after(number)
         for signal in wanted:
             if isinstance(signal, KeyNorm):
-                norm = torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
-                self.captured[signal] = self.layout.scatter(norm)
+                self.captured[signal] = self.layout.scatter(self._key_norm(signal, attention, key))
             elif isinstance(signal, DecoderKeys):
                 rows = key.float().mean(1) if signal.heads == "mean" else key.transpose(1, 2).flatten(2)
                 self.captured[signal] = self.layout.scatter(rows)
@@ -330,6 +341,13 @@ class Prefill:
                 self.captured[signal] = found[:, None].expand(-1, self.layout.logical)
         if self.probing:
             raise Abort
+
+    def _key_norm(self, signal: KeyNorm, attention: Any, key: Tensor) -> Tensor:
+        """Norm [B, n] of key [B, Hkv, n, D] over all heads."""
+        if signal.order == "l1" and self.layout.valid is not None and self.rotation is not None:
+            first = self.layout.valid.to(torch.int8).argmax(1, keepdim=True)
+            key = from_zero(attention, key, self.rotation, first)
+        return torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
 
     def changed(self, number: int, before: Tensor, after: Tensor) -> None:
         """A module of decoder layer `number` has made `after` of `before`, [B, n, D] each."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from autoprune.errors import BadInput
 from autoprune.policy.resolved import ResolvedPolicy
-from autoprune.pruning.decoder_signals import DecoderWalk, Transition
+from autoprune.pruning.decoder_signals import DecoderWalk, NormedStates, Transition
 from autoprune.pruning.signals import Signal
 
 MOVING_ROPE = ("dynamic", "longrope")
@@ -75,6 +75,8 @@ def refuse_signals(signals: Iterable[Signal], language_model: Any, layers: Seque
             raise BadInput(f"llm_attention {what}: this model's rotary embedding cannot be undone")
     if any(isinstance(s, Transition) and not hasattr(layers[s.layer], "mlp") for s in wanted):
         raise BadInput("token_transition: this model's decoder layers have no single MLP")
+    if any(isinstance(s, NormedStates) for s in wanted) and not hasattr(language_model, "norm"):
+        raise BadInput("space `normed`: this model's language model has no last norm")
 
 
 def _has_window(config: Any) -> bool:

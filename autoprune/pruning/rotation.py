@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.errors import AutoPruneError
+from autoprune.pruning.tensors import take
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,17 @@ def even(attention: Any, query: Tensor, embeddings: tuple[Tensor, Tensor]) -> tu
     ones = query.new_ones((query.shape[0], 1, *query.shape[2:]), dtype=torch.float32)
     cos, sin = embeddings
     return rotate(ones, ones, cos.float(), sin.float())
+
+
+def from_zero(attention: Any, key: Tensor, embeddings: tuple[Tensor, Tensor], first: Tensor) -> Tensor:
+    """key [B, Hkv, n, D] in float32 as (cos, sin) would have turned it if column first [B, 1] of each sample stood at
+    position 0. What depends on the angle itself, an L1 norm, then does not depend on the padding in front.
+    """
+    rotate = rotate_of(attention)
+    if rotate is None:
+        return key.float()
+    cos, sin = (take(part.float(), first, 1) for part in embeddings)
+    return rotate(key.float(), key.float(), cos, -sin)[1]
 
 
 def can_undo(language_model: Any, attention: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from autoprune.pruning.decoder_signals import DecoderKeys, KeyHeads, ProjectedFeatures
+from autoprune.pruning.decoder_signals import DecoderKeys, KeyHeads, NormedStates, ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys
 from autoprune.pruning.parts import Sizes
 from autoprune.pruning.signals import EncoderLayer, PartConfig, Signal, Site, encoder_block
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from autoprune.pruning.view import StageView
 
-FeatureSpace = Literal["projected", "encoder", "hidden", "encoder_keys", "keys"]
+FeatureSpace = Literal["projected", "encoder", "hidden", "normed", "encoder_keys", "keys"]
 ENCODER_KEYS = -2  # the block whose attention is read by default, too
 
 
@@ -33,6 +33,8 @@ def space_signals(
         return ()
     if space == "projected":
         return (ProjectedFeatures(),)
+    if space == "normed":
+        return (NormedStates(),)
     if space == "encoder":
         return (EncoderFeatures(),)
     if space == "keys":
@@ -48,9 +50,10 @@ def decoder_keys(site: Site, heads: KeyHeads) -> DecoderKeys:
 
 class SpaceConfig(PartConfig):
     """space: which feature rows likeness (cosine) is measured on: `projected` (what enters the language model),
-    `encoder` (what enters the projector), `hidden` (what enters the stage's layer), `encoder_keys` (of a block of the
-    vision tower) or `keys` (of the decoder layer before the stage; at llm:0 and projector of layer 0). Keys are as
-    attention sees them, turned by their positions where the model does that.
+    `encoder` (what enters the projector), `hidden` (what enters the stage's layer), `normed` (that through the model's
+    last norm), `encoder_keys` (of a block of the vision tower) or `keys` (of the decoder layer before the stage; at
+    llm:0 and projector of layer 0). Keys are as attention sees them, turned by their positions where the model does
+    that.
 
     key_layer: the encoder block of `encoder_keys`, by default -2. key_heads: heads of keys as one row: their `mean`
     (the default) or all of them side by side (`joined`).
@@ -89,7 +92,7 @@ class SpaceConfig(PartConfig):
         """Rows [B, R, w] of the prompt after the last visual token, and which are real; of the tower there are none."""
         if self.space == "keys":
             return view.text(decoder_keys(view.site, self.key_heads or "mean"))
-        return view.text("hidden" if self.space == "hidden" else "projected")
+        return view.text(self.space if self.space in ("hidden", "normed") else "projected")
 
     def comparing(self, sizes: Sizes, pairs: int) -> int:
         """Operations of `pairs` dot products, 2·w each, and of the probe that reads keys of the stage's own layer."""

@@ -245,7 +245,8 @@ class Session:
             adopt(cache, len(self.places.layers))
         implementation = language_model.config._attn_implementation
         rotary = functools.partial(_rotary, language_model)
-        prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary)
+        norm = getattr(language_model, "norm", None)
+        prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm)
         self._run = prefill.run
         return prefill
 

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 from autoprune.document.numbers import exact
 from autoprune.document.problems import shown, suggest
 from autoprune.errors import BadInput
-from autoprune.pruning.decoder_signals import DecoderSignal
+from autoprune.pruning.decoder_signals import DecoderSignal, KeyNorm, Order
 from autoprune.pruning.encoder_signals import EncoderSignal
 from autoprune.pruning.parts import Config
 
@@ -129,6 +129,11 @@ def decoder_row_layer(layer: int | str, site: Site, name: str = "llm_attention.l
     if not 0 <= index <= site.layer:
         raise BadInput(f"{name} {layer!r} must lie between 0 and the stage's own layer {site.layer}")
     return index, index == site.layer
+
+
+def key_norm(site: Site, order: Order) -> KeyNorm:
+    """Norm of the keys of the layer before the stage; at llm:0 of layer 0, run up to its attention for it."""
+    return KeyNorm(max(site.layer - 1, 0), site.layer == 0, order)
 
 
 def _fraction(layer: int | str, depth: int) -> int:

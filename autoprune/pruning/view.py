@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.pruning.decoder_signals import DecoderKeys, KeyHeads
+from autoprune.pruning.decoder_signals import DecoderKeys, KeyHeads, KeyNorm
 from autoprune.pruning.selecting import FeatureSpace, space_signals
 from autoprune.pruning.signals import Signal, Site
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.grouping import Partition
     from autoprune.pruning.plan import Use
 
-TextSpace = Literal["projected", "hidden"] | DecoderKeys
+TextSpace = Literal["projected", "hidden", "normed"] | DecoderKeys | KeyNorm
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ class StageView:
     provide: the value of a signal for these tokens, [B, V] or [B, V, D].
     grid: where the tokens lie in their images.
     text: rows [B, R, D] of the prompt after the last visual token, and which of them are real [B, R]: `projected` as
-    they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer, or the keys that the part
-    has asked for. The last is the last token.
+    they enter decoder layer 0 (word embeddings), `hidden` as they enter the stage's layer, `normed` those through the
+    model's last norm, or the keys or their norms [B, R] that the part has asked for. The last is the last token.
     partition: the tokens' groups under a group part.
     unpruned [B] int: N, visual tokens of each sample before any stage.
     """

@@ -63,6 +63,7 @@ def test_published_sites() -> None:
 LITERAL = {  # layers, counts and visual positions averaged over the layers, at 32 layers and 576 tokens, by the sheets
     "adaptinfer": ([2, 11, 21], [290, 72, 18], 146.25),
     "cdpruner": ([0], [64], 64),
+    "dart": ([2], [132], (2 * 576 + 30 * 132) / 32),
     "divprune": ([0], [56], 56),
     "fastervlm": ([0], [144], 144),
     "fastv": ([2], [288], 306),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import ProjectedFeatures
+from autoprune.pruning.decoder_signals import KeyNorm, NormedStates, ProjectedFeatures
 from autoprune.pruning.grouping import Partition
 from autoprune.pruning.signals import Signal, Site
 from autoprune.pruning.view import Grid, Quota, StageView
@@ -78,12 +78,18 @@ def make(kind: str, seed: int) -> list[Sample]:
             rows = {space: loose_rows(dice, count) for space in SPACES}
             scores = [dice.gauss(0, 1) for _ in range(count)]
             candidates = [i for i in range(count) if i not in protected]
-        prompt = {s: [[dice.gauss(0, 1) for _ in range(DIM)] for _ in range(text)] for s in ("projected", "hidden")}
+        prompt = {s: [[dice.gauss(0, 1) for _ in range(DIM)] for _ in range(text)] for s in TEXT_SPACES}
         samples.append(Sample(rows, prompt, scores, candidates))
     return samples
 
 
-SPACES = ("projected", "encoder", "hidden")
+SPACES = ("projected", "encoder", "hidden", "normed")
+TEXT_SPACES = ("projected", "hidden", "normed")
+
+
+def key_norms(sample: Sample) -> list[float]:
+    """Norms of the prompt rows' keys: any numbers that follow from no feature row's own length."""
+    return [abs(row[0]) for row in sample.text["hidden"]]
 
 
 def padded(rows: Sequence[Sequence[Any]], width: int, front: bool = False) -> torch.Tensor:
@@ -110,13 +116,15 @@ def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> S
     """Visual tokens padded at the end, prompt rows at the front."""
     features = {s: padded([x.rows[s] for x in samples], width) for s in SPACES}
     real = mask([range(prompt - len(x.text["hidden"]), prompt) for x in samples], prompt)
-    words = {s: padded([x.text[s] for x in samples], prompt, front=True) for s in ("projected", "hidden")}
+    words = {s: padded([x.text[s] for x in samples], prompt, front=True) for s in TEXT_SPACES}
+    loud = padded([key_norms(x) for x in samples], prompt, front=True)
     counts = [len(x.scores) for x in samples]
     valid = mask([range(n) for n in counts], width)
     numbers = torch.arange(width).expand(len(samples), width)
 
     def provide(signal: Signal) -> torch.Tensor:
-        return features["projected" if isinstance(signal, ProjectedFeatures) else "encoder"]
+        known = {ProjectedFeatures: "projected", NormedStates: "normed"}
+        return features[known.get(type(signal), "encoder")]
 
     return StageView(
         site=SITE,
@@ -128,7 +136,7 @@ def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> S
         mass=torch.ones(len(samples), width),
         provide=provide,
         grid=Grid(numbers * 0, numbers * 0, numbers // 4, numbers % 4),
-        text=lambda space: (words[space], real),
+        text=lambda space: (loud if isinstance(space, KeyNorm) else words[space], real),
         partition=no_groups,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from oracles import attention, merging, selection, similarity
-from selector_worlds import SPACES, Run, Sample, Task, loose_rows, view_of
+from selector_worlds import SPACES, TEXT_SPACES, Run, Sample, Task, loose_rows, view_of
 
 from autoprune.pruning import parts
 from autoprune.pruning.stage import Kept
@@ -21,7 +21,7 @@ def world(seed: int) -> Sample:
     """Random tokens of which none is protected."""
     dice = random.Random(seed)
     rows = {space: loose_rows(dice, N) for space in SPACES}
-    text = {space: loose_rows(dice, 3) for space in ("projected", "hidden")}
+    text = {space: loose_rows(dice, 3) for space in TEXT_SPACES}
     return Sample(rows, text, [dice.random() for _ in range(N)], list(range(N)))
 
 

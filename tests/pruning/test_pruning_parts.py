@@ -20,7 +20,7 @@ from autoprune.models.family import ImageLayout
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import DecoderKeys, ProjectedFeatures
+from autoprune.pruning.decoder_signals import DecoderKeys, KeyNorm, NormedStates, ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys, Pixels
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
@@ -34,7 +34,7 @@ GEOMETRY = Geometry("llava", 6, 16, 4, 2, 4, 32, 128, VISION, 36)
 COUNTS = [23, 36, 11]  # visual tokens of the samples
 TEXTS = [2, 4, 3]  # prompt rows of the samples
 PROTECTED = [(4, 22), (), (0, 1, 10)]
-WIDTHS: dict[type, int] = {EncoderFeatures: 12, ProjectedFeatures: 16, EncoderKeys: 6, DecoderKeys: 4}
+WIDTHS: dict[type, int] = {EncoderFeatures: 12, ProjectedFeatures: 16, NormedStates: 16, EncoderKeys: 6, DecoderKeys: 4}
 SITES: tuple[tuple[Literal["projector", "llm"], int], ...] = (("projector", 0), ("llm", 0), ("llm", 3))
 
 
@@ -138,13 +138,13 @@ class World:
 
     def text(self, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded prompt rows: 2, 4 and 3 of them."""
-        width = WIDTHS[DecoderKeys] if isinstance(space, DecoderKeys) else 16
+        size = () if isinstance(space, KeyNorm) else (WIDTHS.get(type(space), 16),)
         real = torch.zeros(len(self.samples), 4, dtype=torch.bool)
-        rows = torch.full((len(self.samples), 4, width), float("nan"))
+        rows = torch.full((len(self.samples), 4, *size), float("nan"))
         for b, s in enumerate(self.samples):
             real[b, 4 - TEXTS[s] :] = True
             generator = torch.Generator().manual_seed(zlib.crc32(str(space).encode()) + s)
-            rows[b, 4 - TEXTS[s] :] = torch.randn(TEXTS[s], width, generator=generator)
+            rows[b, 4 - TEXTS[s] :] = torch.randn(TEXTS[s], *size, generator=generator)
         return rows, real
 
     def reduce(self, planned: PlannedStage, keep: Sequence[int]) -> Reduction:

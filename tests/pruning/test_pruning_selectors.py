@@ -12,7 +12,24 @@ from typing import Any, Protocol
 import pruning_support  # noqa: F401 - one thread, quiet library
 import pytest
 import torch
-from selector_worlds import QUOTAS, SITE, WIDTH, Row, Run, Sample, Task, cosine, make, mask, padded, tasks, view_of
+from selector_worlds import (
+    QUOTAS,
+    SITE,
+    SPACES,
+    TEXT_SPACES,
+    WIDTH,
+    Row,
+    Run,
+    Sample,
+    Task,
+    cosine,
+    key_norms,
+    make,
+    mask,
+    padded,
+    tasks,
+    view_of,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.document.yaml import parse, write
@@ -169,7 +186,7 @@ def plain_pivot(task: Task, image: int, text: int, space: str) -> list[int]:
     sample, scores = task.sample, task.scores
     assert scores is not None
     ours = sorted(task.free, key=lambda i: -scores[i])[: min(image, task.k)]
-    norms = [sum(abs(x) for x in row) for row in sample.text[space]]
+    norms = key_norms(sample)
     theirs = sorted(range(len(norms)), key=lambda r: -norms[r])[:text]
     pivots = [sample.rows[space][i] for i in ours] + [sample.text[space][r] for r in theirs]
     chosen = list(ours)
@@ -210,7 +227,8 @@ CASES: list[tuple[str, dict[str, Any], Callable[..., list[int]]]] = [
     *[("far_times_score", p, plain_far_times_score) for p in SPACE],
     *[("nms", {**p, "tau": t}, plain_nms) for p, t in zip(SPACE, (0.5, 0.25, -0.25), strict=True)],
     ("cover", CATP, plain_cover),
-    ("pivot", {"image": 4, "text": 4, "space": "hidden"}, plain_pivot),
+    ("pivot", {"image": 4, "text": 4, "space": "normed"}, plain_pivot),
+    ("pivot", {"image": 4, "text": 2, "space": "hidden"}, plain_pivot),
     ("pivot", {"image": 2, "text": 0, "space": "projected"}, plain_pivot),
     ("pivot", {"image": 1, "text": 3, "space": "projected"}, plain_pivot),
     *[
@@ -285,9 +303,8 @@ def test_greedy_sets_are_nested_and_two_picks_in_a_row_are_one(name: str, params
 
 # ------------------------------------------------------------------------------------------------------ by hand
 def line(scores: list[float], rows: list[list[float]], text: list[list[float]] | None = None) -> Sample:
-    features = {s: rows for s in ("projected", "encoder", "hidden")}
     prompt = text or [[1.0, 0.0]]
-    return Sample(features, {"projected": prompt, "hidden": prompt}, scores, list(range(len(rows))))
+    return Sample(dict.fromkeys(SPACES, rows), dict.fromkeys(TEXT_SPACES, prompt), scores, list(range(len(rows))))
 
 
 def choose(name: str, sample: Sample, k: int, scored: bool = True, **params: Any) -> list[int]:
@@ -339,7 +356,7 @@ def test_dpp_takes_no_direction_twice_and_then_goes_by_relevance() -> None:
 
 def test_pivot_keeps_exactly_k_where_dart_rounds() -> None:
     rows = [[math.cos(a), math.sin(a)] for a in (0.0, 0.1, 0.2, 1.5, 3.0, 3.1, -1.5)]
-    sample = line([9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], rows, text=[[0.0, 9.0], [1.0, 0.0]])
+    sample = line([9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], rows, text=[[0.1, 9.0], [0.0, 1.0]])
     assert choose("pivot", sample, 1, image=1, text=1) == [0]
     assert choose("pivot", sample, 2, image=1, text=1) == [0, 5]  # the image pivot's turn: west
     assert choose("pivot", sample, 3, image=1, text=1) == [0, 5, 6]  # the louder word points north: south
@@ -462,7 +479,7 @@ def test_a_score_weight_needs_a_score() -> None:
         ("cover", {"kernel": "dot"}, "'softmax' or 'cosine'"),
         ("dpp", {"relevance_weight": 1}, "less than 1"),
         ("pivot", {"image": 0}, "greater than or equal to 1"),
-        ("pivot", {"space": "encoder"}, "'hidden' or 'projected'"),
+        ("pivot", {"space": "pixels"}, "'hidden'"),
         ("peel", {"step": 0}, "greater than or equal to 1"),
         ("peel", {"step": 2.5}, "valid integer"),
         ("spread", {"tau": 1}, "tau"),
@@ -472,6 +489,12 @@ def test_wrong_parameters_are_said(name: str, params: dict[str, Any], says: str)
     path, message = said({"at": "llm:3", "keep": 0.5, "score": "random", "select": {name: params}})
     assert path == f"stages[0].select.{name}.{next(iter(params))}"
     assert says in message
+
+
+def test_words_have_no_rows_of_the_tower() -> None:
+    path, message = said({"at": "llm:3", "keep": 0.5, "score": "random", "select": {"pivot": {"space": "encoder"}}})
+    assert path == "stages[0].select.pivot"
+    assert "the prompt has no rows in the space `encoder`: set `text: 0`" in message
 
 
 def test_covering_nothing_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from autoprune.pruning.decoder_signals import KeyNorm, Order, ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.parts import Sizes, part
-from autoprune.pruning.signals import PartConfig, Signal, Site, Space
+from autoprune.pruning.signals import PartConfig, Signal, Site, Space, key_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class FeatureNorm(PartConfig):
     order: Order = "l2"
 
     def key(self, site: Site) -> KeyNorm:
-        return KeyNorm(max(site.layer - 1, 0), site.layer == 0, self.order)
+        return key_norm(site, self.order)
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
         if self.space == "hidden":
