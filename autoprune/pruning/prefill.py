@@ -347,7 +347,8 @@ class Prefill:
         if signal.order == "l1" and self.layout.valid is not None and self.rotation is not None:
             first = self.layout.valid.to(torch.int8).argmax(1, keepdim=True)
             key = from_zero(attention, key, self.rotation, first)
-        return torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
+        norm: Tensor = torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
+        return norm
 
     def changed(self, number: int, before: Tensor, after: Tensor) -> None:
         """A module of decoder layer `number` has made `after` of `before`, [B, n, D] each."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import KeyNorm, NormedStates, ProjectedFeatures
+from autoprune.pruning.decoder_signals import NormedStates, ProjectedFeatures
 from autoprune.pruning.grouping import Partition
 from autoprune.pruning.signals import Signal, Site
 from autoprune.pruning.view import Grid, Quota, StageView
@@ -136,7 +136,7 @@ def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> S
         mass=torch.ones(len(samples), width),
         provide=provide,
         grid=Grid(numbers * 0, numbers * 0, numbers // 4, numbers % 4),
-        text=lambda space: (loud if isinstance(space, KeyNorm) else words[space], real),
+        text=lambda space: (words[space] if isinstance(space, str) else loud, real),
         partition=no_groups,
     )
 

@@ -298,26 +298,31 @@ def test_modules_are_left_as_they_were() -> None:
     assert [dict(part._forward_hooks) for part in (layer.mlp, layer.self_attn)] == before
 
 
-def test_key_norms_in_l1() -> None:
-    made = model()
-    batch = inputs(made, SAMPLES)
-    caught: list[torch.Tensor] = []
+def test_key_norms_in_l1_do_not_depend_on_padding() -> None:
+    """An L1 norm changes when a key is turned on: the positions that count are those of the sample alone."""
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    attention = made.model.language_model.layers[2].self_attn
-    rotary: list[Any] = []
-    handles = [
-        attention.k_proj.register_forward_hook(lambda m, a, o: caught.append(o)),
-        made.model.language_model.rotary_emb.register_forward_hook(lambda m, a, o: rotary.append(o)),
-    ]
-    found = captured(made, batch, policy(stage(3, "1/2", ("feature_norm", {"space": "keys", "order": "l1"}))))
-    for handle in handles:
-        handle.remove()
-    rows = caught[0].view(*caught[0].shape[:2], 2, attention.head_dim).transpose(1, 2)
-    keys = apply_rotary_pos_emb(rows, rows, *rotary[0])[1].transpose(1, 2).flatten(2).double()
+    made = model()
+    batch = inputs(made, SAMPLES)
+    attention, rotation = made.model.language_model.layers[2].self_attn, made.model.language_model.rotary_emb
+    resolved = policy(stage(3, "1/2", ("feature_norm", {"space": "keys", "order": "l1"})))
+    together = captured(made, batch, resolved)
     for b in range(len(SAMPLES)):
-        visual = (batch["input_ids"][b] == IMAGE).nonzero()[:, 0].tolist()
-        assert close(found[b], [sum(abs(x) for x in keys[b, c].tolist()) for c in visual])
+        alone = single(batch, SAMPLES, b)
+        caught: list[torch.Tensor] = []
+        rotary: list[Any] = []
+        handles = [
+            attention.k_proj.register_forward_hook(lambda m, a, o, to=caught: to.append(o)),
+            rotation.register_forward_hook(lambda m, a, o, to=rotary: to.append(o)),
+        ]
+        (found,) = captured(made, alone, resolved)
+        for handle in handles:
+            handle.remove()
+        rows = caught[0].view(*caught[0].shape[:2], 2, attention.head_dim).transpose(1, 2)
+        keys = apply_rotary_pos_emb(rows, rows, *rotary[0])[1].transpose(1, 2).flatten(2).double()
+        visual = (alone["input_ids"][0] == IMAGE).nonzero()[:, 0].tolist()
+        assert close(found, [sum(abs(x) for x in keys[0, c].tolist()) for c in visual])
+        assert close(together[b], found)
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

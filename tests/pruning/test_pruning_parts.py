@@ -132,7 +132,8 @@ class World:
         layouts = [layout(COUNTS[s]) for s in self.samples]
         found, groups, largest = partition(use, layouts, [1] * len(layouts))
         ids = torch.zeros(len(self.samples), self.width, dtype=torch.long)
-        for b, (s, own) in enumerate(zip(self.samples, found.split([COUNTS[s] for s in self.samples]), strict=True)):
+        pieces = torch.split(found, [COUNTS[s] for s in self.samples])
+        for b, (s, own) in enumerate(zip(self.samples, pieces, strict=True)):
             ids[b, : COUNTS[s]] = own
         return Partition(ids, groups, largest)
 

@@ -384,9 +384,12 @@ def test_choosing_never_waits_for_the_device(name: str, params: dict[str, Any]) 
     samples = make("loose", 1)
     real = view_of(samples)
     meta: Callable[[torch.Tensor], torch.Tensor] = lambda t: t.to("meta")  # noqa: E731
+    tensors: dict[str, Any] = {
+        key: meta(getattr(real, key)) for key in ("hidden", "valid", "candidates", "tokens", "place", "mass")
+    }
     view = replace(
         real,
-        **{key: meta(getattr(real, key)) for key in ("hidden", "valid", "candidates", "tokens", "place", "mass")},
+        **tensors,
         provide=lambda signal: meta(real.provide(signal)),
         text=lambda space: (meta(real.text(space)[0]), meta(real.text(space)[1])),
     )
