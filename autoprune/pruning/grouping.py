@@ -202,8 +202,8 @@ class _Side:
             rows, real = base.text(space)
             return rows.repeat_interleave(self._groups, 0), real.repeat_interleave(self._groups, 0)
 
-        def refuse(use: Any) -> Partition:
-            raise NotImplementedError("a group has no groups")
+        def refuse(asked: Any) -> Any:
+            raise NotImplementedError("a group has no groups, and none of the prompt's pairs")
 
         return StageView(
             site=base.site,
@@ -218,4 +218,5 @@ class _Side:
             text=text,
             partition=refuse,
             unpruned=base.unpruned.repeat_interleave(self._groups, 0),
+            pairs=refuse,
         )

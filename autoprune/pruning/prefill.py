@@ -29,6 +29,7 @@ from autoprune.pruning.decoder_signals import (
 from autoprune.pruning.decoder_walk import Ground, raters, walk
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
+from autoprune.pruning.pairs import Pairs
 from autoprune.pruning.plan import Plan, PlannedStage, Use
 from autoprune.pruning.record import Run
 from autoprune.pruning.rotation import even, from_zero, unrotated
@@ -50,16 +51,21 @@ LEAST_MASS = 1e-6  # of a row, where attention weighs by mass
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """The unpruned sequence. Masks are [B, S]; `asked` are the prompt rows, `text` those after the last visual token,
-    `last` [B, 1] the last of them; lists are per sample, on the host."""
+    `last` [B, 1] the last of them, `told` those that are text after any visual token. pair [B, S]: number of the run of
+    visual tokens that a column is in or after, from 0, -1 before the first. Lists are per sample, on the host."""
 
     visual: Tensor
     real: Tensor | None
     asked: Tensor
     text: Tensor
     last: Tensor
+    told: Tensor
+    pair: Tensor
     n: list[int]
     lengths: list[int]
     text_rows: int
+    told_rows: int
+    pairs: int
 
     @classmethod
     def read(cls, visual: Tensor, real: Tensor | None, answer_start: Tensor | None) -> Prompt | None:
@@ -72,11 +78,15 @@ class Prompt:
         has_image = visual.any(1, keepdim=True)
         last_visual = torch.where(has_image, (columns * visual).amax(1, keepdim=True), visual.shape[1])
         text = (asked & (columns > last_visual)) | ((columns == last) & has_image)
-        n, lengths, rows = torch.stack([visual.sum(1), present.sum(1), text.sum(1)]).tolist()
+        starts = visual & ~torch.nn.functional.pad(visual, (1, -1))
+        pair = starts.cumsum(1) - 1
+        told = asked & ~visual & (pair >= 0)
+        sums = [mask.sum(1) for mask in (visual, present, text, told, starts)]
+        n, lengths, rows, told_rows, pairs = torch.stack(sums).tolist()
         if not any(n):
             return None
-        padded = min(lengths) < visual.shape[1]
-        return cls(visual, present if padded else None, asked, text, last, n, lengths, max(rows))
+        real = present if min(lengths) < visual.shape[1] else None
+        return cls(visual, real, asked, text, last, told, pair, n, lengths, max(rows), max(told_rows), max(pairs))
 
 
 @dataclass(eq=False)
@@ -221,6 +231,7 @@ class Prefill:
             text=functools.partial(self._text, hidden),
             partition=self._partition,
             unpruned=self._host(self.prompt.n),
+            pairs=functools.partial(self._pairs, hidden),
         )
         return view, self._protected_counts(planned, shielded)
 
@@ -292,13 +303,26 @@ class Prefill:
     def _text(self, hidden: Tensor, space: TextSpace) -> tuple[Tensor, Tensor]:
         """Prompt rows after the last visual token [B, R, D] and which are real: as embedded, entering the layer, or
         their keys."""
+        return self._prompt_rows(hidden, space, self.prompt.text, self.prompt.text_rows)
+
+    def _prompt_rows(self, hidden: Tensor, space: TextSpace, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The rows [B, count, D] of a logical mask of text, at the back, and which are real."""
         if space == "hidden" or space == "normed":
-            rows, real = self._rows(self.prompt.text, self.prompt.text_rows)
+            rows, real = self._rows(mask, count)
             found = take(hidden, rows, 1)
             return found if space == "hidden" else self._normed(found), real
-        rows = true_last(self.prompt.text, self.prompt.text_rows)
+        rows = true_last(mask, count)
         values = self.captured[space] if isinstance(space, DecoderKeys | KeyNorm) else self.embeds
-        return take(values, rows, 1), self.prompt.text.gather(1, rows)
+        return take(values, rows, 1), mask.gather(1, rows)
+
+    def _pairs(self, hidden: Tensor, space: TextSpace) -> Pairs:
+        """The prompt's pairs of pictures and text."""
+        prompt = self.prompt
+        text, real = self._prompt_rows(hidden, space, prompt.told, prompt.told_rows)
+        numbers = prompt.pair.gather(1, true_last(prompt.told, prompt.told_rows))  # text stays: the same rows
+        tokens = prompt.pair.gather(1, self.columns.gather(1, self.tokens)).clamp(min=0)
+        last = prompt.pair.amax(1, keepdim=True).clamp(min=0)
+        return Pairs(tokens, text, numbers.masked_fill(~real, -1), last, prompt.pairs)
 
     def _normed(self, hidden: Tensor) -> Tensor:
         if self.norm is None:

@@ -15,7 +15,7 @@ from autoprune.pruning.signals import EncoderLayer, PartConfig, Signal, Site, en
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from autoprune.pruning.view import StageView
+    from autoprune.pruning.view import StageView, TextSpace
 
 FeatureSpace = Literal["projected", "encoder", "hidden", "normed", "encoder_keys", "keys"]
 ENCODER_KEYS = -2  # the block whose attention is read by default, too
@@ -90,9 +90,13 @@ class SpaceConfig(PartConfig):
 
     def text_rows(self, view: StageView) -> tuple[Tensor, Tensor]:
         """Rows [B, R, w] of the prompt after the last visual token, and which are real; of the tower there are none."""
+        return view.text(self.text_space(view.site))
+
+    def text_space(self, site: Site) -> TextSpace:
+        """Where the prompt's rows are comparable with the visual tokens' features."""
         if self.space == "keys":
-            return view.text(decoder_keys(view.site, self.key_heads or "mean"))
-        return view.text(self.space if self.space in ("hidden", "normed") else "projected")
+            return decoder_keys(site, self.key_heads or "mean")
+        return self.space if self.space == "hidden" or self.space == "normed" else "projected"
 
     def comparing(self, sizes: Sizes, pairs: int) -> int:
         """Operations of `pairs` dot products, 2·w each, and of the probe that reads keys of the stage's own layer."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from autoprune.pruning.grouping import Partition
+    from autoprune.pruning.pairs import Pairs
     from autoprune.pruning.plan import Use
 
 TextSpace = Literal["projected", "hidden", "normed"] | DecoderKeys | KeyNorm
@@ -56,6 +57,7 @@ class StageView:
     model's last norm, or the keys or their norms [B, R] that the part has asked for. The last is the last token.
     partition: the tokens' groups under a group part.
     unpruned [B] int: N, visual tokens of each sample before any stage.
+    pairs: the prompt as pairs of a picture and the text after it, with rows of the prompt as `text` has them.
     """
 
     site: Site
@@ -70,6 +72,7 @@ class StageView:
     text: Callable[[TextSpace], tuple[Tensor, Tensor]]
     partition: Callable[[Use], Partition]
     unpruned: Tensor
+    pairs: Callable[[TextSpace], Pairs]
 
     def features(
         self, space: FeatureSpace, key_layer: int | str | None = None, key_heads: KeyHeads | None = None

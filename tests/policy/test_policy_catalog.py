@@ -60,8 +60,11 @@ def test_published_sites() -> None:
     assert layers("divprune") == [("llm", 0, None)]
 
 
-LITERAL = {  # layers, counts and visual positions averaged over the layers, at 32 layers and 576 tokens, by the sheets
+# Layers, counts and visual positions averaged over the layers, at 32 layers and the document's number of tokens (576 where
+# it is of one image), by the sheets.
+LITERAL = {
     "adaptinfer": ([2, 11, 21], [290, 72, 18], 146.25),
+    "catp": ([0, 7, 8], [1760, 864, 640], (7 * 1760 + 864 + 24 * 640) / 32),
     "cdpruner": ([0], [64], 64),
     "dart": ([2], [132], (2 * 576 + 30 * 132) / 32),
     "divprune": ([0], [56], 56),
@@ -94,10 +97,12 @@ def test_every_policy_of_the_catalog_has_its_published_numbers_here() -> None:
 def test_published_counts_at_the_published_geometry(name: str) -> None:
     layers, kept, average = LITERAL[name]
     policy = shipped(name)
-    resolved = resolve(policy, geometry(32, 576, 24), RegisteredParts(), 576)
+    tokens = int(policy.literal.get("tokens", 576))
+    assert tokens % 576 == 0
+    resolved = resolve(policy, geometry(32, 576, 24), RegisteredParts(), tokens)
     assert [stage.layer for stage in resolved.stages] == layers
-    assert list(counts(resolved, 576)) == kept
-    assert budget([lengths(resolved, 576)], [576], 32) * 576 == pytest.approx(average)
+    assert list(counts(resolved, tokens)) == kept
+    assert budget([lengths(resolved, tokens)], [tokens], 32) * tokens == pytest.approx(average)
     for key, expected in (("layers", layers), ("counts", kept)):
         assert policy.literal.get(key, expected) == expected
     assert policy.name == name

@@ -12,7 +12,6 @@ import torch
 
 from autoprune.pruning import parts
 from autoprune.pruning.decoder_signals import NormedStates, ProjectedFeatures
-from autoprune.pruning.grouping import Partition
 from autoprune.pruning.signals import Signal, Site
 from autoprune.pruning.view import Grid, Quota, StageView
 
@@ -108,8 +107,8 @@ def mask(indices: Sequence[Sequence[int]], width: int) -> torch.Tensor:
     return out
 
 
-def no_groups(use: object) -> Partition:
-    raise NotImplementedError("these worlds have no groups")
+def no_groups(asked: object) -> Any:
+    raise NotImplementedError("these worlds have no groups, and one picture")
 
 
 def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> StageView:
@@ -138,6 +137,7 @@ def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> S
         grid=Grid(numbers * 0, numbers * 0, numbers // 4, numbers % 4),
         text=lambda space: (words[space] if isinstance(space, str) else loud, real),
         partition=no_groups,
+        pairs=no_groups,
     )
 
 

@@ -23,11 +23,12 @@ from autoprune.pruning import parts
 from autoprune.pruning.decoder_signals import DecoderKeys, KeyNorm, NormedStates, ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys, Pixels
 from autoprune.pruning.grouping import Partition, partition
+from autoprune.pruning.pairs import Pairs
 from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tensors import rank
-from autoprune.pruning.view import Grid, Quota, StageView
+from autoprune.pruning.view import Grid, Quota, StageView, TextSpace
 
 VISION = VisionGeometry(depth=3, width=12, heads=2, mlp=24, image_size=48, patch_size=8, has_cls=True)
 GEOMETRY = Geometry("llava", 6, 16, 4, 2, 4, 32, 128, VISION, 36)
@@ -125,6 +126,7 @@ class World:
             self.text,
             self.partition,
             counts,
+            self.pairs,
         )
 
     def partition(self, use: Any) -> Partition:
@@ -136,6 +138,13 @@ class World:
         for b, (s, own) in enumerate(zip(self.samples, pieces, strict=True)):
             ids[b, : COUNTS[s]] = own
         return Partition(ids, groups, largest)
+
+    def pairs(self, space: TextSpace) -> Pairs:
+        """Every 16 tokens are a pair; all text belongs to the last one."""
+        rows, real = self.text(space)
+        tokens = torch.arange(self.width).expand(len(self.samples), self.width) // 16
+        last = torch.tensor([[(COUNTS[s] - 1) // 16] for s in self.samples])
+        return Pairs(tokens.minimum(last), rows, torch.where(real, last, -1), last, int(last.amax()) + 1)
 
     def text(self, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded prompt rows: 2, 4 and 3 of them."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from autoprune.pruning.view import StageView
 
+From = Literal["text_mean", "last", "pair", "query", "context", "vision", "norm"]
 SHARP = 0.03  # G-Prune's temperature
 
 
@@ -26,7 +27,10 @@ class Similarity(SpaceConfig):
     of all edges of its token together, its share by `softmax` with a temperature (default .03). clip: edges below this
     cosine do not exist.
     from: where the walk starts: `text_mean` = the mean of the prompt rows after the last visual token, `last` = the
-    last of them, `vision` = evenly on the visual tokens, `norm` = on the visual tokens by their length.
+    last of them, `pair` = for each token, the mean of the text after its picture and before the next, `query` = the
+    mean of the last picture's tokens and the text after it, `context` = that of all pictures before and their text
+    (where there are none, of the query), `vision` = evenly on the visual tokens, `norm` = on the visual tokens by their
+    length.
     hops: steps of the walk; from text the first one leads to the visual tokens, the others stay among them.
     by_degree: in the end divide by the token's number of edges, its own included.
     prefer: the tokens that more has reached (`similar`) or less (`different`).
@@ -35,7 +39,7 @@ class Similarity(SpaceConfig):
     kernel: Literal["cos", "softmax"] = "cos"
     temperature: Number | None = Field(default=None, gt=0)
     clip: Number | None = Field(default=None, ge=-1, le=1)
-    source: Literal["text_mean", "last", "vision", "norm"] = Field(default="text_mean", alias="from")
+    source: From = Field(default="text_mean", alias="from")
     hops: int = Field(default=1, ge=1, strict=True)
     by_degree: bool = False
     prefer: Literal["similar", "different"] = "similar"
@@ -62,7 +66,7 @@ class Similarity(SpaceConfig):
 
     @property
     def from_text(self) -> bool:
-        return self.source in ("text_mean", "last")
+        return self.source not in ("vision", "norm")
 
     @property
     def plain(self) -> bool:
@@ -71,10 +75,10 @@ class Similarity(SpaceConfig):
 
 
 def flops(config: Similarity, sizes: Sizes) -> int:
-    """From text 2·V·w, `norm` 2·V·w; each hop among visual tokens 4·V·w for plain cosines, else 2·V² on a graph of
-    2·V²·w operations."""
+    """From text 2·V·w, `pair` that for every picture, `norm` 2·V·w; each hop among visual tokens 4·V·w for plain
+    cosines, else 2·V² on a graph of 2·V²·w operations."""
     tokens, among = sizes.current, config.hops - int(config.from_text)
-    start = 0 if config.source == "vision" else tokens
+    start = {"vision": 0, "pair": max(sizes.pictures, 1) * tokens}.get(config.source, tokens)
     if config.plain:
         return config.comparing(sizes, start + among * 2 * tokens)
     graph = tokens * tokens if among or config.by_degree else 0
@@ -87,7 +91,7 @@ def flops(config: Similarity, sizes: Sizes) -> int:
     Similarity,
     flops=flops,
     paper="What Kind of Visual Tokens Do We Need? (G-Prune, AAAI 2025) for norm, clip, by_degree; GreedyPrune (2025) "
-    "for last on hidden; CATP (2025) for text_mean; SAINT (2025) for different from vision",
+    "for last on hidden; CATP (AAAI 2026) for pair, query and context; SAINT (2025) for different from vision",
 )
 def similarity(view: StageView, config: Similarity) -> Tensor:
     """What reaches each visual token on a walk along cosines, from the prompt or from the visual tokens themselves."""
@@ -101,7 +105,7 @@ def similarity(view: StageView, config: Similarity) -> Tensor:
     cosine = rows @ rows.transpose(1, 2) if needed else None
     graph = None if cosine is None else _edges(cosine, view.valid, config)
     if config.from_text:
-        mass = _edges(_text(view, config)[:, None] @ rows.transpose(1, 2), view.valid, config)[:, 0]
+        mass = _edges(_to_text(view, config, features, rows)[:, None], view.valid, config)[:, 0]
     else:
         length = features.square().sum(-1).sqrt() if config.source == "norm" else view.valid.float()
         mass = length / length.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
@@ -114,13 +118,24 @@ def similarity(view: StageView, config: Similarity) -> Tensor:
     return mass if config.prefer == "similar" else -mass
 
 
-def _text(view: StageView, config: Similarity) -> Tensor:
-    """The one row [B, D] that stands for the prompt, of length 1."""
+def _to_text(view: StageView, config: Similarity, features: Tensor, rows: Tensor) -> Tensor:
+    """Cosine [B, V] of each visual token to the row that stands for the prompt, or for its part of it.
+
+    features, rows [B, V, w]: as they are, and of length 1.
+    """
     from autoprune.pruning.tensors import unit
 
-    rows, real = config.text_rows(view)
-    rows = rows.float().masked_fill(~real[..., None], 0)
-    return unit(rows[:, -1] if config.source == "last" else rows.sum(1))
+    if config.source == "pair":
+        pairs = view.pairs(config.text_space(view.site))
+        cosines = unit(pairs.text_means()) @ rows.transpose(1, 2)
+        return cosines.gather(1, pairs.tokens[:, None])[:, 0]
+    if config.source == "query" or config.source == "context":
+        one = view.pairs(config.text_space(view.site)).mean(features, view.valid, config.source)
+    else:
+        text, real = config.text_rows(view)
+        text = text.float().masked_fill(~real[..., None], 0)
+        one = text[:, -1] if config.source == "last" else text.sum(1)
+    return (rows @ unit(one)[..., None])[..., 0]
 
 
 def _edges(cosine: Tensor, valid: Tensor, config: Similarity) -> Tensor:

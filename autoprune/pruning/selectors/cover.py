@@ -26,7 +26,8 @@ class Cover(SpaceConfig):
     averaged; `cosine` (CATP, first stage): (1 + cos) / 2, rows added up. text_weight, text_temperature: of the prompt's
     rows after the last visual token, against the projected tokens. vision_weight (MMTok's alpha), vision_temperature,
     space: of the picture's own tokens, against each other. A weight of 0 leaves the rows out. score_weight (CATP's
-    lambda): of the token's score, scaled to [0, 1]."""
+    lambda): of the token's score, scaled to [0, 1]; score_scale: from its lowest to its highest (`minmax`), or as a
+    cosine, (1 + s) / 2."""
 
     kernel: Kernel = "softmax"
     space: FeatureSpace = "encoder"
@@ -35,6 +36,7 @@ class Cover(SpaceConfig):
     vision_weight: Number = Field(0.5, ge=0)
     vision_temperature: Number = Field(0.2, gt=0)
     score_weight: Number = Field(0.0, ge=0)
+    score_scale: Literal["minmax", "cosine"] = "minmax"
 
     @model_validator(mode="after")
     def _something_to_cover(self) -> Cover:
@@ -116,7 +118,9 @@ def cover(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, ta
         blocks.append(config.vision_weight * kernel)
     bonus = None
     if config.score_weight and scores is not None:
-        bonus = config.score_weight * unit_interval(scores, view.candidates)
+        as_cosine = config.score_scale == "cosine"
+        scaled = ((1 + scores.float()) / 2).clamp(0, 1).nan_to_num(0) if as_cosine else None
+        bonus = config.score_weight * (unit_interval(scores, view.candidates) if scaled is None else scaled)
     return greedy(Coverage(torch.cat(blocks, 1), taken, bonus), quota, free, slack=ROUNDING)
 
 
