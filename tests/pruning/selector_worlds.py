@@ -137,6 +137,7 @@ def view_of(samples: Sequence[Sample], width: int = WIDTH, prompt: int = 5) -> S
         grid=Grid(numbers * 0, numbers * 0, numbers // 4, numbers % 4),
         text=lambda space: (words[space] if isinstance(space, str) else loud, real),
         partition=no_groups,
+        unpruned=torch.tensor(counts),
         pairs=no_groups,
     )
 

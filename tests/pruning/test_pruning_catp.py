@@ -10,8 +10,9 @@ import torch
 from llm_reference import captured, cosine, maps
 from oracles.attention import catp_stage_2
 from oracles.similarity import catp_stage_1, unit
-from pruning_support import IMAGE, Sample, inputs, model, policy, single, stage
+from pruning_support import inputs, model, policy, single, stage
 from test_pruning_catalog import deep, prefill
+from tiny_families import IMAGE, Sample
 
 from autoprune.document.yaml import read
 from autoprune.models.family import geometry_of

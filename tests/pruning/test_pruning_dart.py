@@ -11,7 +11,8 @@ import torch
 from llm_reference import Prompt, turned
 from oracles.basics import norm
 from oracles.selection import dart_release
-from pruning_support import Sample, inputs, model, policy, single, stage
+from pruning_support import inputs, model, policy, single, stage
+from tiny_families import Sample
 
 from autoprune.pruning.refuse import refuse_signals
 from autoprune.pruning.session import Session

@@ -23,7 +23,8 @@ from llm_reference import (
     walked,
 )
 from oracles.attention import sparsevlm_v2
-from pruning_support import IMAGE, MaskedReference, Sample, inputs, model, policy, single, stage
+from pruning_support import MaskedReference, inputs, model, policy, single, stage
+from tiny_families import IMAGE, Sample
 
 from autoprune.errors import BadInput
 from autoprune.pruning.session import Session

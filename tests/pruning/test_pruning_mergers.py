@@ -97,6 +97,7 @@ def view_of(samples: Sequence[Sample]) -> StageView:
         grid=Grid(*(torch.tensor(axis) for axis in places)),
         text=refused,
         partition=refused,
+        unpruned=torch.tensor([s.count for s in samples]),
         pairs=refused,
     )
 

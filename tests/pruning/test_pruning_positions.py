@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_support import IMAGE, MaskedReference, Sample, inputs, model, policy, stage
+from pruning_support import MaskedReference, inputs, model, policy, stage
+from tiny_families import IMAGE, Sample
 
 from autoprune.pruning.record import Run
 from autoprune.pruning.session import Session
