@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.api.reading import studies as studies
     from autoprune.api.searching import SearchResult as SearchResult
     from autoprune.api.searching import search as search
+    from autoprune.api.vocabulary import list_parts as list_parts
 
 # Opened on demand: loading a policy in production must not import what only a search needs. No name may be that of a
 # module here, or importing the module would hide the function.
@@ -40,6 +41,7 @@ _HOMES = {
     "studies": "reading",
     "SearchResult": "searching",
     "search": "searching",
+    "list_parts": "vocabulary",
 }
 
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import typer
 from typer.exceptions import Abort, TyperException
 
-from autoprune.cli import comparing, errors, policies, run_policy, searching, studies, writing
+from autoprune.cli import comparing, errors, policies, run_policy, searching, studies, vocabulary, writing
 from autoprune.cli.output import document_only
 from autoprune.errors import AutoPruneError
 
@@ -30,6 +30,7 @@ app.command("studies")(studies.studies)
 app.command("front")(studies.front)
 app.command("compare")(comparing.compare)
 app.command("methods")(comparing.methods)
+app.command("parts")(vocabulary.parts)
 app.command("run")(run_policy.run)
 app.add_typer(policies.app, name="policy", help="Policies: catalog, registry, diff, promote, export.")
 

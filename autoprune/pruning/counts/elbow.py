@@ -29,8 +29,9 @@ STRAIGHT = 1e-6  # of the highest score: what rounding makes of a straight curve
     paper="CoreMatching (ICML 2025): the largest distance from the chord",
 )
 def elbow(view: StageView, scores: Tensor, among: Tensor, config: Elbow) -> Tensor:
-    """The place, from 1, of the score that lies farthest from the line between the highest and the lowest; the first of
-    equals. All where the curve is straight."""
+    """The place of the score farthest from the line between the highest and the lowest, from 1.
+
+    The first of equally far ones; all where the curve is straight."""
     import torch
 
     from autoprune.pruning.counting import at_least_one, finite

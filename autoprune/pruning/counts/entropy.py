@@ -33,8 +33,9 @@ class Entropy(CountConfig):
     paper="FlowCut: Unveiling and Utilizing Token Redundancy through Information Flow (NeurIPS 2025)",
 )
 def entropy(view: StageView, scores: Tensor, among: Tensor, config: Entropy) -> Tensor:
-    """n - round((n - K) / sqrt(R) · (1 - (H / ln n)²)), H the entropy of the scores scaled to sum 1; negative scores
-    count as nothing. K tokens never go."""
+    """n - round((n - K) / sqrt(R) · (1 - (H / ln n)²)), H the entropy of the scores scaled to sum 1.
+
+    Negative scores count as nothing. K tokens never go."""
     import torch
 
     from autoprune.pruning.counting import at_least_one, finite

@@ -45,8 +45,9 @@ NEIGHBOURS = 20  # of the local outlier factor, where nothing is said
     paper="LLaVA-PruMerge (ICCV 2025) for iqr; Recoverable Compression (AAAI 2025) for lof",
 )
 def outlier(view: StageView, scores: Tensor, among: Tensor, config: Outlier) -> Tensor:
-    """The number of outlying scores, at least 1. Quartiles interpolate; the outlier factor is of the scores as points
-    on a line (Breunig et al. 2000)."""
+    """The number of outlying scores, at least 1.
+
+    Quartiles interpolate; the outlier factor is of the scores as points on a line (Breunig et al. 2000)."""
     from autoprune.pruning.counting import at_least_one, finite
 
     seen = finite(scores, among)
