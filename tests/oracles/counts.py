@@ -86,7 +86,8 @@ def matrix_rank(matrix: Array, tolerance: float = 1e-9) -> int:
 def rank_count(block: Array, scale: float = 1.0, bias: float = 0.0) -> int:
     """SparseVLM paper, sheet A4: keep count from the rank of the rater x visual block, with scale and bias.
 
-    Decided: floor(scale rank + bias), inside 0..N. The sheet says no more; a rule for how many are DROPPED,
-    scale (N - rank), would fit its words too. block: mean over heads.
+    Decided: scale (N - rank) - bias are dropped, to the nearest whole number (half to even), and 1..N stay: scale 1 and
+    bias 0 keep the rank. block: mean over heads.
     """
-    return min(max(math.floor(scale * matrix_rank(block) + bias), 0), len(block[0]))
+    n = len(block[0])
+    return min(max(n - round(scale * (n - matrix_rank(block)) - bias), 1), n)

@@ -309,3 +309,20 @@ def mustdrop(rows: Sequence[Sequence[float]], g: float, t: float, key: Sequence[
     total = sum(sum(row) for row in rows)
     gone = [i for i in range(n) if sum(row[i] for row in rows) < g * total and max(row[i] for row in rows) < t]
     return [i for i in range(n) if i not in gone or i in key]
+
+
+def dart_shares(features: Array, norms: Sequence[float], k: int, p_image: int, words: Array | None = None) -> list[int]:
+    """DART with exactly k as its release goes about it (sheet C7): the image pivots, then every pivot in turn takes its
+    whole share of what is left, the lowest cosines first.
+
+    words: the text pivots' rows, in their order. Decided: K less the image pivots is split evenly, the remainder one
+    each to the first pivots, as floor(budget / 8) would lose it.
+    """
+    pivots = ranking(norms)[: min(p_image, k)]
+    rows = [features[p] for p in pivots] + ([] if words is None else list(words))
+    chosen, (share, more) = list(pivots), divmod(k - len(pivots), len(rows))
+    for number, row in enumerate(rows):
+        rest = [i for i in range(len(features)) if i not in chosen]
+        order = ranking([-cosine(features[i], row) for i in rest])
+        chosen += [rest[p] for p in order[: share + (number < more)]]
+    return chosen

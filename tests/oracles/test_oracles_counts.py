@@ -59,6 +59,7 @@ def test_matrix_rank() -> None:
 def test_rank_count_scales_and_stays_in_range() -> None:
     block = np.array([[1.0, 0, 0, 0], [0, 0, 0, 1]])
     assert oracle.rank_count(block) == 2
-    assert oracle.rank_count(block, scale=0.75, bias=1) == 2  # 2.5
-    assert oracle.rank_count(block, scale=9) == 4
-    assert oracle.rank_count(block, bias=-7) == 0
+    assert oracle.rank_count(block, scale=0.5) == 3
+    assert oracle.rank_count(block, scale=0.75, bias=1) == 4  # half of a token goes
+    assert oracle.rank_count(block, bias=9) == 4
+    assert oracle.rank_count(block, bias=-7) == 1

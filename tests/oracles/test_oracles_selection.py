@@ -183,3 +183,11 @@ def test_mustdrop_needs_both_to_drop() -> None:
     assert oracle.mustdrop(rows, 0.5, 0.3, []) == [1]
     assert oracle.mustdrop(rows, 0.5, 0.15, []) == [1, 2]
     assert oracle.mustdrop(rows, 0.5, 0.3, [0]) == [0, 1]
+
+
+def test_dart_shares_are_taken_pivot_by_pivot() -> None:
+    hidden = angles(0, 180, 90, 270, 45, 225)
+    # pivots 0 and 90 degrees; two more each: 180, then 225 (cosine -.71); of 90 degrees 270 and 45
+    assert oracle.dart_shares(hidden, [9, 1, 8, 1, 1, 1], 6, 2) == [0, 2, 1, 5, 3, 4]
+    assert oracle.dart_shares(hidden, [9, 1, 8, 1, 1, 1], 5, 2) == [0, 2, 1, 5, 3]
+    assert oracle.dart_shares(hidden, [9, 1, 8, 1, 1, 1], 3, 1, angles(90)) == [0, 1, 3]
