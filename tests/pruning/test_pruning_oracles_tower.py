@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from llm_reference import captured
 from oracle_towers import CLASSLESS, Piece, Tower, tower
-from oracle_worlds import world, worst
+from oracle_worlds import array, world, worst
 from oracles import attention as oracle
-from oracles import walks
+from oracles import intrinsic, walks
 from pruning_support import stage
 
 from autoprune.policy.resolved import ResolvedPolicy
@@ -154,6 +155,46 @@ def test_a_window_holds_its_share_of_the_picture(name: str) -> None:
         rows = [[v * len(p.map[0]) / patches_of_all for v in case[3]([p], False)] for p in pieces]
         assert worst(row, sample.visual(rows)) <= 1e-5
     assert any(len({len(p.map[0]) for p in tower("qwen2_5_vl", n).blocks[0]}) > 1 for n in range(3))
+
+
+def test_heads_of_odd_variance_are_left_out() -> None:
+    """Zero-TPrune's filter: with this bound one of the two heads counts in some pictures, in others both or none."""
+    params = {"from": "all", "hops": 3, "heads": "rms", "head_variance": [0, 9.5]}
+
+    def formula(pieces: Sequence[Piece], cls: bool) -> list[float]:
+        n = pieces[0].map.shape[1]
+        return [s / n for s in oracle.zero_tprune(pieces[0].map, 3, cls, (0, 9.5))]
+
+    check("gemma3", ("", params, (-2,), formula), 1)
+    pieces = [p for n in range(2) for p in tower("gemma3", n).blocks[-2]]
+    assert any(formula([p], False) != pytest.approx(ends(3, "rms")([p], False)) for p in pieces)
+
+
+@pytest.mark.parametrize("name", ["llava", "reference"])
+def test_a_walk_from_the_length_of_features(name: str) -> None:
+    """Factoring 2.1, start `norm`: the patches begin with mass in proportion to what enters the block."""
+    place = world(name)
+    caught: list[Any] = []
+    blocks = place.plain.model.vision_tower.encoder.layers
+    handle = blocks[1].register_forward_pre_hook(lambda m, a: caught.extend(array(x) for x in a[0]))
+    samples = [tower(name, n) for n in range(len(place.singles))]
+    for one in place.singles:
+        with torch.no_grad():
+            place.plain(**one, use_cache=False)
+    handle.remove()
+    depth = len(place.plain.model.language_model.layers)
+    score = ("encoder_attention", {"layer": 1, "from": "norm"})
+    found = captured(place.made, place.batch, ResolvedPolicy((stage(2, "1/2", score),), depth))
+    for row, sample in zip(found, samples, strict=True):
+        expected = []
+        for piece in sample.blocks[1]:
+            length = intrinsic.norms(caught.pop(0), 2)[1:]
+            start = [0.0, *(v / sum(length) for v in length)]
+            heads = [
+                [sum(m * float(a[q, j]) for q, m in enumerate(start)) for j in range(1, len(a))] for a in piece.map
+            ]
+            expected.append(walks.heads_together(heads))
+        assert worst(row, sample.visual(expected)) <= 1e-5
 
 
 @pytest.mark.full
