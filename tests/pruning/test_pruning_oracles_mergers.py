@@ -50,8 +50,8 @@ def outcomes(place: World, *stages: Any) -> list[list[Outcome]]:
     module: Any = prefill
     original = module.reduce
 
-    def spy(planned: Any, view: Any, keep: Any, now: Any, protected: Any) -> Any:
-        made = original(planned, view, keep, now, protected)
+    def spy(planned: Any, view: Any, *rest: Any) -> Any:
+        made = original(planned, view, *rest)
         done.append((planned.stage.layer, view, made))
         return made
 
