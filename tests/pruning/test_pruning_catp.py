@@ -157,3 +157,52 @@ def test_the_document_drops_demonstrations_first_and_then_the_query() -> None:
         assert len(third) == 40
         assert run.kept(5, sample) == first
         assert run.kept(31, sample) == third
+
+
+def test_after_a_stage_the_means_are_over_what_is_left() -> None:
+    """From the pruned run's own states, row by row: pictures as far as they are there, and all of the text."""
+    made, batch = model(), inputs(model(), SAMPLES)
+    caught: list[torch.Tensor] = []
+    handle = made.model.language_model.layers[2].register_forward_hook(
+        lambda m, a, o: caught.append((o[0] if isinstance(o, tuple) else o).double())
+    )
+    found: dict[str, list[list[float]]] = {}
+    for source in ("query", "context"):
+        likeness = ("similarity", {"space": "hidden", "from": source})
+        resolved = policy(stage(1, "1/3", "random"), stage(3, "1/6", likeness))
+        found[source] = captured(made, batch, resolved, 1)
+    with Session(made, resolved) as session, torch.no_grad():
+        made(**batch, use_cache=False)
+    handle.remove()
+    index, valid = session.run.index(2)
+    for number in (0, 1, 3):
+        alone = single(batch, SAMPLES, number)
+        padding = batch["input_ids"].shape[1] - alone["input_ids"].shape[1]
+        rows: dict[int, Any] = {}
+        for place, column in enumerate(index[number].tolist()):
+            if valid is None or bool(valid[number, place]):
+                rows[column - padding] = caught[-1][number, place].numpy()
+        pictures, texts = pairs(alone)
+        left = [[c for c in picture if c in rows] for picture in pictures]
+        assert sum(map(len, left)) == 12 * len(pictures)
+        last = left[-1] + texts[-1]
+        before = [c for i in range(len(pictures) - 1) for c in left[i] + texts[i]]
+        for source, columns in (("query", last), ("context", before or last)):
+            mean = np.array([rows[c] for c in columns]).mean(0)
+            expected = [cosine(rows[c], mean) for picture in left for c in picture]
+            assert close(found[source][number][: len(expected)], expected)
+
+
+@pytest.mark.parametrize("source", ["pair", "query", "context"])
+def test_answers_are_no_part_of_the_query(source: str) -> None:
+    batch = inputs(model(), [SHOTS])
+    answer = torch.tensor([[40, 41, 42]])
+    both = {
+        **batch,
+        "input_ids": torch.cat([batch["input_ids"], answer], 1),
+        "attention_mask": torch.cat([batch["attention_mask"], torch.ones_like(answer)], 1),
+    }
+    resolved = policy(stage(3, "1/2", ("similarity", {"space": "hidden", "from": source})))
+    (expected,) = captured(model(), batch, resolved)
+    (found,) = captured(model(), both, resolved, answer_start=batch["input_ids"].shape[1])
+    assert close(found, expected)
