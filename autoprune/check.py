@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from autoprune.calibration.records import scan_records
+from autoprune.document.problems import Path as KeyPath
 from autoprune.document.problems import dotted, from_pydantic, suggest
 from autoprune.document.yaml import Source
 from autoprune.errors import BadInput, Located
@@ -23,11 +25,12 @@ from autoprune.models.folder import locate
 from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
+from autoprune.policy.document import KeepSpec, Policy, Stage
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.space import Space
 from autoprune.ports import MeasureRequest
 from autoprune.pruning.lookup import RegisteredParts
-from autoprune.pruning.plan import make_plan
+from autoprune.pruning.plan import Unusable, make_plan
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load
@@ -199,6 +202,8 @@ def check(path: str | Path) -> Checked:
     folder, geometry = _model(loaded, found, warnings)
     if geometry is not None:
         found.extend(goals.layers(geometry.depth))
+        if "flash" in loaded.spec.model.attn_implementation and "flash_attention" in geometry.lacks:
+            found.append(loaded.source.problem(("model", "attn_implementation"), geometry.lacks["flash_attention"]))
     space = _space(loaded, geometry, found)
     found.extend(_records(loaded, goals.needs_answers))
     if found or space is None:
@@ -237,7 +242,7 @@ def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) 
         found.extend(error.problems or [source.problem((), str(error))])
         return None
     if geometry is not None:
-        found.extend(source.problem(("stages",), message) for message in _unusable(space, geometry))
+        found.extend(source.problem(path, message) for path, message in _unusable(space, geometry))
     for i, name in enumerate(space.warm_start):
         try:
             catalog.find("policies", name, (loaded.folder / "policies",))
@@ -246,20 +251,39 @@ def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) 
     return space
 
 
-def _unusable(space: Space, geometry: Geometry) -> list[str]:
-    """What the model cannot give to some choice of the space: a class token, a decoder layer's rows, …"""
+def _unusable(space: Space, geometry: Geometry) -> list[tuple[KeyPath, str]]:
+    """What the model cannot give to some choice of the space: a class token, a decoder layer's rows, …; and where."""
     bound, known = space.bind(geometry), RegisteredParts()
     gentle = {p.name: p.choices[0] if p.kind == "choice" else p.high for p in bound.parameters}
     points = [gentle, *({**gentle, p.name: option} for p in bound.parameters for option in p.choices[1:])]
-    messages: list[str] = []
+    found: list[tuple[KeyPath, str]] = []
     for point in points:
+        policy = bound.fill(point)
         try:
-            make_plan(resolve(bound.fill(point), geometry, known, geometry.tokens_per_image), geometry)
+            make_plan(resolve(policy, geometry, known, geometry.tokens_per_image), geometry)
         except Infeasible:
             continue
+        except Unusable as error:
+            found += [(_asking(policy, reason, geometry), reason) for reason in error.reasons]
         except BadInput as error:
-            messages += str(error).split("\n")
-    return list(dict.fromkeys(messages))
+            found += [(("stages",), line) for line in str(error).split("\n")]
+    return list(dict.fromkeys(found))
+
+
+def _asking(policy: Policy, reason: str, geometry: Geometry) -> KeyPath:
+    """The path of the first stage that alone asks for what `reason` says is not there."""
+    for i, stage in enumerate(policy.stages):
+        alone = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2))) if isinstance(stage, Stage) else stage
+        try:
+            make_plan(resolve(replace(policy, stages=(alone,)), geometry, RegisteredParts()), geometry)
+        except Infeasible:
+            continue
+        except Unusable as error:
+            if reason in error.reasons:
+                return "stages", i
+        except BadInput:
+            continue  # a stage that only makes sense after another
+    return ("stages",)
 
 
 def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import BadInput, PolicyMismatch
-from autoprune.models import defaults
+from autoprune.models import defaults, limits
 from autoprune.models.family import ImageLayout, Places, Undo
 from autoprune.policy.geometry import Geometry, VisionGeometry
 
@@ -127,8 +127,10 @@ def geometry(
     unit: int = 1,
     projector_width: int | None = None,
     projector_hidden: int | None = None,
+    lacks: Mapping[str, str] | None = None,
 ) -> Geometry:
-    """`unit` as in `Places`; `projector_width` defaults to the tower's width times the layers that are taken."""
+    """`unit` as in `Places`; `projector_width` defaults to the tower's width times the layers that are taken; `lacks`
+    as in `Geometry`, beside what follows from the decoder's windows."""
     text, vision = text_config(config, assumed), vision_config(config, assumed)
     heads = int(text["num_attention_heads"])
     layers = config.get("vision_feature_layer", -2)
@@ -157,6 +159,10 @@ def geometry(
         projector_width=projector_width or taken * int(vision["hidden_size"]),
         projector_hidden=projector_hidden,
         merge_unit=unit * unit,
+        lacks={
+            **limits.flash(text["model_type"], config.get("text_config") or {}, int(text["num_hidden_layers"])),
+            **(lacks or {}),
+        },
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import BadInput
-from autoprune.models import common
+from autoprune.models import common, limits
 from autoprune.models.family import Family, ImageLayout, Places, Undo
 from autoprune.policy.geometry import Geometry
 
@@ -44,6 +44,7 @@ class Gemma3:
             unit=_unit(config),
             projector_width=width,
             projector_hidden=0,
+            lacks={"compact": limits.LAYERED, "sensitivity": limits.PROJECTOR},
         )
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:

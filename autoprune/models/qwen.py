@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import BadInput, PolicyMismatch
-from autoprune.models import common
+from autoprune.models import common, limits
 from autoprune.models.defaults import QWEN_PIXELS, QWEN_TEXT, QWEN_VISION
 from autoprune.models.family import ImageLayout, Places, Undo
 from autoprune.policy.geometry import Geometry, VisionGeometry
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 IMAGE_TOKEN = 151655
+LACKS = {"compact": limits.AXES, "sensitivity": limits.PROJECTOR, "patch_entropy": limits.PIXELS}
 Order = Callable[["Tensor", Mapping[str, Any]], "Tensor"]
 
 
@@ -29,6 +30,12 @@ def text_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     if given is None:
         given = {k: config[k] for k in QWEN_TEXT[kind] if k in config}
     return common.filled(given, (kind,), QWEN_TEXT, "text_config")
+
+
+def lacks(config: Mapping[str, Any], name: str, depth: int) -> dict[str, str]:
+    """As in `Geometry`."""
+    given = config.get("text_config")
+    return {**LACKS, **limits.flash(f"{name}_text", config if given is None else given, depth)}
 
 
 def vision_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def geometry(
         projector_hidden=unit * width,
         merge_unit=unit,
         protects_newlines=False,
+        lacks=lacks(config, name, int(text["num_hidden_layers"])),
     )
 
 

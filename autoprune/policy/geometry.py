@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from autoprune.errors import BadInput
 
@@ -50,6 +51,9 @@ class Geometry:
     `vision_depth` counts the encoder blocks of the configuration, so that `layer: -2` means the same everywhere.
     `merge_unit` patches become one visual token. The projector maps rows of `projector_width` to the decoder's width in
     two layers with `projector_hidden` between them (None: the decoder's width), or in one (0).
+
+    `lacks` says why something cannot be had from this model: by the name of a part, `compact` (positions) or
+    `flash_attention`.
     """
 
     family: str
@@ -67,6 +71,7 @@ class Geometry:
     projector_hidden: int | None = None
     merge_unit: int = 1
     protects_newlines: bool = True
+    lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def vision_depth(self) -> int:

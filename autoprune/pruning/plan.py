@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,22 +90,32 @@ class Plan:
         return tuple(sorted(found, key=repr))
 
 
+class Unusable(BadInput):
+    """A model cannot carry out stages of a policy. `reasons`: what stages ask for in vain, not where."""
+
+    def __init__(self, found: Sequence[tuple[str, str]]) -> None:
+        self.reasons = tuple(dict.fromkeys(reason for _, reason in found))
+        super().__init__("\n".join(dict.fromkeys(f"{where}: {reason}" for where, reason in found)))
+
+
 def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
-    """Bind a policy to a model. Raises PolicyMismatch for another depth, BadInput with every unusable part."""
+    """Bind a policy to a model. Raises PolicyMismatch for another depth, Unusable with every unusable part."""
     if resolved.depth != geometry.depth:
         raise PolicyMismatch(f"the policy is for a model of {resolved.depth} layers, this one has {geometry.depth}")
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     stages = []
     for number, stage in enumerate(resolved.stages):
         site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
-        binder = _Binder(f"stage {number + 1} ({stage.site}:{stage.layer})", site, problems)
+        binder = _Binder(f"stage {number + 1} ({stage.site}:{stage.layer})", site, problems, geometry.lacks)
+        if stage.positions == "compact":
+            binder.have("compact")
         picks = tuple(p for p in (binder.pick(x) for x in stage.picks) if p is not None)
         merge = binder.use("merger", stage.merge)
         rule = None if stage.keep.rule is None else binder.use("count", stage.keep.rule)
         if merge is not None:
             stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals), rule))
     if problems:
-        raise BadInput("\n".join(problems))
+        raise Unusable(problems)
     return Plan(resolved, tuple(stages), geometry.protects_newlines)
 
 
@@ -113,10 +123,17 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
 class _Binder:
     where: str
     site: Site
-    problems: list[str]
+    problems: list[tuple[str, str]]
+    lacks: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.signals: set[Signal] = set()
+
+    def have(self, name: str) -> bool:
+        """Whether the model has what the stage asks of it."""
+        if name in self.lacks:
+            self._problem(self.lacks[name])
+        return name not in self.lacks
 
     def pick(self, pick: ResolvedPick) -> PlannedPick | None:
         select = self.use("selector", pick.select)
@@ -143,6 +160,8 @@ class _Binder:
         except ValidationError as error:
             self._problem(f"{part.name}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}")
             return None
+        if not self.have(part.name):
+            return None
         if not isinstance(config, PartConfig):
             config = PartConfig()
         try:
@@ -153,7 +172,7 @@ class _Binder:
         return Use(info.run, config)
 
     def _problem(self, message: str) -> None:
-        self.problems.append(f"{self.where}: {message}")
+        self.problems.append((self.where, message))
 
 
 def _called(kind: parts.Kind) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoprune.errors import BadInput
+from autoprune.models import limits
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.decoder_signals import DecoderWalk, NormedStates, Transition
 from autoprune.pruning.signals import Signal
@@ -20,10 +21,7 @@ def refuse_model(language_model: Any) -> None:
     if implementation not in ("eager", "sdpa") and "flash" not in implementation:
         raise BadInput(f"attn_implementation {implementation!r} is not supported; use sdpa, eager or flash_attention_2")
     if "flash" in implementation and _has_window(config):
-        raise BadInput(
-            "FlashAttention measures a sliding window in physical distance, so pruning would widen it: "
-            "load the model with attn_implementation='sdpa'"
-        )
+        raise BadInput(limits.WINDOWS)
 
 
 def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
@@ -33,14 +31,9 @@ def refuse_positions(resolved: ResolvedPolicy, language_model: Any) -> None:
     config = language_model.config
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if any(isinstance(of_a_type, dict) for of_a_type in rope.values()):
-        raise BadInput(
-            "positions 'compact' is not supported: this model's layers differ in their rotary embeddings, "
-            "and their sliding windows count positions"
-        )
+        raise BadInput(limits.LAYERED)
     if multi_axis(language_model):
-        raise BadInput(
-            "positions 'compact' is not possible on multi-axis RoPE (M-RoPE): tokens have no single position"
-        )
+        raise BadInput(limits.AXES)
     kind = rope.get("rope_type", "default")
     if not hasattr(language_model, "rotary_emb") or kind in MOVING_ROPE or not isinstance(kind, str):
         raise BadInput(f"positions 'compact' is not supported for this model's rotary embedding ({kind!r})")

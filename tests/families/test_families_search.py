@@ -106,7 +106,7 @@ class Study:
     def policy(self, member: dict[str, Any]) -> Path:
         """A member of the front: where the search saved the selected one, else its document in a file."""
         if member["selected"]:
-            saved = self.folder / ".autoprune" / "studies" / self.front["study"] / "policies"
+            saved: Path = self.folder / ".autoprune" / "studies" / self.front["study"] / "policies"
             return saved / str(member["digest"][:16])
         path = self.folder / f"{member['policy']}.yaml"
         path.write_text(json.dumps(member["document"]))

@@ -1,0 +1,213 @@
+"""Every registered part and every policy of the catalog against every family, generated from the registries.
+
+`python tests/pruning/conformance.py` (with the repository on PYTHONPATH) prints how many there are of what, and why a
+family refuses what it cannot do.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import torch
+from pruning_support import part as use
+from test_pruning_parts import identifier, variants
+from tiny_families import LAYERS, TINY, Batch, Sample, model, together
+
+from autoprune.document.yaml import read
+from autoprune.errors import BadInput
+from autoprune.models.family import ImageLayout, families, family_of
+from autoprune.policy import catalog
+from autoprune.policy.canonical import resolve
+from autoprune.policy.document import Policy
+from autoprune.policy.geometry import Geometry
+from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+from autoprune.pruning import parts
+from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.plan import make_plan
+
+FAMILIES = tuple(family.name for family in families())
+POLICIES = catalog.names("policies")
+KINDS = get_args(parts.Kind)
+PARTS = RegisteredParts()
+KEEP, PROTECTED = Fraction(1, 3), (0, 5)
+RANDOM = use(("random", {"seed": 1}))
+SITES = (("llm", 3), ("llm", 0))
+WIDE, HIGH = (48, 96), (96, 48)
+
+
+def samples(name: str) -> tuple[Sample, ...]:
+    """One image; two images with text between them: different visual counts in every family."""
+    if name.startswith("qwen"):
+        return Sample(9, ((24, 40),)), Sample(14, ((16, 24), (32, 16)))
+    return Sample(9, (WIDE,)), Sample(14, (HIGH, WIDE))
+
+
+@cache
+def batches(name: str) -> tuple[Batch, tuple[Batch, ...]]:
+    """The samples together, left padded, and each alone."""
+    rows = TINY[name].rows(samples(name))
+    return together(rows), tuple(together([row]) for row in rows)
+
+
+@cache
+def geometry(name: str) -> Geometry:
+    config = model(name).config.to_dict()
+    return family_of(config).geometry(config, None)
+
+
+@cache
+def newlines(name: str) -> tuple[int, ...]:
+    """Separators among the visual tokens of each sample, as the family lays its images out."""
+    found: list[ImageLayout] = []
+    family = family_of(model(name).config.to_dict())
+    undo = family.watch(family.places(model(name)), found.extend)
+    counts = []
+    for alone in batches(name)[1]:
+        found.clear()
+        with torch.no_grad():
+            model(name)(**alone, use_cache=False, logits_to_keep=1)
+        counts.append(sum(layout.newlines for layout in found))
+    undo()
+    return tuple(counts)
+
+
+def one_stage(kind: parts.Kind, part: Part, site: str, layer: int, keep: Fraction = KEEP) -> ResolvedPolicy:
+    """The part in a stage that is otherwise the plainest, two positions of every sample protected."""
+    score = part if kind == "criterion" else RANDOM
+    select = part if kind == "selector" else Part("top")
+    merge = part if kind == "merger" else Part("drop")
+    pick = ResolvedPick(score, select, group=part if kind == "group" else None)
+    stage = ResolvedStage(site, layer, Keep("fraction", keep), (pick,), merge, protect=PROTECTED)  # type: ignore[arg-type]
+    return ResolvedPolicy((stage,), LAYERS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A part in a family: where it runs, or why it cannot."""
+
+    kind: parts.Kind
+    part: Part
+    family: str
+    site: tuple[str, int] | None
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.family}-{self.kind}-{identifier(self.part)}"
+
+    def policy(self, keep: Fraction = KEEP) -> ResolvedPolicy:
+        site, layer = self.site or SITES[0]
+        return one_stage(self.kind, self.part, site, layer, keep)
+
+
+def cell(kind: parts.Kind, part: Part, name: str) -> Cell:
+    reason = ""
+    for site, layer in SITES:
+        try:
+            make_plan(one_stage(kind, part, site, layer), geometry(name))
+        except BadInput as error:
+            reason = reason or str(error)
+        else:
+            return Cell(kind, part, name, (site, layer))
+    return Cell(kind, part, name, None, reason)
+
+
+@cache
+def cells(name: str) -> tuple[Cell, ...]:
+    """Every part with every value of its enumerated parameters in a family."""
+    return tuple(cell(kind, part, name) for kind in KINDS for part in variants(kind))
+
+
+def first_cells(name: str) -> Iterator[Cell]:
+    """Each part once: with the first parameters that run in the family, or refused with all."""
+    known: dict[tuple[str, str], Cell] = {}
+    for one in cells(name):
+        key = (one.kind, one.part.name)
+        if key not in known or (known[key].site is None and one.site is not None):
+            known[key] = one
+    yield from known.values()
+
+
+@cache
+def published(name: str) -> Policy:
+    return Policy.from_source(read(catalog.find("policies", name)), PARTS)
+
+
+def why_not(check: Callable[[], object]) -> str:
+    """The message of a refusal, or ''."""
+    try:
+        check()
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+@cache
+def deep(name: str) -> Any:
+    """A tiny model of the family, as deep as LLaVA 1.5: 32 decoder layers, 24 encoder blocks."""
+    shallow = TINY[name].build("sdpa")
+    config = shallow.config
+    text, vision = config.text_config, config.vision_config
+    if getattr(text, "layer_types", None):
+        text.layer_types = (text.layer_types * 32)[:32]
+    text.num_hidden_layers = 32
+    setattr(vision, "depth" if hasattr(vision, "depth") else "num_hidden_layers", 24)
+    torch.manual_seed(3)
+    return type(shallow)._from_config(config, attn_implementation="sdpa").eval()
+
+
+@cache
+def deep_geometry(name: str) -> Geometry:
+    config = deep(name).config.to_dict()
+    return family_of(config).geometry(config, None)
+
+
+def bound(policy: str, name: str) -> ResolvedPolicy:
+    """A published policy for the deep model of a family. Raises BadInput where the family cannot carry it out."""
+    there = deep_geometry(name)
+    resolved = resolve(published(policy), there, PARTS)
+    make_plan(resolved, there)
+    return resolved
+
+
+def part_lines(names: Sequence[str] = FAMILIES) -> Iterator[str]:
+    """How many parts there are, and how many run in the families."""
+    per_kind = {kind: len(parts.names(kind)) for kind in KINDS}
+    shown = ", ".join(f"{count} of kind {kind}" for kind, count in per_kind.items())
+    yield f"{sum(per_kind.values())} parts ({shown}); {len(POLICIES)} policies; {len(names)} families"
+    first = [one for name in names for one in first_cells(name)]
+    every = [one for name in names for one in cells(name)]
+    for label, found in (("parts x families", first), ("parts with every parameter x families", every)):
+        run = sum(one.site is not None for one in found)
+        yield f"{label}: {len(found)} cells, {run} run, {len(found) - run} refused"
+    for one in first:
+        if one.site is None:
+            yield f"  {one.family} has no {one.kind} {one.part.name}: {one.reason.split(': ', 1)[1]}"
+
+
+def policy_lines(names: Sequence[str] = FAMILIES) -> Iterator[str]:
+    """How many policies run in the families, and why others do not."""
+    reasons = {(n, p): why_not(functools.partial(bound, p, n)) for n in names for p in POLICIES}
+    run = sum(not reason for reason in reasons.values())
+    yield f"policies x families: {len(reasons)} cells, {run} run, {len(reasons) - run} refused"
+    for name in names:
+        whom: dict[str, list[str]] = {}
+        for (n, policy), reason in reasons.items():
+            if n == name and reason:
+                whom.setdefault(reason.split("\n")[0].split(": ", 1)[1], []).append(policy)
+        for reason, policies in whom.items():
+            yield f"  {name} refuses {', '.join(policies)}: {reason}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join([*part_lines(), *policy_lines()]) + "\n")
