@@ -346,5 +346,5 @@ def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_searc
         "stages:\n  - {at: projector, keep: 1/2, score: {encoder_attention: {from: $how}}}\n"
     )
     (error,) = errors(case)
-    assert (error["line"], error["path"]) == (6, "stages")
+    assert (error["line"], error["path"]) == (6, "stages[0]")
     assert "this model's vision tower has no class token; `from: all`" in error["message"]
