@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,8 +15,6 @@ from autoprune.policy.geometry import Geometry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-MODULES = ("llava", "llava_next", "llava_onevision", "internvl", "gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,15 @@ class Family(Protocol):
         ...
 
 
+@functools.cache
 def families() -> tuple[Family, ...]:
-    return tuple(importlib.import_module(f"autoprune.models.{name}").FAMILY for name in MODULES)
+    """Every family: the `FAMILY` of each file of this room that has one, in the files' order."""
+    from autoprune import models
+
+    files = [
+        importlib.import_module(f"{models.__name__}.{found.name}") for found in pkgutil.iter_modules(models.__path__)
+    ]
+    return tuple(file.FAMILY for file in files if hasattr(file, "FAMILY"))
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -10,16 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_checkpoints
 import torch
 from PIL import Image
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessorPil,
-    LlavaNextProcessor,
-)
+from tiny_families import LAYERS
 
 from autoprune.calibration.batches import collate
 from autoprune.measures.evaluator import ModelEvaluator, build
@@ -29,7 +23,6 @@ from autoprune.ports import CalibrationSource, EvalRequest, MeasureRequest, Work
 from autoprune.pruning.session import Session
 
 SIZES = ((48, 96), (96, 48), (96, 96), (40, 90))
-PINPOINTS = [[48, 96], [96, 48], [96, 96]]
 MEASURES = ("answer_nll", "exact_match", "information_flow", "budget", "prefill_flops", "kv_bytes")
 Lines = list[dict[str, Any]]
 
@@ -40,45 +33,13 @@ def policy() -> ResolvedPolicy:
         return ResolvedStage("llm", layer, Keep("fraction", share), (pick,), Part("drop"), protect="newlines")
 
     norm = Part("feature_norm", {"space": "hidden"})
-    return ResolvedPolicy((stage(0, Fraction(1, 2), norm), stage(2, Fraction(1, 36), norm)), 3)
+    return ResolvedPolicy((stage(0, Fraction(1, 2), norm), stage(2, Fraction(1, 36), norm)), LAYERS)
 
 
 @pytest.fixture(scope="module")
-def spec(
-    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, records_file: Callable[[Path, Lines], str]
-) -> WorkerSpec:
+def spec(tmp_path_factory: pytest.TempPathFactory, records_file: Callable[[Path, Lines], str]) -> WorkerSpec:
     folder = tmp_path_factory.mktemp("next")
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=48, patch_size=8
-    )
-    text = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
-    config = LlavaNextConfig(
-        vision_config=vision, text_config=text, image_token_id=4, image_grid_pinpoints=PINPOINTS, image_seq_length=36
-    )
-    LlavaNextForConditionalGeneration(config).save_pretrained(folder)
-    side = {"height": 48, "width": 48}
-    LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 48}, crop_size=side, image_grid_pinpoints=PINPOINTS
-        ),
-        tokenizer=tiny_tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tiny_tokenizer.chat_template,
-    ).save_pretrained(folder)
+    tiny_checkpoints.save("llava_next", folder)
     draw, lines = random.Random(0), []
     for number in range(16):
         pixels = np.random.default_rng(number).integers(0, 256, (*SIZES[number % len(SIZES)], 3), dtype=np.uint8)

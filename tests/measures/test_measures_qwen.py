@@ -11,23 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_checkpoints
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_families import LAYERS
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessorPil,
-    Qwen2VLProcessor,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
-)
+from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 
 from autoprune.calibration import image_only
 from autoprune.calibration.batches import collate
@@ -39,21 +28,6 @@ from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, 
 from autoprune.ports import CalibrationSource, EvalRequest, MeasureRequest, WorkerSpec
 from autoprune.pruning.session import Session
 
-SPECIAL = (
-    "<pad>",
-    "<|im_end|>",
-    "<|im_start|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-WORDS = (*SPECIAL, "user", "assistant", *(f"w{i}" for i in range(40)))
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }} {% for c in m['content'] %}{% if c['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
-)
 SIZES = ((24, 40), (40, 24), (32, 32), (50, 100))  # the last is shrunk to at most 2048 pixels
 MEASURES = ("answer_nll", "exact_match", "budget", "prefill_flops", "kv_bytes", "selection_flops")
 Lines = list[dict[str, Any]]
@@ -65,59 +39,8 @@ def stage(layer: int, share: Fraction, part: Part) -> ResolvedStage:
 
 RECEIVED = Part("encoder_attention", {"layer": 1, "from": "all"})
 POLICY = ResolvedPolicy(
-    (stage(0, Fraction(1, 2), RECEIVED), stage(2, Fraction(1, 6), Part("llm_attention", {"from": "text"}))), 3
+    (stage(0, Fraction(1, 2), RECEIVED), stage(2, Fraction(1, 6), Part("llm_attention", {"from": "text"}))), LAYERS
 )
-
-
-def save(name: str, folder: Path) -> None:
-    """A checkpoint as older ones are: a preprocessor_config.json, and nothing about videos."""
-    torch.manual_seed(0)
-    text = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.3,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0},
-    }
-    ids = {
-        f"{key}_token_id": WORDS.index(f"<|{word}|>")
-        for key, word in (
-            ("image", "image_pad"),
-            ("video", "video_pad"),
-            ("vision_start", "vision_start"),
-            ("vision_end", "vision_end"),
-        )
-    }
-    tower: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4}
-    model: Any
-    if name == "qwen2_vl":
-        tower |= {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}
-        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=tower, **ids))
-    elif name == "qwen3_vl":
-        text |= {"head_dim": 12}
-        tower |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "num_position_embeddings": 16}
-        config = Qwen3VLConfig(text_config=text, vision_config={**tower, "deepstack_visual_indexes": [0]}, **ids)
-        model = Qwen3VLForConditionalGeneration(config)
-    else:
-        tower |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "window_size": 16}
-        config = Qwen2_5_VLConfig(text_config=text, vision_config={**tower, "fullatt_block_indexes": [1]}, **ids)
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
-    model.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=list(SPECIAL[2:]),
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
-    size = {"shortest_edge": 64, "longest_edge": 2048}
-    Qwen2VLImageProcessorPil(size=size, patch_size=4, merge_size=2).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
@@ -125,7 +48,7 @@ def evaluator(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, records_file: Callable[[Path, Lines], str]
 ) -> ModelEvaluator:
     folder = tmp_path_factory.mktemp(request.param)
-    save(request.param, folder)
+    tiny_checkpoints.save(request.param, folder)
     draw, lines = random.Random(0), []
     for number in range(16):
         pixels = np.random.default_rng(number).integers(0, 256, (*SIZES[number % len(SIZES)], 3), dtype=np.uint8)
@@ -182,31 +105,28 @@ def test_ragged_batches_measure_what_singles_do(evaluator: ModelEvaluator) -> No
 
 @pytest.mark.parametrize("saved", ["older", "newer"])
 def test_the_processor_is_the_models_own(evaluator: ModelEvaluator, saved: str, tmp_path: Path) -> None:
-    """Also where torchvision is missing, which only its video part needs; newer files hold all parts' settings."""
+    """Also where torchvision is missing, which only its video part needs; older files hold one part's settings each."""
     processor = evaluator.loaded.processor
-    if saved == "newer":
-        parts = {
-            "processor_class": type(processor).__name__,
-            "image_processor": json.loads(processor.image_processor.to_json_string()),
-            "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor"},
-        }
-        (tmp_path / "processor_config.json").write_text(json.dumps(parts))
+    if saved == "older":
+        processor.image_processor.save_pretrained(tmp_path)
+        processor.tokenizer.chat_template = processor.chat_template
         processor.tokenizer.save_pretrained(tmp_path)
         evaluator.loaded.model.config.save_pretrained(tmp_path)
+        assert not (tmp_path / "processor_config.json").exists()
         processor = load_processor(str(tmp_path))
     kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
     kind = kinds[evaluator.geometry.family]
+    place = tiny_checkpoints.SAVED[evaluator.geometry.family].place
     assert isinstance(processor, kind)
     assert type(processor).__name__ == kind.__name__
-    assert processor.chat_template == TEMPLATE
+    assert processor.chat_template == tiny_checkpoints.template(place)
     assert processor.image_processor.size["longest_edge"] == 2048
-    made = processor(text=["w1 <|image_pad|> w2"], images=[[Image.new("RGB", (16, 8))]], return_tensors="pt")
+    made = processor(text=[f"w1 {place} w2"], images=[[Image.new("RGB", (16, 8))]], return_tensors="pt")
     assert made["image_grid_thw"].tolist() == [[1, 2, 4]]
 
 
 def test_a_processor_that_needs_more_is_refused(tmp_path: Path) -> None:
-    save("qwen2_vl", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+    tiny_checkpoints.save("qwen2_vl", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(ImportError, match="CLIPProcessor needs torchvision"):
         image_only.load(str(tmp_path), {"local_files_only": True})
