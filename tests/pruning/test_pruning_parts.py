@@ -168,12 +168,12 @@ SELECTORS, MERGERS = list(variants("selector")), list(variants("merger"))
 RANDOM = Part("random", {"seed": 1})
 
 
-def pairs() -> list[Any]:
-    """Every selector with `drop`, every merger under `top`; the other pairs with the tests marked `full`."""
+def pairs(plain: bool = True) -> list[Any]:
+    """Every selector with `drop` and every merger under `top`; or all other pairs (test_pruning_pairs.py)."""
     found = []
     for select, merge in itertools.product(SELECTORS, MERGERS):
-        marks = () if select.name == "top" or merge.name == "drop" else (pytest.mark.full,)
-        found.append(pytest.param(select, merge, id=f"{identifier(select)}-{identifier(merge)}", marks=marks))
+        if plain == (select.name == "top" or merge.name == "drop"):
+            found.append(pytest.param(select, merge, id=f"{identifier(select)}-{identifier(merge)}"))
     return found
 
 
@@ -221,6 +221,10 @@ def test_selectors_choose_exactly_as_many_as_asked_among_the_free(part: Part, sc
 
 @pytest.mark.parametrize(("select", "merge"), pairs())
 def test_the_equation_holds(select: Part, merge: Part) -> None:
+    check_the_equation(select, merge)
+
+
+def check_the_equation(select: Part, merge: Part) -> None:
     planned = plan_stage(RANDOM, select, merge)
     assert planned is not None
     for keep in ([8, 9, 4], [3, 1, 4], [22, 35, 11], [0, 5, 3], [2, 36, 7]):
@@ -279,6 +283,10 @@ def same_alone(done: Reduction, alone: Reduction, planned: PlannedStage, b: int,
 
 @pytest.mark.parametrize(("select", "merge"), pairs())
 def test_keeping_all_is_the_identity(select: Part, merge: Part) -> None:
+    check_the_identity(select, merge)
+
+
+def check_the_identity(select: Part, merge: Part) -> None:
     planned = plan_stage(RANDOM, select, merge)
     assert planned is not None
     done = ALL.reduce(planned, COUNTS)
