@@ -39,17 +39,17 @@ FAMILIES = tuple(family.name for family in families())
 POLICIES = catalog.names("policies")
 KINDS = get_args(parts.Kind)
 PARTS = RegisteredParts()
-KEEP, PROTECTED = Fraction(1, 3), (0, 5)
+KEEP, MOST, PROTECTED = Fraction(1, 3), Fraction(1, 2), (0, 5)
 RANDOM = use(("random", {"seed": 1}))
 SITES = (("llm", 3), ("llm", 0))
-WIDE, HIGH = (48, 96), (96, 48)
+ONE, WIDE = (48, 48), (48, 96)
 
 
 def samples(name: str) -> tuple[Sample, ...]:
     """One image; two images with text between them: different visual counts in every family."""
     if name.startswith("qwen"):
         return Sample(9, ((24, 40),)), Sample(14, ((16, 24), (32, 16)))
-    return Sample(9, (WIDE,)), Sample(14, (HIGH, WIDE))
+    return Sample(9, (ONE,)), Sample(14, (ONE, WIDE))
 
 
 @cache
@@ -82,12 +82,17 @@ def newlines(name: str) -> tuple[int, ...]:
 
 
 def one_stage(kind: parts.Kind, part: Part, site: str, layer: int, keep: Fraction = KEEP) -> ResolvedPolicy:
-    """The part in a stage that is otherwise the plainest, two positions of every sample protected."""
+    """The part in a stage that is otherwise the plainest, two positions of every sample protected. A count rule decides
+    up to half of the tokens where not all are kept."""
     score = part if kind == "criterion" else RANDOM
     select = part if kind == "selector" else Part("top")
     merge = part if kind == "merger" else Part("drop")
     pick = ResolvedPick(score, select, group=part if kind == "group" else None)
-    stage = ResolvedStage(site, layer, Keep("fraction", keep), (pick,), merge, protect=PROTECTED)  # type: ignore[arg-type]
+    amount = Keep("fraction", keep)
+    if kind == "count":
+        least = Fraction(keep == 1)
+        amount = Keep("rule", max(least, MOST), part, least)
+    stage = ResolvedStage(site, layer, amount, (pick,), merge, protect=PROTECTED)  # type: ignore[arg-type]
     return ResolvedPolicy((stage,), LAYERS)
 
 

@@ -117,13 +117,17 @@ def check_counts(one: Cell, resolved: ResolvedPolicy, found: Run) -> None:
     expected = []
     for b, n in enumerate(found.n):
         held = newlines(one.family)[b] if geometry(one.family).protects_newlines else 0
-        k = max(int(n / 3 + 0.5), held + len(PROTECTED))
+        least = held + len(PROTECTED)
+        k = max(int(n / 3 + 0.5), least)
+        if one.kind == "count":  # decided by the sample, within bounds
+            k = found.lengths[layer][b]
+            assert least <= k <= max(int(n / 2 + 0.5), least)
         assert [found.lengths[x][b] for x in range(LAYERS)] == [n] * layer + [k] * (LAYERS - layer)
         kept = found.kept(layer, b)
         assert kept == sorted(set(kept))
         assert len(kept) == k
         assert set(PROTECTED) <= set(kept)
-        expected.append(lengths(resolved, n, separators(resolved, newlines(one.family)[b], held > 0)))
+        expected.append(lengths(resolved, n, separators(resolved, newlines(one.family)[b], held > 0), [k]))
     assert found.budget().mean == pytest.approx(budget(expected, found.n, LAYERS), abs=1e-12)
 
 
@@ -174,7 +178,8 @@ def test_a_policy_in_a_family(policy: str, name: str) -> None:
     found = run(deep(name), resolved, batch).run
     protects = geometry(name).protects_newlines
     for b, n in enumerate(found.n):
-        expected = lengths(resolved, n, separators(resolved, newlines(name)[b], protects))
+        decided = [found.lengths[stage.layer][b] for stage in resolved.stages]  # of it only what rules decide is used
+        expected = lengths(resolved, n, separators(resolved, newlines(name)[b], protects), decided)
         assert tuple(layer[b] for layer in found.lengths) == expected
         alone = run(deep(name), resolved, singles[b]).run
         for layer in (0, 3, 12, 31):
