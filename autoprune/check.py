@@ -6,6 +6,7 @@ Reads the real registries; torch, optuna, ray and mlflow stay out.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,12 +17,13 @@ from pydantic import ValidationError
 from autoprune.calibration.records import scan_records
 from autoprune.document.problems import Path as KeyPath
 from autoprune.document.problems import dotted, from_pydantic, suggest
-from autoprune.document.yaml import Source
+from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput, Located
 from autoprune.measures import registry as measures
 from autoprune.measures.requests import parse
 from autoprune.models import read_geometry
 from autoprune.models.folder import locate
+from autoprune.models.limits import BIAS
 from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
@@ -243,12 +245,25 @@ def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) 
         return None
     if geometry is not None:
         found.extend(source.problem(path, message) for path, message in _unusable(space, geometry))
+    if "flash" in loaded.spec.model.attn_implementation:
+        stages = source.data["stages"]
+        biased = [i for i, stage in enumerate(stages) if stage.get("attend") is not None]
+        found.extend(source.problem(("stages", i, "attend"), BIAS) for i in biased)
     for i, name in enumerate(space.warm_start):
         try:
-            catalog.find("policies", name, (loaded.folder / "policies",))
+            path = catalog.find("policies", name, (loaded.folder / "policies",))
+            if geometry is not None:
+                _reference(path, geometry)
         except BadInput as error:
-            found.append(source.problem(("warm_start", i), str(error)))
+            found.extend(source.problem(("warm_start", i), line) for line in str(error).split("\n"))
     return space
+
+
+def _reference(path: Path, geometry: Geometry) -> None:
+    """Raises BadInput where the model cannot carry out a policy that the search is to begin with."""
+    policy = Policy.from_source(read(path), RegisteredParts())
+    with suppress(Infeasible):
+        make_plan(resolve(policy, geometry, RegisteredParts(), geometry.tokens_per_image), geometry)
 
 
 def _unusable(space: Space, geometry: Geometry) -> list[tuple[KeyPath, str]]:

@@ -10,8 +10,16 @@ LAYERED = (
     "positions 'compact' is not supported: this model's layers differ in their rotary embeddings, "
     "and their sliding windows count positions"
 )
+TURNS = (
+    "llm_attention `rope: false` and `over_rope`: this model's layers differ in their rotary embeddings, "
+    "which cannot be undone"
+)
 WINDOWS = (
     "FlashAttention measures a sliding window in physical distance, so pruning would widen it: "
+    "load the model with attn_implementation='sdpa'"
+)
+BIAS = (
+    "attend 'mass' adds to attention logits, for which FlashAttention has no input: "
     "load the model with attn_implementation='sdpa'"
 )
 PROJECTOR = (

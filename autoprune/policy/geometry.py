@@ -52,8 +52,8 @@ class Geometry:
     `merge_unit` patches become one visual token. The projector maps rows of `projector_width` to the decoder's width in
     two layers with `projector_hidden` between them (None: the decoder's width), or in one (0).
 
-    `lacks` says why something cannot be had from this model: by the name of a part, `compact` (positions) or
-    `flash_attention`.
+    `lacks` says why something cannot be had from this model: by the name of a part, `compact` (positions), `rope`
+    (attention without it) or `flash_attention`.
     """
 
     family: str

@@ -13,7 +13,7 @@ from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import Tapped, Transition
+from autoprune.pruning.decoder_signals import DecoderWalk, Tapped, Transition
 from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
@@ -165,10 +165,13 @@ class _Binder:
         if not isinstance(config, PartConfig):
             config = PartConfig()
         try:
-            self.signals.update(config.signals(self.site))
+            signals = config.signals(self.site)
         except BadInput as error:
             self._problem(str(error))
             return None
+        if any(isinstance(s, DecoderWalk) and (s.over_rope or not s.rope) for s in signals) and not self.have("rope"):
+            return None
+        self.signals.update(signals)
         return Use(info.run, config)
 
     def _problem(self, message: str) -> None:

@@ -50,10 +50,7 @@ def refuse_bias(resolved: ResolvedPolicy, language_model: Any) -> None:
     """Raises BadInput where `attend: mass` has no way into the attention."""
     implementation = str(getattr(language_model.config, "_attn_implementation", "eager"))
     if "flash" in implementation and any(stage.attend is not None for stage in resolved.stages):
-        raise BadInput(
-            "attend 'mass' adds to attention logits, for which FlashAttention has no input: "
-            "load the model with attn_implementation='sdpa'"
-        )
+        raise BadInput(limits.BIAS)
 
 
 def refuse_signals(signals: Iterable[Signal], language_model: Any, layers: Sequence[Any]) -> None:

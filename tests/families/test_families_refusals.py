@@ -67,6 +67,12 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
         FIRST,
         dict.fromkeys((*QWEN, "gemma3", "llava_onevision"), NO_CLS),
     ),
+    "rope": (
+        "{llm_attention: {from: last}}",
+        "{llm_attention: {from: last, rope: false}}",
+        SECOND,
+        {"gemma3": "rotary embeddings, which cannot be undone"},
+    ),
     "sensitivity": (
         "score: {llm_attention: {from: last}}",
         "score: sensitivity",
@@ -84,6 +90,12 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
         "pick: [{share: 1/2, score: sensitivity}, {score: random}]",
         SECOND,
         dict.fromkeys((*QWEN, "gemma3", "internvl"), NO_PROJECTOR),
+    ),
+    "a policy to begin with": (
+        "  stages:",
+        "  warm_start: [divprune, fastervlm]\n  stages:",
+        9,
+        dict.fromkeys((*QWEN, "gemma3", "llava_onevision"), NO_CLS),
     ),
     "a decoder layer": ("llm:1/2", "llm:6", SECOND, dict.fromkeys(FAMILIES, "llm:6 is beyond the model")),
     "an encoder block": (
@@ -143,7 +155,17 @@ def test_what_cannot_be_is_refused_where_it_is_written(case: str, family: str, r
     assert refused[family] in error["message"]
     assert error["file"] == str(spec)
     assert error["line"] == line
-    assert error["path"].startswith("model.attn" if line == ATTENTION else f"search_space.stages[{line - FIRST}]")
+    written = {ATTENTION: "model.attn_implementation", 9: "search_space.warm_start[1]"}
+    assert error["path"].startswith(written.get(line, f"search_space.stages[{line - FIRST}]"))
+
+
+def test_a_bias_that_flash_attention_has_no_input_for(root: Path) -> None:
+    text = SPEC.format(family="llava").replace("sdpa", "flash_attention_2")
+    (root / "spec.yaml").write_text(text.replace("score: random", "score: random, merge: nearest, attend: mass"))
+    done = cli("validate", str(root / "spec.yaml"), "--json")
+    (error,) = done.json["errors"]
+    assert (error["line"], error["path"]) == (FIRST, "search_space.stages[0].attend")
+    assert "FlashAttention has no input" in error["message"]
 
 
 CONFIGURATIONS: list[Any] = [
