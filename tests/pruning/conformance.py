@@ -54,9 +54,13 @@ def samples(name: str) -> tuple[Sample, ...]:
 
 @cache
 def batches(name: str) -> tuple[Batch, tuple[Batch, ...]]:
-    """The samples together, left padded, and each alone."""
+    """The samples together, left padded, and each alone; positions count without padding, as `generate` does."""
     rows = TINY[name].rows(samples(name))
-    return together(rows), tuple(together([row]) for row in rows)
+    made = [together(rows), *(together([row]) for row in rows)]
+    if not name.startswith("qwen"):  # which works its positions out by itself
+        for batch in made:
+            batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return made[0], tuple(made[1:])
 
 
 @cache

@@ -71,6 +71,8 @@ class LlmAttention(PartConfig):
             raise ValueError("`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`")
         if self.over_rope and (self.hops > 1 or not self.rope):
             raise ValueError("`over_rope` divides one hop's attention by that of the rotary embedding: it needs both")
+        if self.heads == "top_half" and self.over_keys == "vision" and not (self.over_rope or self.symmetrise):
+            raise ValueError("`top_half` ranks heads by what visual tokens get: over those alone all heads give alike")
         if self.rise and self.layers is not None:
             raise ValueError("`rise` compares `layer` with the one before it: for a range there is `over: difference`")
         return self
