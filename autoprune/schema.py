@@ -116,7 +116,9 @@ def _policy() -> Json:
         "score": {"$ref": "#/$defs/score"},
         "select": {"$ref": "#/$defs/select"},
         "group": {"$ref": "#/$defs/group"},
+        "allocate": {"$ref": "#/$defs/score"},
     }
+    loose = {"overlap": {"type": "boolean"}, "dilate": {"enum": ["none", "cross"]}}
     rest = {
         "merge": {"$ref": "#/$defs/merge"},
         "protect": {
@@ -128,7 +130,7 @@ def _policy() -> Json:
         "positions": {"enum": ["keep", "compact"]},
         "attend": {"const": "mass"},
     }
-    picks = {"type": "array", "items": _object({"share": NUMBER, **pick}), "minItems": 1}
+    picks = {"type": "array", "items": _object({"share": NUMBER, **pick, **loose}), "minItems": 1}
     site = {"type": "string", "pattern": r"^(projector|input|llm:\d+(/\d+)?)$"}
     stage = _object({"at": site, "keep": keep, "pick": picks, **pick, **rest}, ("at", "keep"))
     curve = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from autoprune.errors import BadInput
 from autoprune.policy import budget
 from autoprune.policy.geometry import Geometry, Pictures
-from autoprune.policy.resolved import Mix, Part, ResolvedPolicy, ResolvedStage
+from autoprune.policy.resolved import Mix, Part, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
 from autoprune.pruning.parts import Config, Flops, Kind, Sizes
 from autoprune.pruning.signals import Site
@@ -37,11 +37,12 @@ class _Use:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage with its formulas looked up: per pick the criteria (of a mix: its terms) and the selector."""
+    """A stage with its formulas looked up: per pick the criteria (of a mix: its terms; also those that groups share
+    by), the selector, and whether the pick has a score."""
 
     site: Site
     stage: ResolvedStage
-    picks: tuple[tuple[tuple[_Use, ...], _Use], ...]
+    picks: tuple[tuple[tuple[_Use, ...], _Use, bool], ...]
     merge: _Use
     rule: _Use | None = None
 
@@ -79,10 +80,10 @@ def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
         if sizes.kept == sizes.current:  # the rule had a look, and all stay
             yield from (criterion(sizes) for criterion in bound.picks[0][0])
             return
-    chosen = budget.split([pick.share for pick in bound.stage.picks], sizes.kept)
-    for i, (criteria, select) in enumerate(bound.picks):
+    chosen = budget.asked(bound.stage.picks, sizes.kept)
+    for i, (criteria, select, scored) in enumerate(bound.picks):
         yield from (criterion(sizes) for criterion in criteria)
-        yield select(replace(sizes, kept=chosen[i], scored=bool(criteria), earlier=sum(chosen[:i])))
+        yield select(replace(sizes, kept=chosen[i], scored=scored, earlier=sum(chosen[:i])))
     yield bound.merge(sizes)
 
 
@@ -90,11 +91,17 @@ def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:
     site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
     picks = []
     for pick in stage.picks:
-        score = pick.score
-        terms = () if score is None else tuple(p for _, p in score.terms) if isinstance(score, Mix) else (score,)
-        picks.append((tuple(_use("criterion", term) for term in terms), _use("selector", pick.select)))
+        terms = (*_terms(pick.score), *_terms(pick.allocate))
+        criteria = tuple(_use("criterion", term) for term in terms)
+        picks.append((criteria, _use("selector", pick.select), pick.score is not None))
     rule = None if stage.keep.rule is None else _use("count", stage.keep.rule)
     return _Stage(site, stage, tuple(picks), _use("merger", stage.merge), rule)
+
+
+def _terms(score: Score | None) -> tuple[Part, ...]:
+    if isinstance(score, Mix):
+        return tuple(part for _, part in score.terms)
+    return () if score is None else (score,)
 
 
 def _use(kind: Kind, part: Part) -> _Use:

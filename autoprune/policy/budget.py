@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from autoprune.errors import AutoPruneError
 from autoprune.policy.resolved import Keep
@@ -165,6 +165,34 @@ def split(shares: Sequence[Fraction | None], total: int) -> list[int]:
     for i in order[: total - sum(counts)]:
         counts[i] += 1
     return counts
+
+
+class Sharing(Protocol):
+    """What `asked` looks at in a pick: see `ResolvedPick`."""
+
+    @property
+    def share(self) -> Fraction | None: ...
+    @property
+    def overlap(self) -> bool: ...
+    @property
+    def dilate(self) -> str | None: ...
+
+
+def asked(picks: Sequence[Sharing], total: int) -> list[int]:
+    """How many tokens each pick of a stage is asked for, of `total`.
+
+    Where every pick excludes those before it, that is `split`. Where one may overlap or dilates, what they choose
+    together depends on the image: all but the last are asked for floor(share·total + 1/2), a pick that dilates for a
+    fifth of that (rounded half up), and the last for the most that those before it can leave."""
+    if not any(pick.overlap or pick.dilate for pick in picks):
+        return split([pick.share for pick in picks], total)
+    counts, sure = [], 0
+    for pick in picks[:-1]:
+        count = int((pick.share or 0) * total + Fraction(1, 2))
+        count = int(Fraction(count, 5) + Fraction(1, 2)) if pick.dilate else count
+        sure = max(sure, count) if pick.overlap else min(total, sure + count)
+        counts.append(count)
+    return [*counts, total - sure]
 
 
 def lengths(

@@ -139,6 +139,7 @@ class Binder:
         picks = tuple(
             self.pick(p, placed.layer, stage.merge.name, i == last, counts and i == 0) for i, p in enumerate(stage.pick)
         )
+        picks = (*(replace(p, overlap=False) for p in picks[:1]), *picks[1:])  # nothing comes before the first
         keep = replace(placed.keep, rule=rule)
         rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
         how = (stage.protect, stage.positions, rows, stage.attend)
@@ -155,13 +156,21 @@ class Binder:
         by_select = self.parts.reads_score("selector", pick.select.name)
         by_merge = self.parts.reads_score("merger", merge) if last else "no"  # mergers see the last pick's scores
         group = None if pick.group is None else self.part("group", pick.group, layer)
-        by_group = "value" if group is not None and group.params.get("split") in SCORED_SPLITS else "no"
-        needed = (by_select, by_merge, by_group, "value" if counted else "no")
+        split = None if group is None else group.params.get("split")
+        own = split in SCORED_SPLITS and pick.allocate is None
+        by_group = "no" if not own else "order" if split == "overview" else "value"
+        by_trim = "order" if pick.overlap or pick.dilate else "no"
+        needed = (by_select, by_merge, by_group, by_trim, "value" if counted else "no")
         reads = "value" if "value" in needed else "order" if "order" in needed else "no"
         score = (
             None if reads == "no" or pick.score is None else self.score(pick.score, layer, only_order=reads == "order")
         )
-        return ResolvedPick(score, self.part("selector", pick.select, layer), None if last else pick.share, group)
+        select = self.part("selector", pick.select, layer)
+        resolved = ResolvedPick(score, select, None if last else pick.share, group)
+        allocate = None
+        if pick.allocate is not None and split in SCORED_SPLITS:
+            allocate = self.score(pick.allocate, layer, only_order=split == "overview")
+        return replace(resolved, allocate=allocate, overlap=pick.overlap, dilate=pick.dilate)
 
     def score(self, score: ScoreUse, layer: int, only_order: bool) -> Score:
         named = self.policy.criteria.get(score.name, score) if isinstance(score, Use) else score
@@ -229,6 +238,9 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
                 "select": _part(pick.select),
                 "share": None if pick.share is None else str(pick.share),
                 **({} if pick.group is None else {"group": _part(pick.group)}),
+                **({} if pick.allocate is None else {"allocate": _score(pick.allocate)}),
+                **({"overlap": True} if pick.overlap else {}),
+                **({} if pick.dilate is None else {"dilate": pick.dilate}),
             }
             for pick in stage.picks
         ],
@@ -285,6 +297,9 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
             _read_part(p["select"]),
             None if p["share"] is None else Fraction(p["share"]),
             _read_part(p["group"]) if "group" in p else None,
+            _read_score(p["allocate"]) if "allocate" in p else None,
+            bool(p.get("overlap", False)),
+            p.get("dilate"),
         )
         for p in data["picks"]
     )

@@ -17,7 +17,8 @@ Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
 Attend = Literal["mass"]  # keys weigh by how many tokens they stand for
 Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
-SCORED_SPLITS = ("proportional", "whole", "rule")  # how a group shares a count out by its scores
+Dilate = Literal["cross"] | None
+SCORED_SPLITS = ("proportional", "mean", "whole", "rule", "overview")  # how a group shares a count out by its scores
 Protect = Literal["newlines"] | tuple[int, ...] | None
 
 
@@ -59,13 +60,17 @@ class KeepSpec:
 @dataclass(frozen=True)
 class Pick:
     """One selection of a stage: its criterion, its selector, its share of the stage's K (None: the rest), and the
-    partition it works in (None: all tokens of a sample together)."""
+    partition it works in (None: all tokens of a sample together). `allocate`: the score that the groups' shares follow
+    (None: the pick's own). `overlap`, `dilate`: see `ResolvedPick`."""
 
     score: ScoreUse | None
     select: Use = Use("top")
     share: Fraction | None = None
     path: Path = field(default=(), compare=False, repr=False)
     group: Use | None = None
+    allocate: ScoreUse | None = None
+    overlap: bool = False
+    dilate: Dilate = None
 
 
 @dataclass(frozen=True)

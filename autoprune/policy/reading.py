@@ -12,17 +12,18 @@ from pydantic import ValidationError
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, from_pydantic, shown, suggest
 from autoprune.policy.curves import CURVES, CurveSpec, Solve, build, replaced, solve_range
-from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, Protect, ScoreUse, Stage, Use
+from autoprune.policy.model import AnyStage, CurveStage, Dilate, KeepSpec, MixUse, Pick, Protect, ScoreUse, Stage, Use
 from autoprune.policy.resolved import KeepKind
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
 LATER_KEYS = ("restore", "arms")
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
 RULE_KEYS = ("rule", "most", "least", "fit")
-COMMON_KEYS = ("score", "select", "group", "pick", "merge", "protect", "positions", "attend")
+COMMON_KEYS = ("score", "select", "group", "allocate", "pick", "merge", "protect", "positions", "attend")
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS)
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
-PICK_KEYS = ("share", "score", "select", "group")
+PICK_KEYS = ("share", "score", "select", "group", "allocate", "overlap", "dilate")
+DILATIONS = ("none", "cross")
 NORMALISERS = ("rank", "minmax", "softmax", "sum", "none")
 MIX_KEYS = ("weights", "normalise", "op")
 
@@ -164,7 +165,16 @@ def read_pick(value: Any, path: Path, found: Problems, shares: bool = True) -> P
     )
     share = number(value["share"], (*path, "share"), found) if shares and "share" in value else None
     group = read_group(value["group"], (*path, "group"), found) if "group" in value else None
-    return None if select is None else Pick(score, select, share, path, group)
+    allocate = read_score(value["allocate"], (*path, "allocate"), found) if "allocate" in value else None
+    overlap, dilate = value.get("overlap", False), value.get("dilate", "none")
+    if shares and not isinstance(overlap, bool):
+        found.add((*path, "overlap"), f"overlap is true or false, not {shown(overlap)}")
+    if shares:
+        one_of(dilate, (*path, "dilate"), DILATIONS, found)
+    if select is None:
+        return None
+    cross: Dilate = "cross" if shares and dilate == "cross" else None
+    return Pick(score, select, share, path, group, allocate, shares and overlap is True, cross)
 
 
 def read_group(value: Any, path: Path, found: Problems) -> Use | None:
@@ -181,7 +191,7 @@ def read_picks(data: Mapping[str, Any], path: Path, found: Problems) -> tuple[Pi
     if "pick" not in data:
         pick = read_pick(data, path, found, shares=False)
         return () if pick is None else (pick,)
-    for key in ("score", "select", "group"):
+    for key in ("score", "select", "group", "allocate"):
         if key in data:
             found.add((*path, key), f"{key!r} stands in the entries of `pick` when there is a `pick`", key=True)
     listed, inside = data["pick"], (*path, "pick")
@@ -194,16 +204,24 @@ def read_picks(data: Mapping[str, Any], path: Path, found: Problems) -> tuple[Pi
 
 
 def _check_shares(listed: list[Any], picks: list[Pick | None], path: Path, found: Problems) -> None:
-    """All but the last need a share; the last takes the rest, so together the shares stay at or below 1."""
+    """All but the last need a share; the last takes the rest, so the shares of picks that exclude each other stay
+    together at or below 1."""
     for i, value in enumerate(listed[:-1]):
         if isinstance(value, Mapping) and "share" not in value:
             found.add((*path, i), "only the last pick takes the rest; this one needs a `share`")
-    total = sum(pick.share for pick in picks if pick is not None and pick.share is not None)
+    there = [pick for pick in picks if pick is not None]
+    total = sum(pick.share for pick in there if pick.share is not None and not pick.overlap)
     if total > 1:
         found.add(path, f"the shares sum to {total}, more than 1")
-    last = picks[-1]
-    if last is not None and last.share is not None and total != 1:
-        found.add((*path, len(picks) - 1, "share"), "the last pick takes the rest: leave its share out")
+    last, place = picks[-1], (*path, len(picks) - 1)
+    if last is None:
+        return
+    flexible = any(pick.overlap or pick.dilate for pick in there)
+    if last.share is not None and (total != 1 or flexible):
+        found.add((*place, "share"), "the last pick takes the rest: leave its share out")
+    for key, used in (("overlap", last.overlap), ("dilate", last.dilate)):
+        if used:
+            found.add((*place, key), f"the last pick takes exactly the rest: it cannot {key}", key=True)
 
 
 def read_protect(value: Any, path: Path, found: Problems) -> Protect:

@@ -83,6 +83,9 @@ class Reader:
             self.fraction(row.get("share"), (*inside, "share"), pick.share)
             self.score(row.get("score"), (*inside, "score"), pick.score, stage.layer)
             self.part(row.get("select", "top"), (*inside, "select"), pick.select)
+            if pick.group is not None:
+                self.part(row.get("group"), (*inside, "group"), pick.group)
+            self.score(row.get("allocate"), (*inside, "allocate"), pick.allocate, stage.layer)
         self.part(written.get("merge", "drop"), (*path, "merge"), stage.merge)
 
     # ---------------------------------------------------------------------------------------------- parts

@@ -48,12 +48,19 @@ Score = Part | Mix
 @dataclass(frozen=True)
 class ResolvedPick:
     """One selection inside a stage; earlier picks are excluded. `share` of the stage's K (None = the rest); `group` is
-    the partition it works in."""
+    the partition it works in, `allocate` the score that the groups' shares follow (None = the pick's own).
+
+    `overlap`: earlier picks are not excluded; what both choose counts once. `dilate`: of a share of q tokens round(q/5)
+    are chosen, and what lies above, below, left and right of them on the grid comes along. Either way the last pick
+    takes what is left of the stage's K."""
 
     score: Score | None
     select: Part
     share: Fraction | None = None
     group: Part | None = None
+    allocate: Score | None = None
+    overlap: bool = False
+    dilate: Literal["cross"] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ The rule, so that references are comparable:
 3. Several: the last stage's keep becomes `{to_budget: B}` if the stages before it leave room for that and what they
    leave reaches B (count rules before it go on deciding, within that room). Otherwise every keep of N is multiplied by
    the same factor (at most to 1), the largest on a grid of 1/1000 that stays at or below B, so that ratios between
-   stages stay; then the last stage takes up the rest.
+   stages stay; then the last stage takes up the rest. A last stage that drops every token goes on doing so, and takes
+   up nothing.
 """
 
 from __future__ import annotations
@@ -49,8 +50,17 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
         raise BadInput(
             f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth"
         )
-    relative = _relative(policy, None if geometry is None else geometry.tokens_per_image)
+    tokens = None if geometry is None else geometry.tokens_per_image
+    relative = _relative(policy, tokens)
+    if _ends(policy):
+        return _reached(_scaled(relative, budget, depth, tokens), geometry)
     return _reached(_last(relative, budget, depth) or _scaled(relative, budget, depth), geometry)
+
+
+def _ends(policy: Policy) -> bool:
+    """Whether the last stage drops every visual token."""
+    last = policy.stages[-1]
+    return isinstance(last, Stage) and last.keep.value == 0
 
 
 def _reached(policy: Policy, geometry: Geometry | None) -> Policy:
@@ -121,14 +131,16 @@ def _last(policy: Policy, budget: Fraction, depth: int) -> Policy | None:
     return made
 
 
-def _scaled(policy: Policy, budget: Fraction, depth: int) -> Policy:
-    """Every keep of N times the largest factor that stays at or below the budget."""
+def _scaled(policy: Policy, budget: Fraction, depth: int, tokens: int | None = None) -> Policy:
+    """Every keep of N times the largest factor that stays at or below the budget; with `tokens`, of that many tokens,
+    which nothing evens out where the last stage drops all."""
 
     def made(factor: int) -> Policy:
         return replace(policy, stages=tuple(_times(s, Fraction(factor, GRID), i) for i, s in enumerate(policy.stages)))
 
     def spent(factor: int) -> Fraction:
-        return fractional_budget(_steps(made(factor), depth), depth)
+        steps = _steps(made(factor), depth)
+        return _counted(steps, tokens, depth) if tokens else fractional_budget(steps, depth)
 
     if spent(1) > budget:
         raise Infeasible(spent(1) - budget)
@@ -138,9 +150,17 @@ def _scaled(policy: Policy, budget: Fraction, depth: int) -> Policy:
         low, high = (middle, high) if spent(middle) <= budget else (low, middle - 1)
     result = made(low)
     last = result.stages[-1]
-    if not isinstance(last, Stage):
+    if not isinstance(last, Stage) or _ends(policy):
         return result
     return replace(result, stages=(*result.stages[:-1], _to_budget(last, budget)))
+
+
+def _counted(steps: list[Step], tokens: int, depth: int) -> Fraction:
+    """The budget of one image, in whole tokens."""
+    spent, current, reached = 0, tokens, 0
+    for (layer, _), kept in zip(steps, count_steps(steps, tokens, depth, [0] * len(steps)), strict=True):
+        spent, current, reached = spent + current * (layer - reached), kept, layer
+    return Fraction(spent + current * (depth - reached), depth * tokens)
 
 
 def _times(stage: AnyStage, factor: Fraction, number: int) -> AnyStage:

@@ -60,8 +60,12 @@ class _Check:
         yield from self.use("selector", pick.select, stage)
         if pick.group is not None:
             yield from self.use("group", pick.group, stage)
-            if pick.score is None and pick.group.params.get("split") in SCORED_SPLITS:
-                yield Problem(pick.group.path, f"group: split {pick.group.params['split']} needs a `score`")
+            yield from self.allocated(pick, pick.group)
+        if pick.allocate is not None:
+            yield from self.score(pick.allocate, stage)
+            if pick.group is None:
+                path = pick.allocate.path
+                yield Problem(path, "allocate: says how groups share the count, and this pick has no `group`")
         if pick.score is not None:
             yield from self.score(pick.score, stage)
         elif self._needs_score(pick.select):
@@ -81,6 +85,16 @@ class _Check:
             yield Problem(
                 stage.pick[0].path, f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`"
             )
+
+    def allocated(self, pick: Pick, group: Use) -> Iterator[Problem]:
+        """The score that the groups' shares follow is there where the split reads one, and only there."""
+        split = group.params.get("split", "equal")
+        scored = split in SCORED_SPLITS
+        if scored and pick.score is None and pick.allocate is None:
+            yield Problem(group.path, f"group: split {split} needs a `score`")
+        if pick.allocate is not None and not scored:
+            splits = ", ".join(SCORED_SPLITS)
+            yield Problem(pick.allocate.path, f"allocate: split {split} reads no score; those that do: {splits}")
 
     def _needs_score(self, select: Use) -> bool:
         known = select.name in self.parts.names("selector")

@@ -61,6 +61,12 @@ def dump_pick(pick: Pick) -> dict[str, Any]:
         data["select"] = dump_use(pick.select)
     if pick.group is not None:
         data["group"] = dump_use(pick.group)
+    if pick.allocate is not None:
+        data["allocate"] = dump_score(pick.allocate)
+    if pick.overlap:
+        data["overlap"] = True
+    if pick.dilate is not None:
+        data["dilate"] = pick.dilate
     return data
 
 

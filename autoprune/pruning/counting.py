@@ -35,8 +35,10 @@ def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | Non
     first = planned.picks[0]
     scores = None if first.score is None else evaluate(first.score, view)
     if first.group is not None and first.group.config.split == "rule":  # type: ignore[attr-defined]
-        return shared_by_rule(planned.rule, first.group, view, scores, view.candidates).sum(1), scores
-    counts: Tensor = planned.rule.run(view, scores, view.candidates, planned.rule.config)
+        by = scores if first.allocate is None else evaluate(first.allocate, view)
+        return shared_by_rule(planned.rule, first.group, view, by, view.candidates).sum(1), scores
+    seen = scores.mean(2) if scores is not None and scores.ndim == 3 else scores  # what heads say together
+    counts: Tensor = planned.rule.run(view, seen, view.candidates, planned.rule.config)
     return counts, scores
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Start = Literal["last", "text", "raters", "all", "vision"]
-DecoderHeads = Literal["mean", "sum", "max", "rms", "top_half"]
+DecoderHeads = Literal["mean", "sum", "max", "rms", "top_half", "each"]
 Order = Literal["l1", "l2"]
 KeyHeads = Literal["mean", "joined"]
 
@@ -18,10 +18,11 @@ class ProjectedFeatures:
 
 @dataclass(frozen=True)
 class DecoderWalk:
-    """Where a walk over one decoder layer's attention ends: [V]. See `pruning/decoder_walk.py`.
+    """Where a walk over one decoder layer's attention ends: [V], of heads `each` [V, H]. See `pruning/decoder_walk.py`.
 
     `own` = the stage's own layer, before the stage. `rope`: with or without the rotary embedding; `over_keys`: the keys
-    that a row's softmax runs over. `over_rope`: the attention is divided by that of all-ones queries and keys.
+    that a row's softmax runs over. `over_rope`: the attention is divided by that of all-ones queries and keys. `rows`:
+    how the rows of the start become one.
     """
 
     layer: int
@@ -35,6 +36,7 @@ class DecoderWalk:
     over_keys: Literal["all", "vision"] = "all"
     temperature: float = 1.0
     over_rope: bool = False
+    rows: Literal["mean", "max"] = "mean"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ them.
 * 2 hops from `text`, the first along A + Aᵀ - diag(A) (`symmetrise`), are AdaptInfer's; k hops from `all` are k steps
   of PageRank without a restart (AIM, with `rms` and a low temperature).
 * `max` of one hop is each row's, then the mean over the rows; of more it is that of the ends.
+* `rows: max`: the heads meet in every row, and a column has the largest of its rows (PTP).
 * With a `gate` t the heads meet after each hop but the last: rows that hold more than t times the mean go on, each with
   the same mass, in every head. The one that holds most always goes on.
 """
@@ -52,12 +53,15 @@ def walk(
     asked: DecoderWalk,
     even: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Mass on each column [B, n] in float32, from query [B, H, n, D], key [B, Hkv, n, D] and the layer's real mask.
+    """Mass on each column [B, n] in float32, from query [B, H, n, D], key [B, Hkv, n, D] and the layer's real mask. Of
+    heads `each` [B, n, H].
 
     `even`: another query and key [B, 1, n, D]; attention is divided by theirs (`over_rope`). A map is held only where
     more than one hop needs it and it is small enough; memory is else that of a few rows.
     """
     graph = _Graph(query, key, scaling / asked.temperature, mask, ground, asked, even)
+    if asked.rows == "max":
+        return graph.strongest(ground.start)
     if asked.heads == "max" and asked.hops == 1:
         return graph.loudest(_even(ground.start))
     ends = graph.first(_even(ground.start))
@@ -66,7 +70,8 @@ def walk(
     for _ in range(asked.hops - 1):
         mass = take(ends, ground.rows, 2).masked_fill(~ground.real[:, None], 0)
         if asked.gate is not None:
-            together = take(meet(ends, asked.heads, ground.visual), ground.rows, 1)
+            heads = "mean" if asked.heads == "each" else asked.heads
+            together = take(meet(ends, heads, ground.visual), ground.rows, 1)
             mass = _gated(together, ground.real, asked.gate)[:, None].expand_as(mass)
         ends = graph.hop(mass)
     return meet(ends, asked.heads, ground.visual)
@@ -87,7 +92,7 @@ class _Graph:
     ) -> None:
         self.even = even
         self.query, self.key, self.scaling, self.mask, self.ground = query, key, scaling, mask, ground
-        self.only_visual = asked.over_keys == "vision"
+        self.only_visual, self.heads = asked.over_keys == "vision", asked.heads
         rows = ground.rows.shape[1]
         self.pieces = [slice(start, start + CHUNK) for start in range(0, rows, CHUNK)]
         again = asked.hops > 1 or asked.symmetrise
@@ -103,6 +108,20 @@ class _Graph:
         """One hop [B, n] of mass [B, R] in which every row is that of its loudest head, column by column."""
         ends = [(self._piece(i).amax(1) * mass[:, p, None]).sum(1) for i, p in enumerate(self.pieces)]
         return torch.stack(ends).sum(0) if len(ends) > 1 else ends[0]
+
+    def strongest(self, start: Tensor) -> Tensor:
+        """Of the rows that a walk starts from, [B, R] bool, the largest at each column: [B, n], of `each` [B, n, H]."""
+        ends = []
+        for i, p in enumerate(self.pieces):
+            weights = self._piece(i).masked_fill(~start[:, None, p, None], 0)
+            if self.heads == "each":
+                ends.append(weights.amax(2).transpose(1, 2))
+                continue
+            batch, heads, rows, columns = weights.shape
+            row_by_row = weights.transpose(1, 2).reshape(batch * rows, heads, columns)
+            one = meet(row_by_row, self.heads, self.ground.visual.repeat_interleave(rows, 0))
+            ends.append(one.view(batch, rows, columns).amax(1))
+        return torch.stack(ends).amax(0)
 
     def hop(self, mass: Tensor) -> Tensor:
         """One hop [B, H, n] of mass [B, H, R]."""
@@ -158,7 +177,10 @@ def _gated(mass: Tensor, real: Tensor, gate: float) -> Tensor:
 
 
 def meet(ends: Tensor, heads: DecoderHeads, visual: Tensor) -> Tensor:
-    """The heads' ends as one: [B, H, n] -> [B, n]. `top_half`: the mean of those that bring most to `visual` [B, n]."""
+    """The heads' ends as one: [B, H, n] -> [B, n]. `top_half`: the mean of those that bring most to `visual` [B, n];
+    `each`: they stay apart, [B, n, H]."""
+    if heads == "each":
+        return ends.transpose(1, 2)
     if heads == "sum":
         return ends.sum(1)
     if heads == "max":

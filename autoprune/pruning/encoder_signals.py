@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Heads = Literal["mean", "max"]
-WalkHeads = Literal["mean", "sum", "max", "rms", "top_half", "joined"]
+WalkHeads = Literal["mean", "sum", "max", "rms", "top_half", "joined", "each"]
 Start = Literal["cls", "all", "patches", "norm", "query"]
 Over = Literal["sum", "mean", "ema", "difference"]
 
 
 @dataclass(frozen=True)
 class EncoderWalk:
-    """Where a walk over the tower's attention ends: [V]. See `pruning/walk.py`.
+    """Where a walk over the tower's attention ends: [V], of heads `each` [V, H]. See `pruning/walk.py`.
 
     `blocks` (0-based, rising): one walk in each, put together by `over`. `has_cls`: the tower's first token
     is a class token. `variance`: heads whose scores vary less or more do not count.
@@ -56,7 +56,9 @@ class PatchEntropy:
 
 @dataclass(frozen=True)
 class Lattice:
-    """How early the token comes when its segment's grid is visited farthest first, in [0, 1]: [V]."""
+    """How early the token, or its row, comes when its segment's grid is visited farthest first, in [0, 1]: [V]."""
+
+    of: Literal["cells", "rows"] = "cells"
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,22 @@ GRAIN = 2**40  # of a token: above the rounding of float64, below what two remai
 
 class GroupConfig(PartConfig):
     """split: how groups share the pick's count. `equal`: as evenly as their sizes allow; `size`: in proportion to their
-    tokens; `proportional`: to the sums of their scores; `whole`: whole groups, best mean score first (the last may be
-    cut); `rule`: to what the stage's count rule finds in each; `pooled`: as without groups."""
+    tokens; `proportional`: to the sums of their scores; `mean`: to the means of their scores; `whole`: whole groups,
+    best mean score first (the last may be cut); `rule`: to what the stage's count rule finds in each; `pooled`: as
+    without groups. The scores are those of `allocate` where the pick has it, else its own."""
 
-    split: Literal["equal", "size", "proportional", "whole", "rule", "pooled"] = "equal"
+    split: Literal["equal", "size", "proportional", "mean", "whole", "rule", "pooled"] = "equal"
+
+    def weights(self, there: Partition, view: StageView, scores: Tensor | None, free: Tensor) -> Tensor:
+        """In what proportion the groups share the count, [B, G]. Scores [B, V]: negative ones count as nothing, and
+        without them every token counts alike."""
+        sizes = sums(there, free.double())
+        if self.split == "equal":
+            return (sizes > 0).double()
+        if self.split == "size" or scores is None:
+            return sizes
+        mass = sums(there, scores.double().nan_to_num(nan=0).clamp(min=0) * free)
+        return mass / sizes.clamp(min=1) if self.split == "mean" else mass
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +84,34 @@ def select(
     taken: Tensor,
     rule: Use | None = None,
 ) -> Tensor:
-    """Mask [B, V] of the pick's choice, exactly `quota` True inside `free`. `rule`: the stage's count rule."""
+    """Mask [B, V] of the pick's choice, exactly `quota` True inside `free`. `rule`: the stage's count rule. Scores of a
+    pick whose group are heads are [B, V, H]."""
+    from autoprune.pruning.plan import evaluate
+
     run, config = pick.select.run, pick.select.config
-    split = "pooled" if pick.group is None else pick.group.config.split  # type: ignore[attr-defined]
-    if pick.group is None or split == "pooled":
-        chosen: Tensor = run(view, scores, quota, free, taken, config)
+    chosen: Tensor
+    if pick.group is None:
+        chosen = run(view, scores, quota, free, taken, config)
+        return chosen
+    if scores is not None and scores.ndim == 3:
+        chosen = pick.group.run(pick, view, scores, quota, free, taken)
+        return chosen
+    group: Any = pick.group.config
+    if group.split == "pooled":
+        chosen = run(view, scores, quota, free, taken, config)
         return chosen
     there = view.partition(pick.group)
-    if split == "whole":
-        chosen = run(view, _means(there, scores, free), quota, free, taken, config)
+    by = scores if pick.allocate is None else evaluate(pick.allocate, view)
+    if group.split == "whole":
+        chosen = run(view, _means(there, by, free), quota, free, taken, config)
         return chosen
-    sizes = _sums(there, free.double()).long()
-    if split == "rule" and rule is not None:
-        weights = shared_by_rule(rule, pick.group, view, scores, free)
+    sizes = sums(there, free.double()).long()
+    if group.split == "rule" and rule is not None:
+        weights = shared_by_rule(rule, pick.group, view, by, free)
     else:
-        weights = sizes if split == "size" else sizes > 0 if split == "equal" else _mass(there, scores, free)
+        weights = group.weights(there, view, by, free)
     counts = allocate(quota.each, sizes, weights)
-    side = _Side(there, view)
+    side = Side(there, view)
     inner = Quota(counts.flatten(), min(quota.most, there.largest))
     grouped = None if scores is None else side.take(scores)
     chosen = run(side.view(), grouped, inner, side.mask(free), side.mask(taken), config)
@@ -97,7 +120,7 @@ def select(
 
 def shared_by_rule(rule: Use, group: Use, view: StageView, scores: Tensor | None, free: Tensor) -> Tensor:
     """How many free tokens [B, G] the count rule finds in each group."""
-    side = _Side(view.partition(group), view)
+    side = Side(view.partition(group), view)
     grouped = None if scores is None else side.take(scores)
     found: Tensor = rule.run(side.view(), grouped, side.mask(free), rule.config)
     return found.view(len(view.valid), -1)
@@ -133,26 +156,19 @@ def _ideal(total: Tensor, sizes: Tensor, weights: Tensor, full: Tensor) -> Tenso
     return left[:, None] * shares / shares.sum(1, keepdim=True).clamp(min=1e-300)
 
 
-def _sums(there: Partition, values: Tensor) -> Tensor:
+def sums(there: Partition, values: Tensor) -> Tensor:
     """Sums [B, G] of values [B, V] over each group."""
     return values.new_zeros(values.shape[0], there.groups).scatter_add(1, there.ids, values)
-
-
-def _mass(there: Partition, scores: Tensor | None, free: Tensor) -> Tensor:
-    """What the groups' free tokens score together; negative scores count as nothing, without scores all are alike."""
-    if scores is None:
-        return _sums(there, free.double())
-    return _sums(there, scores.double().nan_to_num(nan=0).clamp(min=0) * free)
 
 
 def _means(there: Partition, scores: Tensor | None, free: Tensor) -> Tensor:
     """Every token's score replaced by the mean over the free tokens of its group."""
     values = free.double() if scores is None else scores.double().nan_to_num(nan=0) * free
-    means = _sums(there, values) / _sums(there, free.double()).clamp(min=1)
+    means = sums(there, values) / sums(there, free.double()).clamp(min=1)
     return means.gather(1, there.ids).float()
 
 
-class _Side:
+class Side:
     """The groups of all samples side by side: [B, V] <-> [B·G, M]."""
 
     def __init__(self, there: Partition, view: StageView) -> None:
@@ -202,8 +218,12 @@ class _Side:
             rows, real = base.text(space)
             return rows.repeat_interleave(self._groups, 0), real.repeat_interleave(self._groups, 0)
 
+        def within(use: Use) -> Partition:
+            whole = base.partition(use)
+            return Partition(self.take(whole.ids), whole.groups, min(whole.largest, self._most))
+
         def refuse(asked: Any) -> Any:
-            raise NotImplementedError("a group has no groups, and none of the prompt's pairs")
+            raise NotImplementedError("a group has none of the prompt's pairs")
 
         return StageView(
             site=base.site,
@@ -216,7 +236,7 @@ class _Side:
             provide=provide,
             grid=Grid(self.take(grid.image), self.take(grid.segment), self.take(grid.row), self.take(grid.column)),
             text=text,
-            partition=refuse,
+            partition=within,
             unpruned=base.unpruned.repeat_interleave(self._groups, 0),
             pairs=refuse,
         )

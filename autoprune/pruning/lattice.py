@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from autoprune.models.family import ImageLayout
 
 
-def lattice_scores(layout: ImageLayout) -> Tensor:
-    """How early each of an image's n tokens comes in its segment, [n] on the CPU: 1 for the first, down to 1/size.
+def lattice_scores(layout: ImageLayout, of: Literal["cells", "rows"] = "cells") -> Tensor:
+    """How early each of an image's n tokens, or its row, comes in its segment, [n] on the CPU: 1 for the first, down to
+    1/size.
 
     As shares, so that segments and images of different size keep alike much of each. Newlines get 0.
     """
@@ -22,8 +23,12 @@ def lattice_scores(layout: ImageLayout) -> Tensor:
     for segment in (0, 1):
         cells = ((layout.segment == segment) & (layout.source >= 0)).nonzero()[:, 0]
         if len(cells):
-            place = _places(tuple(layout.row[cells].tolist()), tuple(layout.column[cells].tolist()))
-            scores[cells] = 1 - place / len(cells)
+            row, column = layout.row[cells], layout.column[cells]
+            if of == "rows":
+                height = int(row.max()) + 1
+                scores[cells] = (1 - _places(tuple(range(height)), (0,) * height) / height)[row]
+            else:
+                scores[cells] = 1 - _places(tuple(row.tolist()), tuple(column.tolist())) / len(cells)
     return scores
 
 

@@ -43,6 +43,9 @@ class PlannedPick:
     select: Use
     share: Fraction | None
     group: Use | None = None
+    allocate: Use | PlannedMix | None = None
+    overlap: bool = False
+    dilate: Literal["cross"] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,28 @@ class _Binder:
         select = self.use("selector", pick.select)
         score = None if pick.score is None else self.score(pick.score)
         group = None if pick.group is None else self.use("group", pick.group)
-        return None if select is None else PlannedPick(score, select, pick.share, group)
+        allocate = None if pick.allocate is None else self.score(pick.allocate)
+        self._heads(pick)
+        if select is None:
+            return None
+        return PlannedPick(score, select, pick.share, group, allocate, pick.overlap, pick.dilate)
+
+    def _heads(self, pick: ResolvedPick) -> None:
+        """Scores of single heads are for a group of heads, and such a group is for them."""
+        apart = isinstance(pick.score, Part) and _by_head(pick.score)
+        info = None if pick.group is None else parts.find("group", pick.group.name)
+        wants = info is not None and "heads" in info.needs
+        if apart and not wants:
+            self._problem(f"{BY_HEAD} needs `group: head`")
+        elif wants and not apart:
+            self._problem(f"`group: head` needs a score with {BY_HEAD}")
+        elif wants and pick.allocate is not None:
+            self._problem("`group: head` shares by the heads' own scores: `allocate` has no meaning there")
+        for mix in (pick.score, pick.allocate):
+            if isinstance(mix, Mix) and any(_by_head(term) for _, term in mix.terms):
+                self._problem(f"{BY_HEAD} cannot be part of a mix")
+        if isinstance(pick.allocate, Part) and _by_head(pick.allocate):
+            self._problem(f"{BY_HEAD} cannot say how groups share the count")
 
     def score(self, score: Score) -> Use | PlannedMix | None:
         if isinstance(score, Part):
@@ -178,12 +202,19 @@ class _Binder:
         self.problems.append((self.where, message))
 
 
+BY_HEAD = "`heads: each`"
+
+
+def _by_head(part: Part) -> bool:
+    return part.params.get("heads") == "each"
+
+
 def _called(kind: parts.Kind) -> str:
     return "count rule" if kind == "count" else kind
 
 
 def evaluate(score: Use | PlannedMix, view: StageView) -> Tensor:
-    """Scores [B, V] float32, higher = keep."""
+    """Scores [B, V] float32, higher = keep; [B, V, H] where the heads stay apart."""
     from autoprune.pruning.mixing import combine
 
     if isinstance(score, Use):

@@ -118,7 +118,7 @@ class Prefill:
         self.tokens = torch.arange(most, device=device).expand(batch, most)
         self.mass = torch.ones(batch, most, device=device)
         self.captured: dict[Signal, Tensor] = {}
-        self._partitions: dict[Any, Partition] = {}
+        self._partitions: dict[Use, Partition] = {}
         self.probing = False
         self.rotation: Any = None
         self._prepare_images(device)
@@ -237,10 +237,10 @@ class Prefill:
 
     def _partition(self, use: Use) -> Partition:
         """The groups of the tokens still there; worked out on the host, once for each group part."""
-        if use.config not in self._partitions:
+        if use not in self._partitions:
             ids, groups, largest = partition(use, [f.layout for f in self.facts], self.pictures)
-            self._partitions[use.config] = Partition(ids.to(self.ordinal.device)[self.ordinal], groups, largest)
-        known = self._partitions[use.config]
+            self._partitions[use] = Partition(ids.to(self.ordinal.device)[self.ordinal], groups, largest)
+        known = self._partitions[use]
         return Partition(known.ids.gather(1, self.tokens), known.groups, known.largest)
 
     def _protected_counts(self, planned: PlannedStage, shielded: Tensor) -> list[int]:

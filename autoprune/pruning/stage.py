@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autoprune.policy.budget import split
+from autoprune.policy.budget import asked
 from autoprune.pruning.grouping import select
+from autoprune.pruning.picking import beside, fitting
 from autoprune.pruning.plan import PlannedPick, PlannedStage, evaluate
 from autoprune.pruning.tensors import best, take, true_first
 from autoprune.pruning.view import Quota
@@ -127,15 +128,21 @@ def _choose(
     alive = torch.tensor([k > 0 for k in keep], device=device)[:, None]
     chosen = view.valid & ~view.candidates & alive
     room = [max(k - p - e, 0) for k, p, e in zip(keep, protected, extras, strict=True)]
-    quotas = [split([p.share for p in picks], r) for r in room]
+    quotas = [asked(picks, r) for r in room]
+    flexible = any(pick.overlap or pick.dilate for pick in picks)
+    stage, left = torch.tensor(list(keep), device=device), torch.tensor(room, device=device)
     taken = torch.zeros_like(view.valid)
     scores = None
     for i, pick in enumerate(picks):
         scores = None if pick.score is None else scored if scored is not None and i == 0 else evaluate(pick.score, view)
         here, earlier = [q[i] for q in quotas], max(sum(q[:i]) for q in quotas)
-        quota = Quota(torch.tensor(here, device=device), max(here), min(here), earlier)
-        free = view.candidates & ~taken
-        taken = taken | select(pick, view, scores, quota, free, taken, planned.rule)
+        earlier = max(room) if flexible and i else earlier
+        quota = Quota(torch.tensor(here, device=device), max(here), min(here), earlier, stage)
+        if flexible:
+            taken, left = _flexibly(planned, i, view, scores, quota, taken, left)
+        else:
+            taken = taken | select(pick, view, scores, quota, view.candidates & ~taken, taken, planned.rule)
+        scores = scores.mean(2) if scores is not None and scores.ndim == 3 else scores
     chosen = chosen | taken
     anchors = torch.zeros_like(chosen)
     if any(extras):
@@ -144,3 +151,28 @@ def _choose(
         chosen = chosen | anchors
     index = true_first(chosen, max(max(keep), 1))
     return Kept(chosen, index, chosen.gather(1, index), anchors.gather(1, index), scores)
+
+
+def _flexibly(
+    planned: PlannedStage,
+    number: int,
+    view: StageView,
+    scores: Tensor | None,
+    quota: Quota,
+    taken: Tensor,
+    left: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One pick of a stage whose picks may overlap or dilate: what is taken then [B, V], and the room left [B].
+
+    The last takes all of that room; the others never more than there is."""
+    pick, last = planned.picks[number], number == len(planned.picks) - 1
+    each = left if last else quota.each if pick.overlap else torch.minimum(quota.each, left)
+    before = torch.zeros_like(taken) if pick.overlap else taken
+    free = view.candidates & ~before
+    quota = Quota(each, quota.most, 0, quota.earlier, quota.stage)
+    found = first = select(pick, view, scores, quota, free, before, planned.rule)
+    if pick.dilate:
+        found = found | (beside(view.grid, found, view.valid) & free)
+    ranked = scores.mean(2) if scores is not None and scores.ndim == 3 else scores
+    new = fitting(found & ~taken, first, ranked, left)
+    return taken | new, left - new.sum(1)

@@ -23,12 +23,14 @@ TextSpace = Literal["projected", "hidden", "normed"] | DecoderKeys | KeyNorm
 @dataclass(frozen=True, eq=False)
 class Quota:
     """How many tokens a selector must choose: `each` [B] per sample on the device; the `most` and `least` of them, and
-    the most that `earlier` picks of the stage chose, on the host."""
+    the most that `earlier` picks of the stage chose, on the host. `stage` [B]: how many the whole stage keeps; None
+    inside a group, where that is not shared out."""
 
     each: Tensor
     most: int
     least: int = 0
     earlier: int = 0
+    stage: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,8 +118,9 @@ class _Call:
         for (signal, block), pieces in self.pieces.items():
             ends = torch.cat(pieces)
             parts = [len(piece) for piece in pieces]
-            begun = self.lengths[block][0] if signal.start == "norm" else torch.ones_like(ends)
-            self.end(signal, (ends * _sums(begun, parts) / _sums(begun, patches))[None])
+            begun = self.lengths[block][0] if signal.start == "norm" else torch.ones(len(ends), device=ends.device)
+            share = _sums(begun, parts) / _sums(begun, patches)
+            self.end(signal, (ends * share.view(-1, *[1] * (ends.ndim - 1)))[None])
         for wanted, found in self.keys.items():
             self.rows[wanted] = torch.cat(found)[None]
 
@@ -279,8 +280,9 @@ def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> li
         hashes = pixel_hashes(pixels, [x.tiles for x in layouts])
         which = torch.repeat_interleave(torch.tensor(lengths)).to(device)
         values[Pixels()] = hashes[which]
-    if Lattice() in call.wanted:
-        values[Lattice()] = torch.cat([lattice_scores(x) for x in layouts]).to(device)
+    for order in (Lattice("cells"), Lattice("rows")):
+        if order in call.wanted:
+            values[order] = torch.cat([lattice_scores(x, order.of) for x in layouts]).to(device)
     parts = {s: torch.split(v, lengths) for s, v in values.items()}
     newlines = torch.split(newline, lengths)
     return [ImageFacts(x, newlines[i], {s: v[i] for s, v in parts.items()}) for i, x in enumerate(layouts)]

@@ -31,8 +31,8 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 def walk(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk, lengths: Tensor | None = None) -> Tensor:
-    """Mass on each tower token [B, T] in float32, from query [B, H, T, D] and key of one block; B tower inputs.
-    `lengths` [B, T]: of the tokens' features as they enter the block, for the start `norm`."""
+    """Mass on each tower token [B, T] in float32, from query [B, H, T, D] and key of one block; B tower inputs. Of
+    heads `each` [B, T, H]. `lengths` [B, T]: of the tokens' features as they enter the block, for the start `norm`."""
     if asked.heads == "joined":
         query, key = _joined(query), _joined(key)
         scaling = query.shape[-1] ** -0.5
@@ -67,7 +67,7 @@ def _first(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk) -> Te
 
 
 def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk, lengths: Tensor | None) -> Tensor:
-    """All hops with the whole map at hand: [B, T]."""
+    """All hops with the whole map at hand: [B, T], of heads `each` [B, T, H]."""
     rows = torch.arange(query.shape[2], device=query.device).expand(query.shape[0], -1)
     weights = attention_rows(query, key, rows, scaling, None)
     if asked.start == "query":
@@ -80,7 +80,8 @@ def _hops(query: Tensor, key: Tensor, scaling: float, asked: EncoderWalk, length
         mass = weights[:, :, int(asked.start == "patches") :].mean(2)
     for _ in range(asked.hops - 1):
         if asked.gate is not None:
-            mass = _gated(_meet(mass, asked), asked.gate, int(asked.has_cls))[:, None].expand_as(mass)
+            together = mass.mean(1) if asked.heads == "each" else _meet(mass, asked)
+            mass = _gated(together, asked.gate, int(asked.has_cls))[:, None].expand_as(mass)
         mass = (mass[:, :, None] @ weights)[:, :, 0]
     return _meet(mass, asked)
 
@@ -112,7 +113,9 @@ def _counting(mass: Tensor, bounds: tuple[float, float] | None, before: int) -> 
 
 
 def _meet(mass: Tensor, asked: EncoderWalk) -> Tensor:
-    """The heads' ends as one: [B, H, T] -> [B, T]."""
+    """The heads' ends as one: [B, H, T] -> [B, T]; of `each` they stay apart, [B, T, H]."""
+    if asked.heads == "each":
+        return mass.transpose(1, 2)
     if asked.heads == "sum":
         return mass.sum(1)
     if asked.heads == "max":

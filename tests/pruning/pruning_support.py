@@ -13,6 +13,10 @@ from tiny_families import IMAGE, LAYERS, SIDE, Sample, Size, llava, llava_next, 
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 from autoprune.pruning.record import Run
 
+__all__ = [  # what tests take from here, the tiny families' own names among it
+    "IMAGE", "LAYERS", "PATCHES", "SIDE", "MaskedReference", "Sample", "Size", "difference", "generate", "inputs",
+    "llava", "llava_next", "model", "next_tokens", "part", "policy", "single", "stage", "tiles",
+]  # fmt: skip
 PATCHES = (SIDE // 8) ** 2
 
 

@@ -195,7 +195,7 @@ def test_the_best_patch_goes_on_where_none_passes_the_gate_and_the_class_token_n
         ({"temperature": 0}, "greater than 0"),
         ({"temperature": "warm"}, "must be a number"),
         ({"from": "text"}, "'cls', 'all', 'patches', 'norm' or 'query'"),
-        ({"heads": "median"}, "'top_half' or 'joined'"),
+        ({"heads": "median"}, "'joined' or 'each'"),
     ],
 )
 def test_wrong_parameters_are_said(params: dict[str, Any], says: str) -> None:
@@ -273,7 +273,7 @@ def test_walks_execute_what_they_declare(name: str) -> None:
 
 def test_heads_that_vary_too_little_or_too_much_do_not_count() -> None:
     """Two heads: one alone is an even row, whose variance is 0; the other is on one patch of four, 3."""
-    made = asked(heads="rms", head_variance=[0.01, 0.7], **{"from": "all"})
+    made = asked(SITE, heads="rms", head_variance=[0.01, 0.7], **{"from": "all"})
     even, peaked, between = [0.25] * 4, [1.0, 0.0, 0.0, 0.0], [0.4, 0.3, 0.2, 0.1]  # variance of the last: 0.2
     for rows, expected in (([even, between], between), ([peaked, between, even], between), ([even, even], even)):
         ends = torch.tensor([[[0.3, *row] for row in rows]])

@@ -21,7 +21,7 @@ from autoprune.pruning.session import Session
 from autoprune.pruning.view import Quota
 
 SPLITS = get_args(GroupConfig.model_fields["split"].annotation)
-GROUPS = [replace(p, params={**p.params, "split": s}) for p in variants("group") for s in SPLITS]
+GROUPS = [replace(p, params={**p.params, "split": s}) for p in variants("group") if p.name != "head" for s in SPLITS]
 GROUPS = list({str(p): p for p in GROUPS}.values())
 
 

@@ -20,8 +20,8 @@ from autoprune.models.family import ImageLayout
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
-from autoprune.pruning.decoder_signals import DecoderKeys, KeyNorm, NormedStates, ProjectedFeatures
-from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys, Pixels
+from autoprune.pruning.decoder_signals import DecoderKeys, DecoderWalk, KeyNorm, NormedStates, ProjectedFeatures
+from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys, EncoderWalk, Pixels
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.pairs import Pairs
 from autoprune.pruning.plan import PlannedStage, evaluate, make_plan
@@ -64,11 +64,15 @@ def identifier(part: Any) -> str | None:
 
 
 def plan_stage(
-    score: Score | None, select: Part | None = None, merge: Part | None = None, where: int = 2
+    score: Score | None,
+    select: Part | None = None,
+    merge: Part | None = None,
+    where: int = 2,
+    group: Part | None = None,
 ) -> PlannedStage | None:
     """The stage bound to the test geometry, or None where the part is refused at this site."""
     site, layer = SITES[where]
-    picks = (ResolvedPick(score, select or Part("stride")),)
+    picks = (ResolvedPick(score, select or Part("stride"), group=group),)
     stage = ResolvedStage(site, layer, Keep("fraction", Fraction(1, 2)), picks, merge or Part("drop"))
     try:
         return make_plan(ResolvedPolicy((stage,), 6), GEOMETRY).stages[0]
@@ -100,6 +104,8 @@ class World:
             images = torch.tensor([[7919 * (s + 1)] for s in self.samples])
             return images.expand(-1, self.width)
         width = next((w for kind, w in WIDTHS.items() if isinstance(signal, kind)), None)
+        if isinstance(signal, EncoderWalk | DecoderWalk) and signal.heads == "each":
+            width = VISION.heads if isinstance(signal, EncoderWalk) else GEOMETRY.heads
         return self.values(repr(signal), () if width is None else (width,)).nan_to_num(0)
 
     def view(self, planned: PlannedStage, protect: bool = True) -> StageView:
@@ -179,13 +185,16 @@ def pairs(plain: bool = True) -> list[Any]:
 
 @pytest.mark.parametrize("part", list(variants("criterion")), ids=identifier)
 def test_criteria_are_finite_repeatable_and_batch_is_singles(part: Part) -> None:
-    planned = [p for p in (plan_stage(part, Part("top"), where=w) for w in range(3)) if p is not None]
+    group = Part("head") if part.params.get("heads") == "each" else None
+    stages = (plan_stage(part, Part("top"), where=w, group=group) for w in range(3))
+    planned = [p for p in stages if p is not None]
     assert planned
     for one in planned:
         use = one.picks[0].score
         assert use is not None
         scores = evaluate(use, ALL.view(one))
-        assert scores.shape == (3, 36)
+        assert scores.shape[:2] == (3, 36)
+        assert scores.ndim == (2 if group is None else 3)
         assert scores.dtype == torch.float32
         assert torch.equal(scores, evaluate(use, ALL.view(one)))
         for b, count in enumerate(COUNTS):

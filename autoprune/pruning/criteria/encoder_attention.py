@@ -41,10 +41,10 @@ class EncoderAttention(PartConfig):
     passes on what it has.
 
     heads: how heads become one: mean, sum, max, rms (root of the mean square), top_half (mean over those half of them
-    that bring most to patches), or joined (queries and keys of all heads side by side are one head, scaled by the
-    tower's width: not the tower's own attention). head_variance: with rms, heads of which the variance of the patches'
-    scores, scaled to mean 1, lies outside these two bounds do not count, unless that leaves none (Zero-TPrune: [.01,
-    .7]). temperature: divides the logits before the softmax.
+    that bring most to patches), joined (queries and keys of all heads side by side are one head, scaled by the
+    tower's width: not the tower's own attention), or each (they stay apart, for `group: head`). head_variance: with
+    rms, heads of which the variance of the patches' scores, scaled to mean 1, lies outside these two bounds do not
+    count, unless that leaves none (Zero-TPrune: [.01, .7]). temperature: divides the logits before the softmax.
     """
 
     layer: EncoderLayer = -2
@@ -142,5 +142,8 @@ def flops(config: EncoderAttention, sizes: Sizes) -> int:
     "all: FoPru, HiPrune; query: FlowCut on Qwen; hops, gate: VFlowOpt; rms: Zero-TPrune; joined: PruMerge",
 )
 def encoder_attention(view: StageView, config: EncoderAttention) -> Tensor:
-    """Where a walk over the tower's attention ends: from the class token, from all tokens, or from the mean query."""
+    """Where a walk over the tower's attention ends: from the class token, from all tokens, or from the mean query.
+
+    [B, V]; of heads `each` [B, V, H].
+    """
     return view.provide(config.walk(view.site))

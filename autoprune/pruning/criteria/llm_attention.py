@@ -38,7 +38,8 @@ class LlmAttention(PartConfig):
     hops: steps of the walk; the last one scores, those before stay among the rows it may start from (of `last` and
     `raters`: the `text`). gate: between hops only rows with more than this many times the mean go on, evenly.
     symmetrise: the first of several hops goes along the attention and against it.
-    heads: how the heads' scores become one; `top_half`: the mean of the heads that look most at visual tokens.
+    heads: how the heads' scores become one; `top_half`: the mean of the heads that look most at visual tokens; `each`:
+    they stay apart, for `group: head`. rows: of several rows to start from their `mean`, or for each token the `max`.
     rope: false = without the rotary embedding. over_rope: divided by what the rotary embedding alone makes of queries
     and keys that are all ones, so that near tokens have no advantage. over_keys: what a row's softmax runs over.
     temperature: of the softmax.
@@ -57,6 +58,7 @@ class LlmAttention(PartConfig):
     over_rope: bool = False
     over_keys: Literal["all", "vision"] = "all"
     temperature: Number = Field(default=1.0, gt=0)
+    rows: Literal["mean", "max"] = "mean"
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +77,8 @@ class LlmAttention(PartConfig):
             raise ValueError("`top_half` ranks heads by what visual tokens get: over those alone all heads give alike")
         if self.rise and self.layers is not None:
             raise ValueError("`rise` compares `layer` with the one before it: for a range there is `over: difference`")
+        if self.hops > 1 and self.rows == "max":
+            raise ValueError("`rows: max` compares the rows that a walk starts from: it needs `hops: 1`")
         return self
 
     def tier(self, declared: Tier) -> Tier:
@@ -98,6 +102,7 @@ class LlmAttention(PartConfig):
                 self.over_keys,
                 self.temperature,
                 self.over_rope,
+                self.rows,
             )
             for layer in self._layers(site)
         )
@@ -151,7 +156,10 @@ def _walk(walk: DecoderWalk, sizes: Sizes) -> int:
     "many hops; FEATHER (ICCV 2025) for rope: false; CATP (AAAI 2026) for rise",
 )
 def llm_attention(view: StageView, config: LlmAttention) -> Tensor:
-    """Softmax attention that prompt rows pay to each visual token at a decoder layer, in one step or several."""
+    """Softmax attention that prompt rows pay to each visual token at a decoder layer, in one step or several.
+
+    [B, V]; of heads `each` [B, V, H].
+    """
     scores = [view.provide(walk) for walk in config.walks(view.site)]
     total = scores[0]
     for score in scores[1:]:

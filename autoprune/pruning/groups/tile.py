@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from autoprune.pruning.grouping import GroupConfig
 from autoprune.pruning.parts import part, uncounted
+from autoprune.pruning.signals import Number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from autoprune.models.family import ImageLayout
+    from autoprune.pruning.grouping import Partition
+    from autoprune.pruning.view import StageView
 
 
-@part("group", "tile", GroupConfig, flops=uncounted, paper="HiRED: Attention-Guided Token Dropping (AAAI 2025)")
-def tile(layout: ImageLayout, config: GroupConfig) -> Tensor:
+class Tile(GroupConfig):
+    """split: as of every group, or `overview`: of an image's part of the count its overview gets the share `overview`,
+    and a tile as much of the rest as it covers of the overview's best tokens (the best 1 - `overview` of them, by
+    `allocate`). Images have parts in proportion to their tokens; one without tiles is a group by itself."""
+
+    split: Literal["equal", "size", "proportional", "mean", "whole", "rule", "pooled", "overview"] = "equal"  # type: ignore[assignment]
+    overview: Number = Field(default=0.5, gt=0, lt=1)
+
+    def weights(self, there: Partition, view: StageView, scores: Tensor | None, free: Tensor) -> Tensor:
+        from autoprune.pruning.overview import seen_from_above
+
+        if self.split == "overview":
+            return seen_from_above(there, view, scores, free, self.overview)
+        return super().weights(there, view, scores, free)
+
+
+@part("group", "tile", Tile, flops=uncounted, paper="HiRED: Attention-Guided Token Dropping (AAAI 2025)")
+def tile(layout: ImageLayout, config: Tile) -> Tensor:
     """What one input of the tower became: the overview is one tile, a picture without tiles too.
 
     A newline belongs to the tile before it.
