@@ -16,7 +16,7 @@ import torch
 from oracle_towers import Tower, tower
 from oracle_worlds import Seen, array, world
 from oracles import attention, intrinsic, selection, similarity, walks
-from oracles.basics import min_max, softmax, top
+from oracles.basics import min_max, ranking, softmax, top
 
 from autoprune.document.yaml import read
 from autoprune.models.family import geometry_of
@@ -139,6 +139,17 @@ def greedy_prune(now: Now) -> list[int]:
     return selection.greedyprune(saliency, hidden[now.columns], now.k)
 
 
+def dart(now: Now) -> list[int]:
+    """Pivots by the L1 norm of the previous layer's cached keys; likeness of hidden states under the last norm."""
+    lengths = intrinsic.head_norms(now.seen.cached[now.layer - 1], 1)
+    with torch.no_grad():
+        hidden = torch.tensor(now.seen.hidden[now.layer], dtype=torch.float32)
+        rows = array(now.seen.made.model.language_model.norm(hidden))
+    words = [now.seen.text[p] for p in ranking([lengths[t] for t in now.seen.text])[:4]]
+    chosen = selection.dart_shares(rows[now.columns], [lengths[c] for c in now.columns], now.k, 4, rows[words])
+    return by_place(now, chosen)
+
+
 def last_row(layer: int) -> Oracle:
     return lambda now: now.best(attention.fastv(now.seen.maps[now.layer + layer], now.columns))
 
@@ -167,6 +178,7 @@ METHODS: dict[str, list[Oracle]] = {
     "zoo_prune": [zoo],
     "cdpruner": [cdpruner],
     "greedy_prune": [greedy_prune],
+    "dart": [dart],
 }
 HEAVY = ("g_prune", "cdpruner", "zoo_prune", "vispruner", "divprune", "greedy_prune")  # loops over all pairs
 TOO_SHALLOW = ("transprune",)  # two of its sites are one in eight layers: refused
