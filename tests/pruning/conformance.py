@@ -6,6 +6,7 @@ family refuses what it cannot do.
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -162,22 +163,27 @@ def why_not(check: Callable[[], object]) -> str:
 
 
 @cache
-def deep(name: str) -> Any:
-    """A tiny model of the family, as deep as LLaVA 1.5: 32 decoder layers, 24 encoder blocks."""
-    shallow = TINY[name].build("sdpa")
-    config = shallow.config
+def deep_config(name: str) -> Any:
+    """Of a tiny model as deep as LLaVA 1.5: 32 decoder layers, 24 encoder blocks."""
+    config = copy.deepcopy(model(name).config)
     text, vision = config.text_config, config.vision_config
     if getattr(text, "layer_types", None):
         text.layer_types = (text.layer_types * 32)[:32]
     text.num_hidden_layers = 32
     setattr(vision, "depth" if hasattr(vision, "depth") else "num_hidden_layers", 24)
+    return config
+
+
+@cache
+def deep(name: str) -> Any:
+    """That model, with random weights."""
     torch.manual_seed(3)
-    return type(shallow)._from_config(config, attn_implementation="sdpa").eval()
+    return type(model(name))._from_config(deep_config(name), attn_implementation="sdpa").eval()
 
 
 @cache
 def deep_geometry(name: str) -> Geometry:
-    config = deep(name).config.to_dict()
+    config = deep_config(name).to_dict()
     return family_of(config).geometry(config, None)
 
 
