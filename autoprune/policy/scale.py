@@ -9,7 +9,7 @@ The rule, so that references are comparable:
    leave reaches B (count rules before it go on deciding, within that room). Otherwise every keep of N is multiplied by
    the same factor (at most to 1), the largest on a grid of 1/1000 that stays at or below B, so that ratios between
    stages stay; then the last stage takes up the rest. A last stage that drops every token goes on doing so, and takes
-   up nothing.
+   up nothing, as a curve does.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
         )
     tokens = None if geometry is None else geometry.tokens_per_image
     relative = _relative(policy, tokens)
-    if _ends(policy):
+    if _ends(policy) or isinstance(policy.stages[-1], CurveStage):
         return _reached(_scaled(relative, budget, depth, tokens), geometry)
     return _reached(_last(relative, budget, depth) or _scaled(relative, budget, depth), geometry)
 
@@ -133,7 +133,7 @@ def _last(policy: Policy, budget: Fraction, depth: int) -> Policy | None:
 
 def _scaled(policy: Policy, budget: Fraction, depth: int, tokens: int | None = None) -> Policy:
     """Every keep of N times the largest factor that stays at or below the budget; with `tokens`, of that many tokens,
-    which nothing evens out where the last stage drops all."""
+    which nothing evens out where the last stage drops all or is a curve."""
 
     def made(factor: int) -> Policy:
         return replace(policy, stages=tuple(_times(s, Fraction(factor, GRID), i) for i, s in enumerate(policy.stages)))

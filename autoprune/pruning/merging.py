@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.stage import Kept
     from autoprune.pruning.view import StageView
 
+Into = Literal["all", "last"]
 LEAST = 1e-6  # of a row's best score: every member stays one
 
 
@@ -20,9 +21,15 @@ def itself(view: StageView, kept: Kept) -> Tensor:
     return torch.nn.functional.one_hot(kept.index, view.valid.shape[1]).bool()
 
 
-def taking(view: StageView, kept: Kept) -> Tensor:
-    """[B, K] bool: selected rows that may take tokens in: real, not protected, not extra."""
-    return kept.valid & ~kept.extra & view.candidates.gather(1, kept.index)
+def taking(view: StageView, kept: Kept, into: Into = "all") -> Tensor:
+    """[B, K] bool: selected rows that may take tokens in: real, not protected, not extra; `last`: of the stage's last
+    pick."""
+    return kept.valid & ~kept.extra & (view.candidates & receivers(kept, into)).gather(1, kept.index)
+
+
+def receivers(kept: Kept, into: Into) -> Tensor:
+    """[B, V] bool: the kept tokens, or those of the stage's last pick."""
+    return kept.last if into == "last" and kept.last is not None else kept.mask
 
 
 def unselected(view: StageView, kept: Kept) -> Tensor:

@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Kept:
     """The kept tokens. mask [B, V]; index [B, K] in raster order, padded at the end; valid [B, K]; extra [B, K] marks
-    rows that a merger makes. scores [B, V] are the last pick's, None where it has none."""
+    rows that a merger makes. scores [B, V] are the last pick's, None where it has none; last [B, V]: what it chose,
+    None for all that is selected."""
 
     mask: Tensor
     index: Tensor
     valid: Tensor
     extra: Tensor
     scores: Tensor | None
+    last: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def _anchored(kept: Kept, made: Anchored) -> tuple[Kept, Tensor]:
     mask = torch.zeros(batch, count + 1, dtype=torch.bool, device=place.device).scatter(1, place, True)[:, :-1]
     order = place.argsort(dim=1, stable=True)
     index, extra = true_first(mask, place.shape[1]), kept.extra.gather(1, order)
-    return Kept(mask, index, kept.valid, extra, kept.scores), take(made.membership, order, 1)
+    return Kept(mask, index, kept.valid, extra, kept.scores, kept.last), take(made.membership, order, 1)
 
 
 def _choose(
@@ -131,12 +133,12 @@ def _choose(
     quotas = [asked(picks, r) for r in room]
     flexible = any(pick.overlap or pick.dilate for pick in picks)
     stage, left = torch.tensor(list(keep), device=device), torch.tensor(room, device=device)
-    taken = torch.zeros_like(view.valid)
+    taken = before = torch.zeros_like(view.valid)
     scores = None
     for i, pick in enumerate(picks):
         scores = None if pick.score is None else scored if scored is not None and i == 0 else evaluate(pick.score, view)
         here, earlier = [q[i] for q in quotas], max(sum(q[:i]) for q in quotas)
-        earlier = max(room) if flexible and i else earlier
+        earlier, before = max(room) if flexible and i else earlier, taken
         quota = Quota(torch.tensor(here, device=device), max(here), min(here), earlier, stage)
         if flexible:
             taken, left = _flexibly(planned, i, view, scores, quota, taken, left)
@@ -150,7 +152,7 @@ def _choose(
         anchors = best(by, view.candidates & ~chosen, torch.tensor(list(extras), device=device))
         chosen = chosen | anchors
     index = true_first(chosen, max(max(keep), 1))
-    return Kept(chosen, index, chosen.gather(1, index), anchors.gather(1, index), scores)
+    return Kept(chosen, index, chosen.gather(1, index), anchors.gather(1, index), scores, taken & ~before)
 
 
 def _flexibly(

@@ -60,10 +60,11 @@ def test_published_sites() -> None:
     assert layers("divprune") == [("llm", 0, None)]
 
 
-# Layers, counts and visual positions averaged over the layers, at 32 layers and the document's number of tokens (576 where
-# it is of one image), by the sheets.
+# Layers, counts and visual positions averaged over the layers, at the document's depth and number of tokens (32 and 576
+# where it does not say), by the sheets. Where the sample decides, counts are bounds.
 LITERAL = {
     "adaptinfer": ([2, 11, 21], [290, 72, 18], 146.25),
+    "aim": ([0, 0, *range(15, 23)], [364, 182, 159, 137, 114, 91, 68, 46, 23, 0], (15 * 182 + 638) / 28),
     "catp": ([0, 7, 8], [1760, 864, 640], (7 * 1760 + 864 + 24 * 640) / 32),
     "cdpruner": ([0], [64], 64),
     "dart": ([2], [132], (2 * 576 + 30 * 132) / 32),
@@ -81,19 +82,29 @@ LITERAL = {
     "hired": ([0], [115], 115),
     "pooling": ([0], [144], 144),
     "ptp": ([2], [288], 306),
+    "prumerge": ([0], [144], 144),  # a bound: by quartiles, outliers are never more
+    "prumerge_plus": ([0], [576], 576),  # a bound
     "pyramiddrop": ([8, 16, 24], [288, 144, 72], 270),
     "random": ([0], [144], 144),
+    "recoverable_compression": ([0], [576], 576),  # a bound
     "sparsevlm": ([3, 7, 16], [309, 204, 113], (3 * 576 + 4 * 309 + 9 * 204 + 16 * 113) / 32),
     "sparsevlm_v2": ([3, 7, 16], [300, 200, 118], (3 * 576 + 4 * 300 + 9 * 200 + 16 * 118) / 32),
     "star": ([0, 24], [288, 144], 252),
     "stride": ([0], [144], 144),
     "transprune": ([7, 9, 12], [504, 360, 72], 236.25),
     "uniform": ([0], [144], 144),
+    "vflowopt": ([0, 9, 18], [193, 189, 166], (9 * 193 + 9 * 189 + 10 * 166) / 28),
     "vispruner": ([0], [128], 128),
+    "visionzip": ([0], [64], 64),
     "vscan": ([0, 16], [96, 32], 64),
     "vtc_cls": ([0], [144], 144),
     "zoo_prune": ([0], [64], 64),
 }
+
+
+def published(policy: Policy) -> tuple[int, int, int]:
+    """Decoder layers, visual tokens and encoder blocks of the model that the paper's numbers belong to."""
+    return policy.literal.get("depth", 32), policy.literal.get("tokens", 576), policy.literal.get("vision_depth", 24)
 
 
 def test_every_policy_of_the_catalog_has_its_published_numbers_here() -> None:
@@ -104,12 +115,11 @@ def test_every_policy_of_the_catalog_has_its_published_numbers_here() -> None:
 def test_published_counts_at_the_published_geometry(name: str) -> None:
     layers, kept, average = LITERAL[name]
     policy = shipped(name)
-    tokens = int(policy.literal.get("tokens", 576))
-    assert tokens % 576 == 0
-    resolved = resolve(policy, geometry(32, 576, 24), RegisteredParts(), tokens)
+    depth, tokens, blocks = published(policy)
+    resolved = resolve(policy, geometry(depth, tokens, blocks), RegisteredParts(), tokens)
     assert [stage.layer for stage in resolved.stages] == layers
     assert list(counts(resolved, tokens)) == kept
-    assert budget([lengths(resolved, tokens)], [tokens], 32) * tokens == pytest.approx(average)
+    assert budget([lengths(resolved, tokens)], [tokens], depth) * tokens == pytest.approx(average)
     for key, expected in (("layers", layers), ("counts", kept)):
         assert policy.literal.get(key, expected) == expected
     assert policy.name == name
@@ -119,13 +129,14 @@ def test_published_counts_at_the_published_geometry(name: str) -> None:
 @pytest.mark.parametrize("b", [Fraction(1, 2), Fraction(1, 3), Fraction(1, 5)])
 def test_every_policy_scales_to_a_budget(name: str, b: Fraction) -> None:
     policy = shipped(name)
+    depth, tokens, blocks = published(policy)
     try:
-        scaled = at_budget(policy, b, geometry(32, 576, 24))
+        scaled = at_budget(policy, b, geometry(depth, tokens, blocks))
     except Infeasible:
-        assert LITERAL[name][0][0] / 32 > b - Fraction(1, 100)  # the layers before its first stage alone cost more
+        assert LITERAL[name][0][0] / depth > b - Fraction(1, 100)  # the layers before its first stage alone cost more
         return
-    resolved = resolve(scaled, geometry(32, 576, 24), RegisteredParts(), 576)
-    used = budget([lengths(resolved, 576)], [576], 32)
+    resolved = resolve(scaled, geometry(depth, tokens, blocks), RegisteredParts(), tokens)
+    used = budget([lengths(resolved, tokens)], [tokens], depth)
     assert b - Fraction(1, 100) < used <= b
     assert {s.layer for s in resolved.stages} <= set(LITERAL[name][0])  # a stage without an effect is left out
     assert Policy.parse(scaled.dump(), RegisteredParts()) == scaled

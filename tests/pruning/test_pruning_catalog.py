@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_support import IMAGE, Sample, inputs, single
+from pruning_support import inputs, single
+from tiny_families import IMAGE, Sample
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from autoprune.document.yaml import read
@@ -16,6 +17,7 @@ from autoprune.policy import catalog
 from autoprune.policy.budget import lengths
 from autoprune.policy.canonical import from_json, resolve, to_json
 from autoprune.policy.document import Policy
+from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.record import Run
 from autoprune.pruning.session import Session
@@ -47,6 +49,15 @@ def deep() -> Any:
     return made.eval()
 
 
+def expected(resolved: ResolvedPolicy, run: Run) -> list[tuple[int, ...]]:
+    """Positions of each sample entering the layers; where count rules decide, from what the run has counted."""
+    found = []
+    for sample, n in enumerate(run.n):
+        decided = tuple(stage[sample] for stage in run.counts)
+        found.append(lengths(resolved, n, 0, decided if resolved.adaptive else None) if n else (0,) * 32)
+    return found
+
+
 def prefill(resolved: Any, batch: dict[str, torch.Tensor]) -> Run:
     with Session(deep(), resolved) as session, torch.no_grad():
         deep()(**batch)
@@ -61,8 +72,7 @@ def test_a_published_policy_runs_with_the_budget_it_promises(name: str) -> None:
     resolved = from_json(to_json(resolve(policy, geometry, PARTS, geometry.tokens_per_image)))
     batch = inputs(made, SAMPLES)
     together = prefill(resolved, batch)
-    expected = [lengths(resolved, n) if n else (0,) * 32 for n in together.n]
-    assert [tuple(layer) for layer in together.lengths] == list(zip(*expected, strict=True))
+    assert [tuple(layer) for layer in together.lengths] == list(zip(*expected(resolved, together), strict=True))
     assert together.n == [36, 36, 0]
     for sample in (0, 1):
         alone = prefill(resolved, single(batch, SAMPLES, sample))
@@ -79,8 +89,8 @@ def test_a_parity_run_keeps_as_many_tokens_as_any_other(name: str) -> None:
     tokens = geometry.tokens_per_image
     released = from_json(to_json(resolve(policy, geometry, PARTS, tokens, parity=True)))
     run = prefill(released, inputs(deep(), SAMPLES))
-    expected = [lengths(resolve(policy, geometry, PARTS, tokens), n) if n else (0,) * 32 for n in run.n]
-    assert [tuple(layer) for layer in run.lengths] == list(zip(*expected, strict=True))
+    own = resolve(policy, geometry, PARTS, tokens)
+    assert [tuple(layer) for layer in run.lengths] == list(zip(*expected(own, run), strict=True))
     if policy.parity.positions == "compact":
         layout = run.layouts[-1]
         assert layout.positions is not None

@@ -178,6 +178,31 @@ def plain_cell(sample: Sample, selected: list[int], extra: int, side: int = SIDE
     return weigh_by_score(sample, rows)
 
 
+def plain_target_mean(sample: Sample, selected: list[int], extra: int) -> Weights:
+    """The token itself and the mean of those that join it, half and half."""
+    rows = {row: set(members) - {row} for row, members in plain_nearest(sample, selected, extra).items()}
+    return {
+        row: {row: 1 / sample.mass[row], **{i: 1 / len(others) / sample.mass[i] for i in others}}
+        for row, others in rows.items()
+    }
+
+
+def plain_own_cells(sample: Sample, selected: list[int], extra: int, side: float = 1.5) -> Weights:
+    """The best of each cell by score stand for their cells, best cells first; then the best of what is left, alone."""
+    rest = [i for i in sample.candidates if i not in selected]
+    order = rest if sample.scores is None else sample.order(rest)
+    cells: dict[tuple[int, ...], list[int]] = {}
+    for i in order:
+        image, segment, row, column = sample.grid[i]
+        cells.setdefault((image, segment, math.floor(row / side), math.floor(column / side)), []).append(i)
+    leads = [members[0] for members in cells.values()]  # in the order of their best
+    alone = [i for i in order if i not in leads][: max(extra - len(leads), 0)]
+    made: Weights = {i: {i: 1.0} for i in (*selected, *alone)}
+    for members in list(cells.values())[:extra]:
+        made[members[0]] = {i: 1.0 for i in members if i not in alone}
+    return weigh_by_score(sample, made)
+
+
 def plain_residual(sample: Sample, selected: list[int], extra: int) -> Weights:
     rows: Weights = {i: {i: 1.0} for i in selected}
     if extra:
@@ -257,10 +282,17 @@ def one(kept: int, current: int) -> int:
     return 1
 
 
+def cells(kept: int, current: int) -> int:
+    """One for 1.5 x 1.5 tokens."""
+    return min(math.floor(current / 2.25), kept)
+
+
 CASES: dict[str, tuple[str, dict[str, Any], Callable[..., Weights], Callable[[int, int], int]]] = {
     "nearest": ("nearest", {}, plain_nearest, none),
     "nearest-mean": ("nearest", {"norm": "mean"}, plain_mean, none),
     "cell": ("cell", {"side": SIDE}, plain_cell, none),
+    "nearest-target-mean": ("nearest", {"norm": "target_mean"}, plain_target_mean, none),
+    "cell-own": ("cell", {"side": "3/2", "into": "own"}, plain_own_cells, cells),
     "residual": ("residual", {}, plain_residual, one),
     "knn": ("knn", {"neighbours": 3}, plain_knn, none),
     "knn-residual": ("knn", {"neighbours": 3, "residual": True}, plain_knn_residual, one),
@@ -461,7 +493,9 @@ def test_nothing_is_lost_where_every_token_joins_a_row(case: str) -> None:
         ("nearest", {"norm": "sum"}),
         ("nearest", {"space": "pixels"}),
         ("cell", {"side": 0}),
-        ("cell", {"side": 2.5}),
+        ("cell", {"side": 0.5}),
+        ("cell", {"into": "all"}),
+        ("nearest", {"into": "first"}),
         ("cluster", {"share": 0}),
         ("cluster", {"share": 1.5}),
         ("cluster", {"share": "half"}),

@@ -22,11 +22,11 @@ class Peel(SpaceConfig):
     """split: who may go and whom it is compared with, in a list by falling score (raster order without scores).
     `alternate`: the first, third, … against the others (ToMe, VisPruner); `half`: the lower half against the upper
     (Zero-TPrune); `full`: everyone against everyone else (SAINT). by: `max` or `sum` of the cosines to those. step: how
-    many go in a round, at most. space: which feature rows the cosines are measured on."""
+    many go in a round, at most; null: all that may (ToMe). space: which feature rows the cosines are measured on."""
 
     split: Split = "alternate"
     by: By = "max"
-    step: int = Field(8, ge=1, strict=True)
+    step: int | None = Field(8, ge=1, strict=True)
     space: FeatureSpace = "encoder"
 
     def rounds(self, current: int, kept: int) -> int:
@@ -34,7 +34,7 @@ class Peel(SpaceConfig):
         count = 0
         while current > kept:
             able = current if self.split == "full" else (current + 1) // 2
-            current -= min(self.step, able, current - kept)
+            current -= min(able if self.step is None else self.step, able, current - kept)
             count += 1
         return count
 
@@ -69,7 +69,7 @@ def peel(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, tak
     cosine = rows @ rows.transpose(1, 2)
     for _ in range(config.rounds(free.shape[1], quota.least)):
         able, others = _sides(alive, config.split)
-        count = torch.minimum(alive.sum(1) - quota.each, able.sum(1)).clamp(max=config.step)
+        count = torch.minimum(alive.sum(1) - quota.each, able.sum(1)).clamp(max=config.step or free.shape[1])
         gone = best(_redundancy(cosine, others, config.by).flip(1), able.flip(1), count)
         alive = alive & ~gone.flip(1)
     return torch.zeros_like(free).scatter(1, order, alive)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.signals import PartConfig
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Stride(PartConfig):
-    """No parameters."""
+    """start: of k equal stretches the token in the middle (`centre`), or every floor(m / k)-th of m tokens from the
+    `first` on, so that the end may go without (VisionZip)."""
+
+    start: Literal["centre", "first"] = "centre"
 
 
 def flops(config: Stride, sizes: Sizes) -> int:
@@ -26,14 +29,18 @@ def flops(config: Stride, sizes: Sizes) -> int:
 def stride(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: Stride) -> Tensor:
     """Tokens evenly spaced over the raster order of those still free; scores are not used.
 
-    Of m free tokens the i-th of k chosen has ordinal floor((2i + 1)·m / 2k), in integers.
+    Of m free tokens the i-th of k chosen has ordinal floor((2i + 1)·m / 2k), in integers; from the first on,
+    i·floor(m / k).
     """
     import torch
 
     there = free.sum(1, keepdim=True)
     k = quota.each[:, None]
     steps = torch.arange(free.shape[1], device=free.device)
-    ordinals = ((2 * steps + 1) * there) // (2 * k.clamp(min=1))
+    if config.start == "first":
+        ordinals = steps * (there // k.clamp(min=1))
+    else:
+        ordinals = ((2 * steps + 1) * there) // (2 * k.clamp(min=1))
     ordinals = torch.where(steps < k, ordinals, free.shape[1])
     hit = torch.zeros(free.shape[0], free.shape[1] + 1, dtype=torch.bool, device=free.device)
     hit = hit.scatter(1, ordinals, True)
