@@ -64,13 +64,13 @@ class Selection:
         counts = budget.counts(self.resolved, sample.n, sample.held, sample.decided)
         visual = budget.lengths(self.resolved, sample.n, sample.held, sample.decided)
         grids = self.geometry.vision.grids(sample.pictures)
-        total, current = 0, sample.n
-        for bound, kept in zip(self.stages, counts, strict=True):
+        found = budget.entering(self.resolved, sample.n, sample.held, sample.decided)
+        total = 0
+        for bound, current, kept in zip(self.stages, found, counts, strict=True):
             if kept != current or bound.stage.keep.kind == "rule":
                 seen = (visual, sample.text, len(grids))
                 sizes = Sizes(self.geometry, bound.site, current, kept, *seen, grids=grids)
                 total += sum(_stage(bound, sizes))
-            current = kept
         return total
 
 

@@ -181,6 +181,8 @@ def _cut(template: list[Any], stages: list[Any]) -> list[Any]:
     result = []
     for written, stage in zip(template, stages, strict=True):
         keep = stage.get("keep") if isinstance(stage, Mapping) else None
+        if isinstance(stage, Mapping) and "restore" in stage:
+            least = Fraction(1)
         if keep is not None and not isinstance(keep, Mapping | bool):
             sampled = sampled or any(True for _ in holes_in(written.get("keep"), ("keep",)))
             try:

@@ -1,14 +1,15 @@
 """How many visual tokens stay, in integers. The engine, the costs and the search all count with this file.
 
 K = floor(f·N + 1/2) per sample, at least 1 if f > 0 and never more than there are; protected positions count toward K
-and are never dropped, except that a keep of 0 drops every visual position. The budget of samples is
+and are never dropped, except that a keep of 0 drops every visual position. What a stage parks comes back at a stage
+that restores, before its own K is counted. The budget of samples is
 Σ_samples Σ_l n_l / (L · Σ_samples N), n_l = visual positions entering decoder layer l.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from autoprune.policy.resolved import ResolvedPolicy
 
 Step = tuple[int, Keep]
+PARK = "park"  # the merger that sets aside what it drops
 
 
 class Infeasible(AutoPruneError):
@@ -46,11 +48,15 @@ class Counting:
 
     def __post_init__(self) -> None:
         self.current, self.spent, self.reached, self.number = self.n, 0, 0, 0
+        self.entering, self.parked = self.n, 0
 
     def next(self, decided: int | None = None) -> int:
-        """K of the next step. `decided`: what a rule has found; None for the most that the rule may find."""
+        """K of the next step, out of `entering`. `decided`: what a rule has found; None for the most it may find."""
         (layer, keep), held = self.steps[self.number], self.protected[self.number]
         self.spent, self.reached = self.spent + self.current * (layer - self.reached), layer
+        if keep.restores:
+            self.current, self.parked = self.current + self.parked, 0
+        self.entering = self.current
         if keep.kind == "rule":
             self.current = self._ruled(keep, held, decided)
         elif keep.kind == "to_budget":
@@ -65,6 +71,7 @@ class Counting:
             }[keep.kind]
             self.current = min(self.current, max(asked, held))
         self.number += 1
+        self.parked += self.entering - self.current if keep.parks else 0
         return self.current
 
     def _ruled(self, keep: Keep, held: int, decided: int | None) -> int:
@@ -112,8 +119,11 @@ def _to_budget(budget: Fraction, n: int, depth: int, layer: int, current: int, s
     return min(current, most)
 
 
-def _steps(policy: ResolvedPolicy) -> list[Step]:
-    return [(stage.layer, stage.keep) for stage in policy.stages]
+def steps_of(policy: ResolvedPolicy) -> list[Step]:
+    """The steps that a policy's stages are."""
+    return [
+        (s.layer, replace(s.keep, parks=s.merge.name == PARK, restores=s.restore is not None)) for s in policy.stages
+    ]
 
 
 def _held(policy: ResolvedPolicy, n: int, protected: int | Sequence[int]) -> list[int]:
@@ -133,7 +143,7 @@ def separators(policy: ResolvedPolicy, count: int, protected: bool) -> tuple[int
 
 def counting(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0) -> Counting:
     """The counts of one sample step by step, for a run that decides some of them."""
-    return Counting(_steps(policy), n, policy.depth, _held(policy, n, protected))
+    return Counting(steps_of(policy), n, policy.depth, _held(policy, n, protected))
 
 
 def counts(
@@ -147,7 +157,18 @@ def counts(
     `Infeasible` when it cannot be met. `decided`: the counts of a run, where rules decided some; without them a rule
     counts with the most it may find.
     """
-    return count_steps(_steps(policy), n, policy.depth, _held(policy, n, protected), decided)
+    return count_steps(steps_of(policy), n, policy.depth, _held(policy, n, protected), decided)
+
+
+def entering(
+    policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0, decided: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """How many visual tokens each stage finds, restored ones among them, for what `counts` gives."""
+    made, found = counting(policy, n, protected), []
+    for i in range(len(policy.stages)):
+        made.next(None if decided is None else decided[i])
+        found.append(made.entering)
+    return tuple(found)
 
 
 def split(shares: Sequence[Fraction | None], total: int) -> list[int]:
@@ -215,9 +236,12 @@ def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
     """The same without rounding, for any N: the fraction of N after each step. Raises ValueError for a `tokens` keep,
     `Infeasible` for a budget that cannot be met. A rule counts with the most it may find."""
     result: list[Fraction] = []
-    current, spent, reached = Fraction(1), Fraction(0), 0
+    current, spent, reached, parked = Fraction(1), Fraction(0), 0, Fraction(0)
     for i, (layer, keep) in enumerate(steps):
         spent, reached = spent + current * (layer - reached), layer
+        if keep.restores:
+            current, parked = current + parked, Fraction(0)
+        before = current
         if keep.kind == "tokens":
             raise ValueError("a keep in tokens is no fraction of N")
         if keep.kind == "rule":
@@ -229,6 +253,7 @@ def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
             current = min(current, rest)
         else:
             current = min(current, keep.value * (current if keep.kind == "of_current" else 1))
+        parked += before - current if keep.parks else 0
         result.append(current)
     return tuple(result)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
-from autoprune.policy.budget import count_steps
+from autoprune.policy.budget import PARK, Counting
 from autoprune.policy.expand import Placed, expand
 from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Stage, Use
 from autoprune.policy.resolved import Keep, KeepKind, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
@@ -58,15 +58,17 @@ def _protecting(stage: AnyStage, geometry: Geometry) -> AnyStage:
 class _Kept:
     """The stages that do something, with counts for keeps where N is known.
 
-    A stage that drops nothing is left out, unless it numbers positions anew that an earlier one left with gaps, or is
-    the first to attend by mass after one that has merged: then that alone stays. `attend` is said once, where it begins
-    to tell.
+    A stage that drops nothing is left out, unless it numbers positions anew that an earlier one left with gaps, is the
+    first to attend by mass after one that has merged, or brings parked tokens back: then that alone stays. `attend` is
+    said once, where it begins to tell; to park what nobody restores is to drop it.
     """
 
     def __init__(self, placed: tuple[Placed, ...], geometry: Geometry, tokens: int | None) -> None:
         self.placed, self.depth, self.tokens = placed, geometry.depth, tokens
         self.counted = 0 if tokens is None else _countable(placed, geometry)
-        self.gaps = self.merged = self.asked = self.attends = False
+        self.gaps = self.merged = self.asked = self.attends = self.parked = False
+        self.last = max((i for i, p in enumerate(placed) if p.keep.restores), default=-1)
+        self.number = 0
         self.result: list[Placed] = []
 
     def stages(self) -> list[Placed]:
@@ -78,14 +80,16 @@ class _Kept:
         current = self.tokens or 0
         held = [sum(position < current for position in _listed(p)) for p in placed]
         steps = [(p.layer, p.keep) for p in placed]
-        for place, count in zip(placed, count_steps(steps, current, self.depth, held), strict=True):
-            self._add(replace(place, keep=replace(place.keep, kind="tokens", value=Fraction(count))), count < current)
-            current = count
+        counting = Counting(steps, current, self.depth, held)
+        for place in placed:
+            keep = replace(place.keep, kind="tokens", value=Fraction(counting.next()))
+            self._add(replace(place, keep=keep), keep.value < counting.entering)
 
     def _fractions(self, placed: tuple[Placed, ...]) -> None:
         least, guarded = (Fraction(1), frozenset[int]()) if self.tokens is None else (None, frozenset[int]())
         for place in placed:
             keep, listed = place.keep, frozenset(_listed(place))
+            least = None if keep.restores else least
             below = least is None or keep.value < least or not listed >= guarded
             drops = keep.kind in ("tokens", "rule") or (keep.value < 1 and (keep.kind != "fraction" or below))
             self._add(place, drops)
@@ -96,14 +100,21 @@ class _Kept:
 
     def _add(self, place: Placed, drops: bool) -> None:
         stage, compact = place.stage, place.stage.positions == "compact"
-        self.merged |= drops and stage.merge.name != "drop"
+        returns, parks = place.keep.restores and self.parked, stage.merge.name == PARK and self.number < self.last
+        if stage.merge.name == PARK and not parks:
+            stage = replace(stage, merge=Use("drop", path=stage.merge.path))  # nobody restores it
+        if isinstance(stage, Stage):
+            stage = replace(stage, restore=stage.restore if returns else None)
+        self.parked = (self.parked and not returns) or (drops and parks)
+        self.number += 1
+        self.merged |= drops and stage.merge.name not in ("drop", PARK)
         self.asked |= stage.attend is not None
         begins = self.asked and self.merged and not self.attends
         stage = replace(stage, attend="mass" if begins else None)
         if drops:
             self.result.append(replace(place, stage=stage))
             self.gaps = not compact
-        elif (compact and self.gaps) or begins:
+        elif (compact and self.gaps) or begins or returns:
             bare = replace(stage, pick=(), merge=Use("drop"), protect=None)
             self.result.append(replace(place, keep=Keep("of_current", Fraction(1)), stage=bare))
             self.gaps &= not compact
@@ -140,10 +151,11 @@ class Binder:
             self.pick(p, placed.layer, stage.merge.name, i == last, counts and i == 0) for i, p in enumerate(stage.pick)
         )
         picks = (*(replace(p, overlap=False) for p in picks[:1]), *picks[1:])  # nothing comes before the first
-        keep = replace(placed.keep, rule=rule)
+        keep = replace(placed.keep, rule=rule, parks=False, restores=False)
         rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
         how = (stage.protect, stage.positions, rows, stage.attend)
-        return ResolvedStage("llm", placed.layer, keep, picks, merge, *how)
+        restore = stage.restore if isinstance(stage, Stage) else None
+        return ResolvedStage("llm", placed.layer, keep, picks, merge, *how, restore)
 
     def rule(self, placed: Placed) -> Part | None:
         """A stage's count rule, where it has an effect: it decides the count, or the shares of some pick's groups."""
@@ -249,6 +261,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
         "positions": stage.positions,
         **({} if stage.rows == "mean" else {"rows": stage.rows}),
         **({} if stage.attend is None else {"attend": stage.attend}),
+        **({} if stage.restore is None else {"restore": stage.restore}),
     }
 
 
@@ -313,6 +326,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
         positions=data["positions"],
         rows=data.get("rows", "mean"),
         attend=data.get("attend"),
+        restore=data.get("restore"),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.policy.budget import Infeasible, Step, count_steps, fractional_budget
+from autoprune.policy.budget import PARK, Infeasible, Step, count_steps, fractional_budget
 from autoprune.policy.curves import GRID, CurveSpec, Span, build, solve_range
 from autoprune.policy.model import AnyStage, CurveStage, Stage
 from autoprune.policy.resolved import Keep
@@ -42,12 +42,13 @@ def expand(policy: Policy, depth: int, tokens: int | None = None) -> tuple[Place
     placed: list[Placed] = []
     for stage in policy.stages:
         if isinstance(stage, Stage):
-            keep = Keep(stage.keep.kind, stage.keep.value, least=stage.keep.least)
+            parks, restores = stage.merge.name == PARK, stage.restore is not None
+            keep = Keep(stage.keep.kind, stage.keep.value, least=stage.keep.least, parks=parks, restores=restores)
             placed.append(Placed(stage.at.kind, stage.at.at(depth), keep, stage))
             continue
         before = [(p.layer, p.keep) for p in placed]
         for layer, keep in curve_steps(stage.curve, span_of(stage, depth), before, tokens):
-            placed.append(Placed("llm", layer, keep, stage))
+            placed.append(Placed("llm", layer, replace(keep, parks=stage.merge.name == PARK), stage))
     return tuple(placed)
 
 

@@ -17,7 +17,7 @@ from autoprune.document.problems import Path
 from autoprune.errors import AutoPruneError
 from autoprune.policy.bound import BUDGET, BoundSpace
 from autoprune.policy.budget import budget as budget_of
-from autoprune.policy.budget import fractional_budget, lengths
+from autoprune.policy.budget import fractional_budget, lengths, steps_of
 from autoprune.policy.canonical import digest, resolve
 from autoprune.policy.holes import REFERENCE, inline_kind
 from autoprune.policy.model import CurveStage, Stage
@@ -68,7 +68,7 @@ def _budget(bound: BoundSpace, policy: Policy, target: ResolvedPolicy, tokens: i
         used = Fraction(budget_of([lengths(target, tokens)], [tokens], target.depth))
     else:
         try:
-            used = fractional_budget([(s.layer, s.keep) for s in target.stages], target.depth)
+            used = fractional_budget(steps_of(target), target.depth)
         except ValueError:
             return None
     return Fraction(math.ceil(used * SNAP), SNAP)

@@ -16,6 +16,7 @@ Normalise = Literal["rank", "minmax", "softmax", "sum", "none"]
 Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
 Attend = Literal["mass"]  # keys weigh by how many tokens they stand for
+Restore = Literal["parked", "scattered"]  # how tokens come back that an earlier stage set aside
 Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
 Dilate = Literal["cross"] | None
 SCORED_SPLITS = ("proportional", "mean", "whole", "rule", "overview")  # how a group shares a count out by its scores
@@ -89,6 +90,7 @@ class Stage(_Reduction):
 
     at: Site = field(kw_only=True)
     keep: KeepSpec = field(kw_only=True)
+    restore: Restore | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

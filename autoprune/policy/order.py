@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from autoprune.document.problems import Problem
+from autoprune.policy.budget import PARK
 from autoprune.policy.curves import build
 from autoprune.policy.curves.steps import Steps
 from autoprune.policy.expand import span_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def order_problems(policy: Policy, depth: int | None) -> list[Problem]:
     """Mistakes in the order of a policy's stages. Without `depth`, integers and fractions are not compared."""
-    problems = [*_sites(policy, depth), *_rising(policy, depth), *_budgets(policy)]
+    problems = [*_sites(policy, depth), *_rising(policy, depth), *_budgets(policy), *_restored(policy)]
     if depth is not None:
         problems += _beyond(policy, depth)
     return problems
@@ -63,9 +64,12 @@ def _sites(policy: Policy, depth: int | None) -> Iterator[Problem]:
 
 
 def _rising(policy: Policy, depth: int | None) -> Iterator[Problem]:
-    """Absolute keeps only fall; `of_current` cannot rise."""
-    fraction, tokens = Fraction(1), None
+    """Absolute keeps only fall; `of_current` cannot rise. Only what was parked comes back."""
+    fraction, tokens, away = Fraction(1), None, Fraction(0)
     for stage in policy.stages:
+        if isinstance(stage, Stage) and stage.restore is not None:
+            fraction, tokens, away = fraction + away, None, Fraction(0)
+        before = fraction
         if isinstance(stage, CurveStage):
             if stage.curve.solve is not None or depth is None:
                 continue
@@ -84,6 +88,22 @@ def _rising(policy: Policy, depth: int | None) -> Iterator[Problem]:
             tokens = stage.keep.value
         elif stage.keep.kind == "of_current":
             fraction *= stage.keep.value
+        away += before - fraction if stage.merge.name == PARK else 0
+
+
+def _restored(policy: Policy) -> Iterator[Problem]:
+    """Something was parked before it is restored; what a rule has parked has no count that a budget could follow."""
+    parked = ruled = surprise = False
+    for stage in policy.stages:
+        if isinstance(stage, Stage) and stage.restore is not None:
+            if not parked:
+                yield Problem((*stage.path, "restore"), "no stage before has anything to restore: `merge: park`")
+            surprise |= parked and ruled
+            parked = False
+        if surprise and (solved := _solved(stage)) is not None:
+            yield Problem(solved, "to_budget cannot follow where a `restore` brings back what a count rule has parked")
+        ruled |= isinstance(stage, Stage) and stage.keep.kind == "rule"
+        parked |= stage.merge.name == PARK
 
 
 def _rise(path: tuple[str | int, ...], now: Fraction, before: Fraction) -> Problem:

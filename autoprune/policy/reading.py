@@ -16,11 +16,11 @@ from autoprune.policy.model import AnyStage, CurveStage, Dilate, KeepSpec, MixUs
 from autoprune.policy.resolved import KeepKind
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
-LATER_KEYS = ("restore", "arms")
+LATER_KEYS = ("arms",)
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
 RULE_KEYS = ("rule", "most", "least", "fit")
 COMMON_KEYS = ("score", "select", "group", "allocate", "pick", "merge", "protect", "positions", "attend")
-STAGE_KEYS = ("at", "keep", *COMMON_KEYS)
+STAGE_KEYS = ("at", "keep", *COMMON_KEYS, "restore")
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
 PICK_KEYS = ("share", "score", "select", "group", "allocate", "overlap", "dilate")
 DILATIONS = ("none", "cross")
@@ -278,9 +278,11 @@ def _read_plain(
 ) -> Stage | None:
     site: Site | None = read_site(value["at"], (*path, "at"), found) if "at" in value else None
     keep = read_keep(value["keep"], (*path, "keep"), found) if "keep" in value else None
-    if site is None or keep is None:
+    restore = value.get("restore")
+    right = restore is None or one_of(restore, (*path, "restore"), ("parked", "scattered"), found)
+    if site is None or keep is None or not right:
         return None
-    return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep)
+    return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep, restore=restore)
 
 
 def read_along(value: Any, path: Path, found: Problems) -> tuple[Layer, Layer] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path
-from autoprune.policy.budget import count_steps
+from autoprune.policy.budget import count_steps, steps_of
 from autoprune.policy.canonical import Binder
 from autoprune.policy.document import Policy
 from autoprune.policy.holes import REFERENCE, inline_kind
@@ -60,7 +60,7 @@ class Reader:
 
     def _kept(self, number: int) -> tuple[Fraction | None, Fraction | None, Fraction | None]:
         """What a stage keeps of N, of what was there, and in tokens, as far as that is known."""
-        steps = [(s.layer, s.keep) for s in self.target.stages]
+        steps = steps_of(self.target)
         keep, tokens = steps[number][1], self.bound.geometry.tokens_per_image
         if tokens:
             counts = (tokens, *count_steps(steps, tokens, self.target.depth, [0] * len(steps)))

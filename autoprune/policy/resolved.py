@@ -25,12 +25,15 @@ class Part:
 class Keep:
     """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget); `rule`:
     what a count rule finds in the sample, at most `value` and at least `least` of N. With any other kind a `rule` only
-    says how the groups of a pick share the count (`fit`)."""
+    says how the groups of a pick share the count (`fit`). Where counts are worked out, also whether the stage sets
+    aside what it drops (`parks`), and whether all that was set aside comes back before it (`restores`)."""
 
     kind: KeepKind
     value: Fraction
     rule: Part | None = None
     least: Fraction = Fraction(0)
+    parks: bool = False
+    restores: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class ResolvedStage:
     """One reduction, effective before decoder layer `layer` (0 for site 'projector').
 
     rows: whether the merger's weights are scaled to sum 1 in each row of W (`sum`: not; parity runs only). attend: from
-    here on the log of a row's mass is added to every attention logit of its key.
+    here on the log of a row's mass is added to every attention logit of its key. restore: before anything else, what
+    earlier stages have parked comes back (see `pruning/parking.py`).
     """
 
     site: Literal["projector", "llm"]
@@ -80,6 +84,7 @@ class ResolvedStage:
     positions: Literal["keep", "compact"] = "keep"
     rows: Literal["mean", "sum"] = "mean"
     attend: Literal["mass"] | None = None
+    restore: Literal["parked", "scattered"] | None = None
 
 
 @dataclass(frozen=True)

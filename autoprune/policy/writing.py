@@ -42,6 +42,8 @@ def dump_stage(stage: AnyStage) -> dict[str, Any]:
         data["positions"] = stage.positions
     if stage.attend is not None:
         data["attend"] = stage.attend
+    if isinstance(stage, Stage) and stage.restore is not None:
+        data["restore"] = stage.restore
     return data
 
 

@@ -30,6 +30,7 @@ from autoprune.pruning.decoder_walk import Ground, raters, walk
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.pairs import Pairs
+from autoprune.pruning.parking import Parking, Present, Restore, returned
 from autoprune.pruning.plan import Plan, PlannedStage, Use
 from autoprune.pruning.record import Run
 from autoprune.pruning.rotation import even, from_zero, unrotated
@@ -117,6 +118,7 @@ class Prefill:
         self.columns = true_first(prompt.visual, most)
         self.tokens = torch.arange(most, device=device).expand(batch, most)
         self.mass = torch.ones(batch, most, device=device)
+        self.parking = Parking(most, [0] * batch)
         self.captured: dict[Signal, Tensor] = {}
         self._partitions: dict[Use, Partition] = {}
         self.probing = False
@@ -179,6 +181,8 @@ class Prefill:
         return (hidden, *args[1:]), translated
 
     def _stage(self, planned: PlannedStage, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        if planned.stage.restore is not None and any(self.parking.counts):
+            hidden = self._restore(planned.stage.restore, hidden)
         ruled = planned.stage.keep.kind == "rule"
         keep = list(self.now) if ruled else self._counted(None)
         if ruled or keep != self.now:
@@ -260,11 +264,29 @@ class Prefill:
         gone = gone.scatter(1, where, view.valid & ~done.kept.mask)
         staying = ~gone if self.layout.valid is None else self.layout.valid & ~gone
         self.lengths = [n - v + k for n, v, k in zip(self.lengths, self.now, keep, strict=True)]
+        if done.follows is not None:
+            counts = [v - k for v, k in zip(self.now, keep, strict=True)]
+            self.parking.park(view, done.kept.mask, done.follows, counts)
         layout, columns = self.layout.select(staying, self.lengths)
         self.tokens = self.tokens.gather(1, done.kept.index)
         self.mass, self.now, self.pristine = done.mass, keep, False
         self._use(layout)
         return take(hidden, columns, 1)
+
+    def _restore(self, how: Restore, hidden: Tensor) -> Tensor:
+        """Bring back all that stages have parked, at the columns where it was."""
+        where, counts = self._where(hidden), self.parking.counts
+        valid = torch.arange(where.shape[1], device=hidden.device) < self._host(self.now)[:, None]
+        now = [v + c for v, c in zip(self.now, counts, strict=True)]
+        self.lengths = [n + c for n, c in zip(self.lengths, counts, strict=True)]
+        there = Present(self.tokens, valid, take(hidden, where, 1), self.mass)
+        present, back, states = self.parking.restore(there, how, now)
+        layout, hidden = returned(self.layout, hidden, self.columns, back, states, self.lengths)
+        self.tokens, self.mass, self.now = present.tokens, present.mass, now
+        self._use(layout)
+        if self.attends:
+            self._use(replace(layout, bias=self._bias(hidden)))
+        return hidden
 
     def _bias(self, hidden: Tensor) -> Tensor:
         """log(mass) at the columns of the visual tokens still there, 0 at all others: [B, n]."""

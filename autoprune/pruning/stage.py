@@ -4,11 +4,11 @@ The engine owns every invariant (exact K, protected survive, raster order, ties,
 
 Signatures: criterion(view, config) -> scores [B, V] · selector(view, scores or None, quota, free [B, V],
 taken [B, V], config) -> mask [B, V] with exactly `quota` True inside `free` · merger(view, kept, config) -> membership
-[B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens), None for plain selection, or
-`Anchored` · count rule(view, scores or None, among [B, V], config) -> how many of `among` stay, [B]. The engine weighs
-membership by mass and scales rows of W to sum 1; a token's mass is split among the rows that take it in, by their
-weights. In a parity run that says `rows: sum`, membership itself is W. `taken` are the tokens that earlier picks of the
-stage chose.
+[B, K, V] >= 0 (how much of each token a row takes in, relative to its other tokens), None for plain selection, `Parked`
+for one that sets the others aside, or `Anchored` · count rule(view, scores or None, among [B, V], config) -> how many
+of `among` stay, [B]. The engine weighs membership by mass and scales rows of W to sum 1; a token's mass is split among
+the rows that take it in, by their weights. In a parity run that says `rows: sum`, membership itself is W. `taken` are
+the tokens that earlier picks of the stage chose.
 """
 
 from __future__ import annotations
@@ -56,12 +56,21 @@ class Anchored:
 
 
 @dataclass(frozen=True, eq=False)
+class Parked:
+    """What a merger gives back that sets the dropped tokens aside: the kept token [B, V] that each token follows."""
+
+    follows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Reduction:
-    """A stage's outcome: what is kept, W [B, K, V] (None = plain rows) and the new mass [B, K]."""
+    """A stage's outcome: what is kept, W [B, K, V] (None = plain rows), the new mass [B, K], and where the dropped are
+    set aside whom each token follows, [B, V]."""
 
     kept: Kept
     matrix: Tensor | None
     mass: Tensor
+    follows: Tensor | None = None
 
     def rows(self, hidden: Tensor) -> Tensor:
         """kept' = W x for hidden [B, V, D]."""
@@ -88,9 +97,10 @@ def reduce(
         for k, v, p in zip(keep, now, protected, strict=True)
     ]
     kept = _choose(planned, view, keep, protected, extras, scored)
-    membership: Tensor | Anchored | None = planned.merge.run(view, kept, planned.merge.config)
-    if membership is None:
-        return Reduction(kept, None, view.mass.gather(1, kept.index) * kept.valid)
+    membership: Tensor | Anchored | Parked | None = planned.merge.run(view, kept, planned.merge.config)
+    if membership is None or isinstance(membership, Parked):
+        follows = None if membership is None else membership.follows
+        return Reduction(kept, None, view.mass.gather(1, kept.index) * kept.valid, follows)
     if isinstance(membership, Anchored):
         kept, membership = _anchored(kept, membership)
     members = kept.valid[..., None] & view.valid[:, None]

@@ -261,7 +261,11 @@ def check_kept(done: Reduction, keep: Sequence[int]) -> None:
 def check_matrix(done: Reduction, view: StageView, merge: str) -> None:
     kept = done.kept
     if done.matrix is None:
-        assert merge == "drop"
+        assert merge in ("drop", "park")
+        assert (done.follows is None) == (merge == "drop")
+        if done.follows is not None:  # a kept token, where one is left
+            alive = view.valid & kept.mask.any(1, keepdim=True)
+            assert kept.mask.gather(1, done.follows)[alive].all()
         assert torch.equal(done.mass, view.mass.gather(1, kept.index) * kept.valid)
         return
     own = done.matrix.gather(2, kept.index[..., None])[..., 0]
