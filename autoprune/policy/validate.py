@@ -61,6 +61,7 @@ class _Check:
         if pick.group is not None:
             yield from self.use("group", pick.group, stage)
             yield from self.allocated(pick, pick.group)
+        yield from self.by_head(pick)
         if pick.allocate is not None:
             yield from self.score(pick.allocate, stage)
             if pick.group is None:
@@ -85,6 +86,16 @@ class _Check:
             yield Problem(
                 stage.pick[0].path, f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`"
             )
+
+    def by_head(self, pick: Pick) -> Iterator[Problem]:
+        """Scores of single heads are for a group of heads, and such a group is for them."""
+        heads = pick.group is not None and pick.group.name == "head"
+        named = self.policy.criteria.get(pick.score.name, pick.score) if isinstance(pick.score, Use) else pick.score
+        apart = isinstance(named, Use) and named.params.get("heads") == "each"
+        if heads and not apart and pick.group is not None:
+            yield Problem(pick.group.path, "group: head needs a score with `heads: each`")
+        elif apart and not heads and pick.score is not None:
+            yield Problem(pick.score.path, "score: `heads: each` needs `group: head`")
 
     def allocated(self, pick: Pick, group: Use) -> Iterator[Problem]:
         """The score that the groups' shares follow is there where the split reads one, and only there."""

@@ -17,7 +17,7 @@ from autoprune.policy.budget import counts, lengths
 from autoprune.policy.canonical import digest, from_json, resolve, to_json
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
-from autoprune.policy.resolved import Keep, Mix, Part
+from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPolicy
 
 LAST: dict[str, Any] = {"at": "llm:4", "keep": 0.5, "score": "llm_attention"}
 
@@ -272,3 +272,38 @@ def test_a_fraction_of_the_depth_is_a_layer_that_exists() -> None:
             document({"at": "llm:31/32", "keep": 0.5, "select": "stride"}), geometry(depth=depth), PARTS
         ).stages
         assert stage.layer == depth - 1
+
+
+PICKS = """
+schema: autoprune/policy/1
+criteria: {other: {encoder_attention: {layer: 1/2}}}
+stages:
+  - at: projector
+    keep: 1/2
+    pick:
+      - {share: 3/5, overlap: FIRST, score: random, dilate: DILATE}
+      - {share: 3/5, overlap: true, score: random, group: {tile: {split: SPLIT}}, allocate: other}
+      - {score: random}
+"""
+
+
+def _picks(first: str = "false", dilate: str = "cross", split: str = "whole") -> ResolvedPolicy:
+    text = PICKS.replace("FIRST", first).replace("DILATE", dilate).replace("SPLIT", split)
+    policy = Policy.from_source(parse(text, "p.yaml"), PARTS)
+    assert Policy.parse(policy.dump(), PARTS) == policy
+    return resolve(policy, geometry(), PARTS)
+
+
+def test_what_overlaps_dilates_and_allocates_is_part_of_the_canonical_form() -> None:
+    """And where it does nothing, or is the default, it is not: the first pick has nothing to overlap with."""
+    form = to_json(_picks())
+    first, second, last = _picks().stages[0].picks
+    assert (first.overlap, first.dilate, first.allocate) == (False, "cross", None)
+    assert (second.overlap, second.dilate, last.overlap) == (True, None, False)
+    assert isinstance(second.allocate, Part)
+    assert second.allocate.params["layer"] == 3  # of the geometry's six blocks
+    assert to_json(from_json(form)) == form
+    assert to_json(_picks(first="true")) == form
+    assert '"dilate"' not in to_json(_picks(dilate="none"))
+    assert form.count('"overlap":true') == 1
+    assert to_json(_picks(split="proportional")) != form
