@@ -142,6 +142,7 @@ def _policy() -> Json:
     }
     along = {"type": "array", "items": {"anyOf": [{"type": "integer"}, NUMBER]}, "minItems": 2, "maxItems": 2}
     curved = _object({"along": along, "curve": curve, "pick": picks, **pick, **rest}, ("along", "curve"))
+    repeated = _object({"along": along, "keep": keep, "pick": picks, **pick, **rest}, ("along", "keep"))
     top = {
         "schema": {"const": "autoprune/policy/1"},
         "name": {"type": "string"},
@@ -158,7 +159,7 @@ def _policy() -> Json:
         "confidence": {"enum": ["high", "low"]},
         "assumed": {"type": "string"},
         "criteria": {"type": "object", "additionalProperties": {"$ref": "#/$defs/score"}},
-        "stages": {"type": "array", "items": {"anyOf": [stage, curved]}},
+        "stages": {"type": "array", "items": {"anyOf": [stage, curved, repeated]}},
     }
     made = _object(top, ("schema", "name", "stages"))
     return {

@@ -56,7 +56,7 @@ def undecided(resolved: ResolvedPolicy, counts: Sequence[Sequence[int]] = ()) ->
     free = (ResolvedPick(None, Part("stride", {}), None),)
     stages = []
     for i, stage in enumerate(resolved.stages):
-        keep = Keep("tokens", Fraction(max(counts[i]))) if stage.keep.kind == "rule" else replace(stage.keep, rule=None)
+        keep = Keep("tokens", Fraction(max(counts[i]))) if stage.keep.decided else replace(stage.keep, rule=None)
         stages.append(replace(stage, keep=keep, picks=free if stage.picks else (), merge=Part("drop", {})))
     return replace(resolved, stages=tuple(stages))
 

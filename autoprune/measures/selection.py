@@ -67,7 +67,7 @@ class Selection:
         found = budget.entering(self.resolved, sample.n, sample.held, sample.decided)
         total = 0
         for bound, current, kept in zip(self.stages, found, counts, strict=True):
-            if kept != current or bound.stage.keep.kind == "rule":
+            if kept != current or bound.stage.keep.decided:
                 seen = (visual, sample.text, len(grids))
                 sizes = Sizes(self.geometry, bound.site, current, kept, *seen, grids=grids)
                 total += sum(_stage(bound, sizes))

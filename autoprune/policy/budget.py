@@ -59,6 +59,8 @@ class Counting:
         self.entering = self.current
         if keep.kind == "rule":
             self.current = self._ruled(keep, held, decided)
+        elif keep.kind == "shared":
+            self.current = self._shared(keep, held, decided)
         elif keep.kind == "to_budget":
             self.current = _to_budget(keep.value, self.n, self.depth, layer, self.current, self.spent, held)
         elif keep.value == 0:
@@ -82,10 +84,29 @@ class Counting:
             return most
         return 0 if decided <= 0 and least == 0 else min(most, max(decided, least, held))
 
+    def left(self, layer: int, budget: Fraction) -> int:
+        """How many positions the layers from `layer` on may take in together."""
+        return int(budget * self.depth * self.n) - self.spent - self.current * (layer - self.reached)
+
+    def _shared(self, keep: Keep, held: int, decided: int | None) -> int:
+        """What a rule gave this layer of the budget, so that every later layer can have its least; without a rule's
+        word all layers get the same, the first of them what is over."""
+        if self.current == 0:
+            return 0
+        layer, last = self.steps[self.number][0], self.number + 1 == len(self.steps)
+        layers, left = self.depth - layer, self.left(layer, keep.value)
+        least = min(self.current, max(1, held))
+        if left < least * layers:
+            raise Infeasible(Fraction(least * layers - left, self.depth * self.n))
+        if decided is None:
+            return min(self.current, left // layers if last else -(-left // layers))
+        most = left // layers if last else left - least * (layers - 1)
+        return min(self.current, most, max(decided, least))
+
     def _affordable(self) -> int:
         """The most that leaves a later `to_budget` what it must keep."""
         for (layer, keep), held in zip(self.steps[self.number + 1 :], self.protected[self.number + 1 :], strict=True):
-            if keep.kind == "to_budget":
+            if keep.kind in ("to_budget", "shared"):
                 rest = keep.value * self.depth * self.n - self.spent - max(held, 1) * (self.depth - layer)
                 return int(rest // (layer - self.reached)) if layer > self.reached else self.n
         return self.n
@@ -246,7 +267,7 @@ def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
             raise ValueError("a keep in tokens is no fraction of N")
         if keep.kind == "rule":
             current = min(current, keep.value, *_room(steps[i + 1 :], layer, spent, depth))
-        elif keep.kind == "to_budget":
+        elif keep.kind in ("to_budget", "shared"):
             rest = (keep.value * depth - spent) / (depth - layer)
             if rest <= 0 < current:
                 raise Infeasible(spent / depth - keep.value)
@@ -261,7 +282,7 @@ def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
 def _room(later: Sequence[Step], layer: int, spent: Fraction, depth: int) -> list[Fraction]:
     """What a rule may keep of N so that a later `to_budget` has a thousandth of N left; empty where there is none."""
     for place, keep in later:
-        if keep.kind == "to_budget" and place > layer:
+        if keep.kind in ("to_budget", "shared") and place > layer:
             return [max((keep.value * depth - spent - Fraction(depth - place, 1000)) / (place - layer), Fraction(0))]
     return []
 

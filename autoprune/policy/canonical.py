@@ -91,7 +91,7 @@ class _Kept:
             keep, listed = place.keep, frozenset(_listed(place))
             least = None if keep.restores else least
             below = least is None or keep.value < least or not listed >= guarded
-            drops = keep.kind in ("tokens", "rule") or (keep.value < 1 and (keep.kind != "fraction" or below))
+            drops = keep.kind in ("tokens", "rule", "shared") or (keep.value < 1 and (keep.kind != "fraction" or below))
             self._add(place, drops)
             if drops and keep.kind == "fraction" and least is not None:
                 least, guarded = keep.value, listed
@@ -130,7 +130,7 @@ def _countable(placed: tuple[Placed, ...], geometry: Geometry) -> int:
     if geometry.tokens_per_image is None and geometry.protects_newlines:
         return 0
     for i, place in enumerate(placed):
-        if place.stage.protect == "newlines" or place.keep.kind == "rule":
+        if place.stage.protect == "newlines" or place.keep.decided:
             return i
     return len(placed)
 
@@ -146,7 +146,7 @@ class Binder:
         merge = self.part("merger", stage.merge, placed.layer)
         last = len(stage.pick) - 1
         rule = self.rule(placed)
-        counts = rule is not None and placed.keep.kind == "rule"
+        counts = rule is not None and placed.keep.decided
         picks = tuple(
             self.pick(p, placed.layer, stage.merge.name, i == last, counts and i == 0) for i, p in enumerate(stage.pick)
         )
@@ -162,7 +162,13 @@ class Binder:
         stage = placed.stage
         use = stage.keep.rule if isinstance(stage, Stage) else None
         shared = any(p.group is not None and p.group.params.get("split") == "rule" for p in stage.pick)
-        return self.part("count", use, placed.layer) if use and (placed.keep.kind == "rule" or shared) else None
+        if use is None or not (placed.keep.decided or shared):
+            return None
+        part = self.part("count", use, placed.layer)
+        if placed.keep.kind != "shared" or not isinstance(stage, Stage) or stage.until is None:
+            return part
+        ends = [stage.at.at(self.geometry.depth), absolute(stage.until, self.geometry.depth)]
+        return Part(part.name, {**part.params, "along": ends})
 
     def pick(self, pick: Pick, layer: int, merge: str, last: bool, counted: bool = False) -> ResolvedPick:
         by_select = self.parts.reads_score("selector", pick.select.name)

@@ -43,8 +43,11 @@ def expand(policy: Policy, depth: int, tokens: int | None = None) -> tuple[Place
     for stage in policy.stages:
         if isinstance(stage, Stage):
             parks, restores = stage.merge.name == PARK, stage.restore is not None
-            keep = Keep(stage.keep.kind, stage.keep.value, least=stage.keep.least, parks=parks, restores=restores)
-            placed.append(Placed(stage.at.kind, stage.at.at(depth), keep, stage))
+            first = stage.at.at(depth)
+            last = first if stage.until is None else absolute(stage.until, depth)
+            kind = "shared" if stage.until is not None and stage.keep.kind == "to_budget" else stage.keep.kind
+            keep = Keep(kind, stage.keep.value, least=stage.keep.least, parks=parks, restores=restores)
+            placed += [Placed(stage.at.kind, layer, keep, stage) for layer in range(first, last + 1)]
             continue
         before = [(p.layer, p.keep) for p in placed]
         for layer, keep in curve_steps(stage.curve, span_of(stage, depth), before, tokens):

@@ -86,11 +86,13 @@ class _Reduction:
 
 @dataclass(frozen=True)
 class Stage(_Reduction):
-    """One reduction of the visual tokens at one site."""
+    """One reduction of the visual tokens at one site; with `until` the same before every decoder layer from there to
+    that one. A rule that then fits a budget shares it out among those layers."""
 
     at: Site = field(kw_only=True)
     keep: KeepSpec = field(kw_only=True)
     restore: Restore | None = field(default=None, kw_only=True)
+    until: Layer | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,13 @@ def order_problems(policy: Policy, depth: int | None) -> list[Problem]:
 
 def _place(stage: AnyStage, end: int) -> Layer | None:
     """A stage's first (0) or last (1) layer; None at the projector."""
-    return stage.at.layer if isinstance(stage, Stage) else stage.along[end]
+    if isinstance(stage, Stage):
+        return stage.at.layer if end == 0 or stage.until is None else stage.until
+    return stage.along[end]
 
 
 def _where(stage: AnyStage) -> tuple[str | int, ...]:
-    return (*stage.path, "at" if isinstance(stage, Stage) else "along")
+    return (*stage.path, "at" if isinstance(stage, Stage) and stage.until is None else "along")
 
 
 def _below(a: Layer, b: Layer, depth: int | None) -> int:
@@ -133,16 +135,22 @@ def _beyond(policy: Policy, depth: int) -> Iterator[Problem]:
     """Layers the model does not have, and steps outside their curve's range."""
     for stage in policy.stages:
         if isinstance(stage, Stage):
-            if stage.at.at(depth) >= depth:
+            if stage.until is not None:
+                yield from _range(stage, (stage.at.layer or 0, stage.until), depth)
+            elif stage.at.at(depth) >= depth:
                 yield Problem(_where(stage), _too_deep(stage.at.text, depth), offset=len("llm:"))
             continue
-        span = span_of(stage, depth)
-        for i, end in enumerate((span.first, span.last)):
-            if end >= depth:
-                yield Problem((*_where(stage), i), _too_deep(f"llm:{layer_text(stage.along[i])}", depth))
-        if span.last < span.first:
-            yield Problem(_where(stage), f"along goes from shallow to deep, not from {span.first} to {span.last}")
+        yield from _range(stage, stage.along, depth)
         yield from _outside(stage, depth)
+
+
+def _range(stage: AnyStage, along: tuple[Layer, Layer], depth: int) -> Iterator[Problem]:
+    first, last = (absolute(end, depth) for end in along)
+    for i, end in enumerate((first, last)):
+        if end >= depth:
+            yield Problem((*_where(stage), i), _too_deep(f"llm:{layer_text(along[i])}", depth))
+    if last < first:
+        yield Problem(_where(stage), f"along goes from shallow to deep, not from {first} to {last}")
 
 
 def _too_deep(site: str, depth: int) -> str:

@@ -22,6 +22,7 @@ RULE_KEYS = ("rule", "most", "least", "fit")
 COMMON_KEYS = ("score", "select", "group", "allocate", "pick", "merge", "protect", "positions", "attend")
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS, "restore")
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
+REPEATED_KEYS = ("along", "keep", *COMMON_KEYS)
 PICK_KEYS = ("share", "score", "select", "group", "allocate", "overlap", "dilate")
 DILATIONS = ("none", "cross")
 NORMALISERS = ("rank", "minmax", "softmax", "sum", "none")
@@ -239,13 +240,15 @@ def read_protect(value: Any, path: Path, found: Problems) -> Protect:
 
 
 def read_stage(value: Any, path: Path, found: Problems) -> AnyStage | None:
-    """A stage, or stages along a curve."""
+    """A stage, or stages along a range of layers: with a curve, or all with the same keep."""
     if not isinstance(value, Mapping):
         found.add(path, f"a stage is a mapping with the keys {', '.join(STAGE_KEYS)}, not {shown(value)}")
         return None
-    curved = "curve" in value or "along" in value
+    curved = "curve" in value or ("along" in value and "keep" not in value)
+    repeated = "along" in value and not curved
     if not curved:
-        check_keys(value, path, STAGE_KEYS, ("at", "keep"), found)
+        keys = REPEATED_KEYS if repeated else STAGE_KEYS
+        check_keys(value, path, keys, keys[:2], found)
     else:
         check_keys(value, path, CURVE_KEYS, ("along", "curve"), found)
     picks = read_picks(value, path, found)
@@ -257,6 +260,8 @@ def read_stage(value: Any, path: Path, found: Problems) -> AnyStage | None:
     right = one_of(positions, (*path, "positions"), ("keep", "compact"), found) and right
     if not right or merge is None or not picks:
         return None
+    if repeated:
+        return _read_repeated(value, path, found, picks, merge, protect, positions, attend)
     if not curved:
         return _read_plain(value, path, found, picks, merge, protect, positions, attend)
     along = read_along(value.get("along"), (*path, "along"), found) if "along" in value else None
@@ -283,6 +288,29 @@ def _read_plain(
     if site is None or keep is None or not right:
         return None
     return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep, restore=restore)
+
+
+def _read_repeated(
+    value: Mapping[str, Any],
+    path: Path,
+    found: Problems,
+    picks: tuple[Pick, ...],
+    merge: Use,
+    protect: Protect,
+    positions: Any,
+    attend: Any,
+) -> Stage | None:
+    along = read_along(value["along"], (*path, "along"), found)
+    keep = read_keep(value["keep"], (*path, "keep"), found)
+    if along is None or keep is None:
+        return None
+    if keep.kind in ("fraction", "tokens") or (keep.kind == "to_budget" and keep.rule is None):
+        allowed = "{of_current: f}, {rule: …} or {rule: …, fit: {to_budget: B}}"
+        found.add((*path, "keep"), f"before every layer of `along` the keep is one of {allowed}")
+        return None
+    first, until = along
+    site = Site("llm", first)
+    return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep, until=until)
 
 
 def read_along(value: Any, path: Path, found: Problems) -> tuple[Layer, Layer] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-KeepKind = Literal["fraction", "of_current", "tokens", "to_budget", "rule"]
+KeepKind = Literal["fraction", "of_current", "tokens", "to_budget", "rule", "shared"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Part:
 @dataclass(frozen=True)
 class Keep:
     """How many visual tokens stay. `fraction` of N; `of_current`; `tokens` (a count); `to_budget` (a budget); `rule`:
-    what a count rule finds in the sample, at most `value` and at least `least` of N. With any other kind a `rule` only
-    says how the groups of a pick share the count (`fit`). Where counts are worked out, also whether the stage sets
-    aside what it drops (`parks`), and whether all that was set aside comes back before it (`restores`)."""
+    what a count rule finds in the sample, at most `value` and at least `least` of N; `shared`: what a rule gives this
+    layer of a budget that is met together with the layers after it. With any other kind a `rule` only says how the
+    groups of a pick share the count (`fit`). Where counts are worked out, also whether the stage sets aside what it
+    drops (`parks`), and whether all that was set aside comes back before it (`restores`)."""
 
     kind: KeepKind
     value: Fraction
@@ -34,6 +35,11 @@ class Keep:
     least: Fraction = Fraction(0)
     parks: bool = False
     restores: bool = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether the count depends on what a sample shows."""
+        return self.kind in ("rule", "shared")
 
 
 @dataclass(frozen=True)
@@ -101,4 +107,4 @@ class ResolvedPolicy:
     @property
     def adaptive(self) -> bool:
         """Whether some count depends on what a sample shows, so that costs are known only after a run."""
-        return any(stage.keep.kind == "rule" for stage in self.stages)
+        return any(stage.keep.decided for stage in self.stages)

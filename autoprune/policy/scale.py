@@ -10,6 +10,8 @@ The rule, so that references are comparable:
    the same factor (at most to 1), the largest on a grid of 1/1000 that stays at or below B, so that ratios between
    stages stay; then the last stage takes up the rest. A last stage that drops every token goes on doing so, and takes
    up nothing, as a curve does.
+   Of a stage that is repeated before a range of layers (`along` with a `keep`) the last repetition is the last stage,
+   unless a rule shares a budget out among its layers: that is asked for the new one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from autoprune.policy.budget import Infeasible, Step, count_steps, fractional_bu
 from autoprune.policy.curves import CurveSpec, Solve, build, params_of
 from autoprune.policy.expand import expand
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, Stage
+from autoprune.policy.sites import Site, absolute
 
 if TYPE_CHECKING:
     from autoprune.policy.document import Policy
@@ -40,21 +43,39 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
     """
     if not policy.stages:
         return policy
+    policy = _apart(policy, geometry)
     only = policy.stages[0] if len(policy.stages) == 1 else None
     if isinstance(only, Stage):
         return _reached(replace(policy, stages=(_to_budget(only, budget),)), geometry)
     if isinstance(only, CurveStage) and only.curve.name in SOLVED:
         return _reached(replace(policy, stages=(replace(only, curve=_solved(only.curve, budget)),)), geometry)
-    depth = geometry.depth if geometry is not None else policy.literal.get("depth")
-    if not isinstance(depth, int) or isinstance(depth, bool):
-        raise BadInput(
-            f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth"
-        )
+    depth = _depth(policy, geometry)
     tokens = None if geometry is None else geometry.tokens_per_image
     relative = _relative(policy, tokens)
     if _ends(policy) or isinstance(policy.stages[-1], CurveStage):
         return _reached(_scaled(relative, budget, depth, tokens), geometry)
     return _reached(_last(relative, budget, depth) or _scaled(relative, budget, depth), geometry)
+
+
+def _depth(policy: Policy, geometry: Geometry | None) -> int:
+    depth = geometry.depth if geometry is not None else policy.literal.get("depth")
+    if not isinstance(depth, int) or isinstance(depth, bool):
+        raise BadInput(
+            f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth"
+        )
+    return depth
+
+
+def _apart(policy: Policy, geometry: Geometry | None) -> Policy:
+    """The last repetition of a repeated last stage as a stage of its own, where no rule shares a budget among them."""
+    stage = policy.stages[-1]
+    if not isinstance(stage, Stage) or stage.until is None or stage.keep.kind == "to_budget":
+        return policy
+    depth = _depth(policy, geometry)
+    first, last = stage.at.at(depth), absolute(stage.until, depth)
+    alone = replace(stage, at=Site("llm", last), until=None)
+    before = (replace(stage, at=Site("llm", first), until=last - 1),) if first < last else ()
+    return replace(policy, stages=(*policy.stages[:-1], *before, alone))
 
 
 def _ends(policy: Policy) -> bool:

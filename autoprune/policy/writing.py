@@ -27,7 +27,9 @@ def dump(policy: Policy) -> dict[str, Any]:
 
 def dump_stage(stage: AnyStage) -> dict[str, Any]:
     if isinstance(stage, Stage):
-        data: dict[str, Any] = {"at": stage.at.text, "keep": dump_keep(stage.keep)}
+        until = stage.until
+        place = {"at": stage.at.text} if until is None else {"along": [*map(layer_text, (stage.at.layer or 0, until))]}
+        data: dict[str, Any] = {**place, "keep": dump_keep(stage.keep)}
     else:
         data = {"along": [layer_text(end) for end in stage.along], "curve": plain_curve(stage.curve)}
     if len(stage.pick) == 1 and stage.pick[0].share is None:

@@ -71,12 +71,12 @@ Share = Literal["text_to_vision", "vision_to_text"]
 @dataclass(frozen=True)
 class BlockStatistic:
     """One number per sample from the rows of `start` against the visual tokens, the same at every token: [V]. See
-    `pruning/block.py`. `tolerance`: of the `rank`."""
+    `pruning/block.py`. `tolerance`: of the `rank`, and what is added under the logarithms of the `information`."""
 
     layer: int
     own: bool
     start: Literal["text", "raters", "vision"]
-    kind: Literal["rank"] | Share
+    kind: Literal["rank", "information"] | Share
     tolerance: float = 0.0
 
 

@@ -114,7 +114,7 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
             binder.have("compact")
         picks = tuple(p for p in (binder.pick(x) for x in stage.picks) if p is not None)
         merge = binder.use("merger", stage.merge)
-        rule = None if stage.keep.rule is None else binder.use("count", stage.keep.rule)
+        rule = binder.rule(stage)
         if merge is not None:
             stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals), rule))
     if problems:
@@ -173,6 +173,17 @@ class _Binder:
     def mix(self, mix: Mix) -> PlannedMix:
         terms = [(weight, self.use("criterion", part)) for weight, part in mix.terms]
         return PlannedMix(tuple((w, u) for w, u in terms if u is not None), mix.normalise, mix.op)
+
+    def rule(self, stage: ResolvedStage) -> Use | None:
+        """The stage's count rule; layers can share a budget only by one that is made for it."""
+        rule = stage.keep.rule
+        if rule is None:
+            return None
+        info = parts.find("count", rule.name)
+        if stage.keep.kind == "shared" and info is not None and "layers" not in info.needs:
+            self._problem(f"keep: rule {rule.name} does not share a budget among layers; rules that do: logistic")
+            return None
+        return self.use("count", rule)
 
     def use(self, kind: parts.Kind, part: Part) -> Use | None:
         info = parts.find(kind, part.name)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autoprune.document.numbers import exact
 from autoprune.errors import AutoPruneError
-from autoprune.policy.budget import counting, counts, separators
+from autoprune.policy.budget import counting, counts, rounded, separators
+from autoprune.policy.retention import retained
 from autoprune.pruning.block import statistic
 from autoprune.pruning.counting import decide
 from autoprune.pruning.decoder_signals import (
@@ -120,6 +122,7 @@ class Prefill:
         self.mass = torch.ones(batch, most, device=device)
         self.parking = Parking(most, [0] * batch)
         self.captured: dict[Signal, Tensor] = {}
+        self.shares: dict[int, list[int]] = {}
         self._partitions: dict[Use, Partition] = {}
         self.probing = False
         self.rotation: Any = None
@@ -183,7 +186,7 @@ class Prefill:
     def _stage(self, planned: PlannedStage, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         if planned.stage.restore is not None and any(self.parking.counts):
             hidden = self._restore(planned.stage.restore, hidden)
-        ruled = planned.stage.keep.kind == "rule"
+        ruled = planned.stage.keep.decided
         keep = list(self.now) if ruled else self._counted(None)
         if ruled or keep != self.now:
             hidden = self._reduce(planned, keep, layer, hidden, kwargs)
@@ -208,7 +211,11 @@ class Prefill:
         where = self._where(hidden)
         view, protected = self._view(planned, hidden, where)
         scores = None
-        if planned.stage.keep.kind == "rule":
+        if planned.stage.keep.kind == "shared":
+            keep = self._counted(self._share_of(planned, view))
+            if keep == self.now:
+                return hidden
+        elif planned.stage.keep.kind == "rule":
             found, scores = decide(planned, view)
             decided = [int(c) for c in found.tolist()]  # the one wait for the device that a rule costs
             keep = self._counted([c + p if c else 0 for c, p in zip(decided, protected, strict=True)])
@@ -216,6 +223,23 @@ class Prefill:
                 return hidden
         keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
         return self._apply(reduce(planned, view, keep, self.now, protected, scores), view, where, keep, hidden)
+
+    def _share_of(self, planned: PlannedStage, view: StageView) -> list[int]:
+        """What each sample's layer gets of a budget that several stages share; the first of them decides for all."""
+        if planned.number not in self.shares:
+            if planned.rule is None:
+                raise AutoPruneError("layers share a budget, but no rule says how")
+            heights = planned.rule.run(view, None, view.candidates, planned.rule.config).tolist()
+            layers = range(planned.stage.layer, planned.stage.layer + len(heights[0]))
+            weights = [1] * (len(layers) - 1) + [self.plan.resolved.depth - layers[-1]]
+            budget, most = planned.stage.keep.value, planned.rule.config.most  # type: ignore[attr-defined]
+            counted = []
+            for height, sample, now in zip(heights, self.counting, self.now, strict=True):
+                cap = min(now, rounded(exact(most), sample.n)) if now else 0
+                left = sample.left(planned.stage.layer, budget)
+                counted.append(retained(height, weights, left, cap) if cap else (0,) * len(layers))
+            self.shares.update({planned.number + i: [c[i] for c in counted] for i in range(len(layers))})
+        return self.shares[planned.number]
 
     def _view(self, planned: PlannedStage, hidden: Tensor, where: Tensor) -> tuple[StageView, list[int]]:
         """What the stage's parts see, and how many tokens of each sample they may not drop."""

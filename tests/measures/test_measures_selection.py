@@ -149,8 +149,15 @@ def test_a_stage_that_keeps_all_costs_nothing() -> None:
 
 
 def test_an_unknown_part_is_said() -> None:
-    with pytest.raises(BadInput, match="criterion 'x' does not exist; known: encoder_attention"):
+    with pytest.raises(BadInput, match="criterion 'x' does not exist; known: duplicates, encoder_attention"):
         flops(stage(2, Part("x")))
+
+
+REQUIRED = {
+    "entropy": {"target": 0.2, "rounds": 1},
+    "logistic": {"slope": 8, "along": (2, 3)},
+    "threshold": {"above": 1},
+}
 
 
 def test_every_part_declares_a_formula() -> None:
@@ -160,7 +167,7 @@ def test_every_part_declares_a_formula() -> None:
             assert info is not None
             for kept in (0, 8, 16):
                 sizes = parts.Sizes(GEOMETRY, Site("llm", 2, 4, 3, True), 16, kept, (16, 16, 8, 8), TEXT, 1)
-                found = info.flops(info.config(), sizes)
+                found = info.flops(info.config.model_validate(REQUIRED.get(name, {})), sizes)
                 assert type(found) is int
                 assert found >= 0, name
             assert info.flops.__doc__, name

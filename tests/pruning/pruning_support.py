@@ -8,7 +8,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from tiny_families import IMAGE, LAYERS, SIDE, Sample, Size, llava, llava_next, tiles
+from tiny_families import IMAGE as IMAGE
+from tiny_families import LAYERS as LAYERS
+from tiny_families import SIDE, Size, llava, llava_next, tiles
+from tiny_families import Sample as Sample
 
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 from autoprune.pruning.record import Run

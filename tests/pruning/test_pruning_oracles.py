@@ -88,6 +88,17 @@ def test_similarity_criteria(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_duplicates_are_what_saint_drops(seed: int) -> None:
+    sample = world(seed)
+    for near, neighbours in ((0.1, 2), (0.3, 1), (0.83, 5)):
+        params = {"space": "hidden", "near": near, "neighbours": neighbours}
+        found = score("duplicates", params, sample)
+        expected = similarity.saint_lm(array(sample.rows["hidden"]), near, neighbours)
+        assert found == pytest.approx([-e for e in expected], rel=1e-4)
+        assert any(expected) == (near < 0.8)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_nearest_is_the_mean_over_the_tokens_that_join(seed: int) -> None:
     import torch
 

@@ -45,6 +45,8 @@ def variants(kind: parts.Kind) -> Iterator[Part]:
     for name in parts.names(kind):
         info = parts.find(kind, name)
         assert info is not None
+        if info.tier == "T4":  # an oracle for diagnostics, which policies cannot use
+            continue
         choices = {}
         for key, field in info.config.model_fields.items():
             if get_origin(field.annotation) is Literal:
