@@ -219,7 +219,10 @@ class Binder:
     def layers(self, layer: Any, stage: int, vision: bool) -> Any:
         """A layer as a number, of a range `[a, b]` both ends."""
         if isinstance(layer, list | tuple):
-            return [self.layers(end, stage, vision) for end in layer]
+            ends = [self.layers(end, stage, vision) for end in layer]
+            if not vision and isinstance(layer[0], str) and layer[1] == "prev":  # a fraction, in a shallow model
+                ends[0] = min(ends)
+            return ends
         return self.vision_layer(layer) if vision else self.decoder_layer(layer, stage)
 
     def vision_layer(self, layer: Any) -> int:

@@ -61,8 +61,14 @@ def _sites(policy: Policy, depth: int | None) -> Iterator[Problem]:
         if side > 0:
             shown = f"llm:{layer_text(first)} after llm:{layer_text(last)}"
             yield Problem(_where(later), f"{shown}: stages go from shallow to deep")
-        elif side == 0:
+        elif side == 0 and not _met(last, first):
             yield Problem(_where(later), f"a second stage at llm:{layer_text(first)}: one per site")
+
+
+def _met(last: Layer, first: Layer) -> bool:
+    """Whether two fractions that differ meet only because the model is shallow: the stages then run one after the
+    other before that layer."""
+    return last != first and isinstance(last, Fraction) and isinstance(first, Fraction)
 
 
 def _rising(policy: Policy, depth: int | None) -> Iterator[Problem]:

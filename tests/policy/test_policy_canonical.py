@@ -22,6 +22,18 @@ from autoprune.policy.resolved import Keep, Mix, Part, ResolvedPolicy
 LAST: dict[str, Any] = {"at": "llm:4", "keep": 0.5, "score": "llm_attention"}
 
 
+def test_fractions_that_meet_in_a_shallow_model_run_one_after_the_other() -> None:
+    policy = document({**LAST, "at": "llm:7/32"}, {**LAST, "at": "llm:9/32", "keep": 0.25})
+    deep = resolve(policy, geometry(32, 64), PARTS, 64)
+    assert [s.layer for s in deep.stages] == [7, 9]
+    shallow = resolve(policy, geometry(8, 64), PARTS, 64)
+    assert [(s.layer, s.keep.value) for s in shallow.stages] == [(2, 32), (2, 16)]
+    assert lengths(shallow, 64) == (64, 64, 16, 16, 16, 16, 16, 16)
+    for second in ("llm:2", "llm:1/4"):
+        with pytest.raises(BadInput, match="a second stage"):
+            resolve(document({**LAST, "at": "llm:1/4"}, {**LAST, "at": second, "keep": 0.25}), geometry(8, 64), PARTS)
+
+
 def document(*stages: dict[str, Any], **more: Any) -> Policy:
     return Policy.parse({"schema": "autoprune/policy/1", "stages": list(stages), **more}, PARTS)
 
