@@ -158,7 +158,82 @@ def by_place(now: Now, picks: Sequence[int]) -> list[int]:
     return [now.alive[p] for p in picks]
 
 
+def half_up(share: float, total: int) -> int:
+    return math.floor(share * total + 0.5 + 1e-9)
+
+
+def union(k: int, *ordered: Sequence[int]) -> list[int]:
+    """Sets put together in this order, each by its own, until there are k."""
+    found: list[int] = []
+    for one in ordered:
+        found += [i for i in one if i not in found][: k - len(found)]
+    return found
+
+
+def unrotated(now: Now) -> list[float]:
+    seen = now.seen
+    return attention.feather(seen.queries[now.layer - 1], seen.keys[now.layer - 1], now.columns)
+
+
+def feather(now: Now) -> list[int]:
+    """The best 27/37 of the count with a grid of every third row and column, filled up by the same score."""
+    side, order = math.isqrt(len(now.alive)), ranking(unrotated(now))
+    grid = [i for i in range(side * side) if i // side % 3 == 0 and i % side % 3 == 0]
+    assert len(grid) == half_up(10 / 37, now.k)
+    return by_place(now, union(now.k, order[: half_up(27 / 37, now.k)], grid, order))
+
+
+def early_first(now: Now, count: int, factor: float) -> list[int]:
+    """BTP: of the best factor · count, those before position K first; by score, not sorted."""
+    scores = attention.fastv(now.seen.maps[now.layer - 1], now.columns)
+    pool = ranking(scores)[: int(factor * count + 1e-9)]
+    chosen = ([i for i in pool if i < now.k] + [i for i in pool if i >= now.k])[:count]
+    return sorted(chosen, key=lambda i: (-scores[i], i))
+
+
+def btp(diverse: float, attended: float, factor: float, spread: float) -> Oracle:
+    def kept(now: Now) -> list[int]:
+        rows = now.seen.hidden[now.layer][now.columns]
+        side = math.isqrt(len(now.alive))
+        apart = selection.divprune(rows, half_up(diverse, now.k))
+        even = selection.lattice(side, side, half_up(spread, now.k)) if spread else []
+        together = union(now.k, apart, early_first(now, half_up(attended, now.k), factor), even)
+        return by_place(now, union(now.k, together, selection.farthest(rows, together, now.k)))
+
+    return kept
+
+
+def hiprune(now: Now) -> list[int]:
+    middle = math.floor(len(now.tower.blocks) / 3 + 0.5)
+    early = now.encoder(lambda a: attention.hiprune(a, True), middle)
+    deep = now.encoder(lambda a: attention.hiprune(a, True))
+    return selection.hiprune(early, deep, math.isqrt(len(now.alive)), now.k)
+
+
+def ptp(now: Now) -> list[int]:
+    """One tile has the whole budget."""
+    words = attention.ptp_instruction(now.seen.maps[now.layer], now.columns, now.seen.text)
+    return now.best(attention.ptp(fopru(now), words))
+
+
+def pooling(now: Now) -> list[int]:
+    """Squares of 2 x 2: the middle one, rounded down to the right, stands for its square."""
+    side = math.isqrt(len(now.alive))
+    return [i for i in range(side * side) if i // side % 2 == 1 and i % side % 2 == 1]
+
+
 METHODS: dict[str, list[Oracle]] = {
+    "hired": [lambda now: now.best(now.encoder(attention.hired))],
+    "hiprune": [hiprune],
+    "feather": [feather, lambda now: now.best(unrotated(now))],
+    "btp": [
+        btp(0.3, 0.3, 3.7, 0.5),
+        btp(0.1, 0.9, 1.5, 0),
+        lambda now: by_place(now, early_first(now, now.k, 1.2)),
+        lambda now: [],
+    ],
+    "ptp": [ptp],
+    "pooling": [pooling],
     "fastv": [last_row(-1)],
     "pyramiddrop": [last_row(0)] * 3,
     "adaptinfer": [adaptinfer] * 3,
