@@ -98,14 +98,14 @@ def _outcome(place: World, view: Any, made: Any, entered: Any, index: Any, valid
     )
 
 
-def features(sample: Seen, name: str, number: int, space: str) -> Any:
+def features(sample: Seen, name: str, number: int, seed: int, space: str) -> Any:
     if space == "hidden":
         return sample.states(AT, sample.visual)
     if space == "projected":
         return sample.states(0, sample.visual)
     if space == "encoder":
         return sample.projector_input
-    keys = [p.key.mean(0)[1:] for p in tower(name, number).blocks[-2]]
+    keys = [p.key.mean(0)[1:] for p in tower(name, number, seed).blocks[-2]]
     return np.concatenate(keys)
 
 
@@ -183,7 +183,7 @@ def check(name: str, merge: str, params: dict[str, Any], formula: Oracle, keep: 
         sample = seen(name, number, seed)
         if name == "llava" and merge == "cell" and len(done.tokens) > SIDE[name] ** 2:
             continue  # two pictures: two grids
-        x = features(sample, name, number, params.get("space", "encoder" if merge == "knn" else "hidden"))
+        x = features(sample, name, number, seed, params.get("space", "encoder" if merge == "knn" else "hidden"))
         expected = formula(done, x, name)
         assert np.abs(done.w - expected).max() <= 1e-5
         assert np.abs(oracle.fold(expected, done.hidden) - done.entered).max() <= 1e-4 * np.abs(done.entered).max()
