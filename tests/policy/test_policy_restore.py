@@ -15,6 +15,7 @@ from autoprune.policy.canonical import digest, from_json, resolve, to_json
 from autoprune.policy.document import Policy
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.policy.scale import at_budget
+from autoprune.policy.space import Space
 from autoprune.pruning.lookup import RegisteredParts
 
 PARTS = RegisteredParts()
@@ -114,3 +115,17 @@ def test_what_cannot_come_back_is_said(stages: tuple[dict[str, Any], ...], path:
     (problem,) = caught.value.problems
     assert problem.path == path
     assert message in problem.message
+
+
+def test_a_sampled_keep_is_cut_to_what_is_there_when_all_is_back() -> None:
+    hole = {"float": [0.05, 0.5]}
+    space = Space.parse(
+        {
+            "schema": "autoprune/space/1",
+            "stages": [{**PARK, "keep": hole}, {**BACK, "keep": 0.8}, {**LAST, "keep": {"float": [0.1, 0.9]}}],
+        },
+        PARTS,
+    ).bind(geometry())
+    names = [p.name for p in space.parameters]
+    made = space.fill(dict(zip(names, (0.2, 0.9), strict=True)))
+    assert [stage["keep"] for stage in made.dump()["stages"]] == [0.2, 0.8, 0.8]

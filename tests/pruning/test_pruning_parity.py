@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
 from pruning_support import IMAGE, Sample, difference, generate, inputs, model
+from test_pruning_mergers import DIM, cosine, padded, use, view_of
+from test_pruning_mergers import Sample as Lists
 from tiny_families import model as tiny_model
 
 from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.policy.document import Policy
+from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedStage
 from autoprune.pruning.loaded import LoadedPolicy
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.plan import PlannedPick, PlannedStage, Use
 from autoprune.pruning.session import Session
+from autoprune.pruning.signals import PartConfig
+from autoprune.pruning.stage import reduce
 
 STAGES: list[dict[str, Any]] = [
     {"at": "projector", "keep": "2/3", "select": "far"},
@@ -110,3 +117,29 @@ def test_rows_that_are_not_scaled(merge: Any) -> None:
         else:
             assert int((rows > 1).sum()) == 8
             assert float(rows.max()) < 2
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_unscaled_rows_are_those_of_the_release_of_prumerge(residual: bool) -> None:
+    """x + Σ a·x over a kept token's neighbours, and Σ a·x over all that was not selected, a the attention as it is."""
+    lists = Lists(1, True, protect=False)
+    lists.mass = [1.0] * lists.count
+    attention = lists.scores = [(i * 7 % 36 + 1) / 666 for i in range(36)]  # sums to 1
+    score = Use(lambda view, config: padded([attention]), PartConfig())
+    merge = use("merger", "knn", {"neighbours": 4, "residual": residual})
+    picks = (ResolvedPick(None, Part("top")),)
+    one = ResolvedStage("llm", 3, Keep("fraction", Fraction(1, 4)), picks, Part("knn"), rows="sum")
+    view = view_of([lists])
+    planned = PlannedStage(0, one, view.site, (PlannedPick(score, use("selector", "top"), None),), merge, frozenset())
+    done = reduce(planned, view, [9], [36], [0])
+    rows, x, hidden = done.rows(view.hidden)[0], lists.features["encoder"], lists.hidden
+    order = sorted(range(36), key=lambda i: -attention[i])
+    selected = order[: 9 - residual]
+    for place, token in enumerate(done.kept.index[0].tolist()):
+        near = sorted((i for i in range(36) if i != token), key=lambda i: -cosine(x[token], x[i]))[:4]
+        members = {i: attention[i] for i in near} | {token: 1.0}
+        if token not in selected:
+            members = {i: attention[i] for i in range(36) if i not in selected}
+        total = [sum(weight * hidden[i][d] for i, weight in members.items()) for d in range(DIM)]
+        assert rows[place].tolist() == pytest.approx(total, abs=1e-5)
+    assert len(set(done.kept.index[0].tolist()) - set(selected)) == residual
