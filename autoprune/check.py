@@ -6,6 +6,7 @@ Reads the real registries; torch, optuna, ray and mlflow stay out.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -268,37 +269,36 @@ def _reference(path: Path, geometry: Geometry) -> None:
 
 def _unusable(space: Space, geometry: Geometry) -> list[tuple[KeyPath, str]]:
     """What the model cannot give to some choice of the space: a class token, a decoder layer's rows, …; and where."""
-    bound, known = space.bind(geometry), RegisteredParts()
+    bound = space.bind(geometry)
     gentle = {p.name: p.choices[0] if p.kind == "choice" else p.high for p in bound.parameters}
-    points = [gentle, *({**gentle, p.name: option} for p in bound.parameters for option in p.choices[1:])]
+    floats = [p for p in bound.parameters if p.kind == "float"]
+    middle = {**gentle, **{p.name: (float(p.low or 0) + float(p.high or 0)) / 2 for p in floats}}  # all weights count
+    choices = [(p.name, option) for p in bound.parameters for option in p.choices[1:]]
     found: list[tuple[KeyPath, str]] = []
-    for point in points:
+    for point in (gentle, *({**gentle, name: option} for name, option in choices)):
+        found += [(("stages",), reason) for reason in _refused(bound.fill(point), geometry)]
+    at_a_stage: list[tuple[KeyPath, str]] = []
+    for point in (middle, *({**middle, name: option} for name, option in choices)):
         policy = bound.fill(point)
-        try:
-            make_plan(resolve(policy, geometry, known, geometry.tokens_per_image), geometry)
-        except Infeasible:
-            continue
-        except Unusable as error:
-            found += [(_asking(policy, reason, geometry), reason) for reason in error.reasons]
-        except BadInput as error:
-            found += [(("stages",), line) for line in str(error).split("\n")]
-    return list(dict.fromkeys(found))
+        for i, stage in enumerate(policy.stages):
+            half = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2))) if isinstance(stage, Stage) else stage
+            reasons = _refused(replace(policy, stages=(half,)), geometry, only=Unusable)
+            at_a_stage += [(("stages", i), reason) for reason in reasons]
+    known = {reason for _, reason in at_a_stage}
+    return list(dict.fromkeys([*at_a_stage, *(f for f in found if f[1] not in known)]))
 
 
-def _asking(policy: Policy, reason: str, geometry: Geometry) -> KeyPath:
-    """The path of the first stage that alone asks for what `reason` says is not there."""
-    for i, stage in enumerate(policy.stages):
-        alone = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2))) if isinstance(stage, Stage) else stage
-        try:
-            make_plan(resolve(replace(policy, stages=(alone,)), geometry, RegisteredParts()), geometry)
-        except Infeasible:
-            continue
-        except Unusable as error:
-            if reason in error.reasons:
-                return "stages", i
-        except BadInput:
-            continue  # a stage that only makes sense after another
-    return ("stages",)
+def _refused(policy: Policy, geometry: Geometry, only: type[BadInput] = BadInput) -> Sequence[str]:
+    """Why a model cannot carry out a policy. `only` Unusable: not what is wrong with a stage that stands alone."""
+    try:
+        make_plan(resolve(policy, geometry, RegisteredParts(), geometry.tokens_per_image), geometry)
+    except Unusable as error:
+        return error.reasons
+    except Infeasible:
+        return ()
+    except BadInput as error:
+        return () if only is Unusable else str(error).split("\n")
+    return ()
 
 
 def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:

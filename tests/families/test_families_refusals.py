@@ -73,6 +73,18 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
         SECOND,
         {"gemma3": "rotary embeddings, which cannot be undone"},
     ),
+    "cls where all may stay": (
+        "keep: {float: [0.4, 0.9]}, score: random",
+        "keep: {float: [0.4, 1.0]}, score: {encoder_attention: {from: cls}}",
+        FIRST,
+        dict.fromkeys((*QWEN, "gemma3", "llava_onevision"), NO_CLS),
+    ),
+    "a part of a mix": (
+        "score: random",
+        "score: {mix: {weights: {weights: [random, lattice, patch_entropy]}}}",
+        FIRST,
+        dict.fromkeys(QWEN, NO_PICTURES),
+    ),
     "sensitivity": (
         "score: {llm_attention: {from: last}}",
         "score: sensitivity",
