@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from oracles.schedules import autoprune25  # type: ignore[import-not-found,unused-ignore]
 from policy_fakes import PARTS, geometry
 
-from autoprune.policy.budget import Infeasible, budget, counts, lengths
+from autoprune.policy.budget import Infeasible, asked, budget, counts, lengths
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
 from autoprune.policy.resolved import Keep, KeepKind, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
@@ -188,3 +189,28 @@ def test_a_logistic_follows_the_published_curve(slope: float, b: float) -> None:
     resolved = _resolved({"along": [0, depth - 1], "curve": {"logistic": curve}}, depth, n)
     expected = autoprune25(depth, 0, x0, slope, 1, b)
     assert [k / n for k in lengths(resolved, n)] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("picks", "total", "expected"),  # (share, overlap, dilate)
+    [
+        ([("1/3", False, None), (None, False, None)], 10, [3, 7]),  # as `split`
+        (
+            [("3/10", False, None), ("3/10", True, None), ("1/2", True, None), (None, False, None)],
+            288,
+            [86, 86, 144, 144],
+        ),
+        ([("1/10", False, None), ("9/10", True, None), (None, False, None)], 144, [14, 130, 14]),
+        ([("27/37", False, None), ("10/37", True, None), (None, False, None)], 237, [173, 64, 64]),
+        ([("1/10", False, "cross"), (None, False, None)], 192, [4, 188]),  # HiPrune: 4, 3 and 1 anchors
+        ([("1/10", False, "cross"), (None, False, None)], 128, [3, 125]),
+        ([("1/10", False, "cross"), (None, False, None)], 64, [1, 63]),
+        ([("1/2", False, None), ("1/2", False, "cross"), (None, False, None)], 0, [0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_what_picks_are_asked_for_where_they_overlap_or_dilate(picks: Any, total: int, expected: list[int]) -> None:
+    """All but the last their shares; the last the most that those before it can leave."""
+    made = [
+        ResolvedPick(None, Part("top"), None if s is None else Fraction(s), overlap=o, dilate=d) for s, o, d in picks
+    ]
+    assert asked(made, total) == expected

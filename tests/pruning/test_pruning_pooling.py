@@ -6,13 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pruning_support import Sample, inputs, model, policy, stage
+from pruning_support import Sample, inputs, model, policy, single, stage
 from test_pruning_parts import RANDOM, World, plan_stage
 
-from autoprune.models.family import ImageLayout
+from autoprune.document.yaml import read
+from autoprune.models.family import ImageLayout, geometry_of
+from autoprune.policy import catalog
+from autoprune.policy.budget import counts
+from autoprune.policy.canonical import resolve
+from autoprune.policy.document import Policy
 from autoprune.policy.resolved import Part
 from autoprune.pruning.grouping import Partition
+from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import PlannedStage, Use
+from autoprune.pruning.record import Run
 from autoprune.pruning.session import Session
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.view import Grid, StageView
@@ -158,3 +165,29 @@ def test_on_a_model_a_quarter_is_the_grid_of_half_the_side(family: str) -> None:
         expected = [6 * (2 * i + 1) + 2 * j + 1 for i in range(3) for j in range(3)]
         assert run.kept(3, 0) == expected
         assert run.kept(3, 1) == expected + [36 + t for t in expected]
+
+
+@pytest.mark.parametrize("name", ["hired", "hiprune", "ptp", "pooling", "btp"])
+def test_tiled_pictures_keep_their_count_and_a_batch_is_its_samples(name: str) -> None:
+    """The documents whose groups, neighbours or cells follow the tiles, on pictures of two sizes."""
+    made = model("llava_next")
+    samples = [Sample(9, ((48, 96),)), Sample(14, ((96, 96), (48, 96))), Sample(6, ())]
+    batch = inputs(made, samples)
+    policy_of = Policy.from_source(read(catalog.find("policies", name)), RegisteredParts())
+    document = replace(policy_of, stages=policy_of.stages[:1])  # the tiny model is too shallow for the others
+    resolved = resolve(document, geometry_of(made.config.to_dict()), RegisteredParts())
+    layer = resolved.stages[0].layer
+
+    def kept(rows: dict[str, torch.Tensor]) -> Run:
+        with Session(made, resolved) as session, torch.no_grad():
+            made(**rows, use_cache=False)
+            return session.run
+
+    together = kept(batch)
+    for b, n in enumerate(together.n):
+        newlines = sum(height // 8 for height, _ in samples[b].images)
+        assert together.lengths[layer][b] == (counts(resolved, n, newlines)[0] if n else 0)
+        alone = kept(single(batch, samples, b))
+        if n:
+            assert alone.kept(layer, 0) == together.kept(layer, b)
+            assert len(set(together.kept(layer, b))) == together.lengths[layer][b] < n
