@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.calibration.batches import batches
 from autoprune.errors import BadInput
+from autoprune.policy.budget import PARK
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy
 from autoprune.pruning.session import Session
 
@@ -57,7 +58,8 @@ def undecided(resolved: ResolvedPolicy, counts: Sequence[Sequence[int]] = ()) ->
     stages = []
     for i, stage in enumerate(resolved.stages):
         keep = Keep("tokens", Fraction(max(counts[i]))) if stage.keep.decided else replace(stage.keep, rule=None)
-        stages.append(replace(stage, keep=keep, picks=free if stage.picks else (), merge=Part("drop", {})))
+        merge = stage.merge if stage.merge.name == PARK else Part("drop", {})  # what is parked has to come back
+        stages.append(replace(stage, keep=keep, picks=free if stage.picks else (), merge=merge))
     return replace(resolved, stages=tuple(stages))
 
 

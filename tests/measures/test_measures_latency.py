@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from autoprune.errors import BadInput
 from autoprune.measures.latency import Spread, undecided
+from autoprune.policy.budget import lengths
 from autoprune.policy.canonical import to_json
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 
@@ -35,6 +37,13 @@ def test_the_free_choice_keeps_the_schedule(tiny: Any) -> None:
     assert [(s.layer, s.keep) for s in free.stages] == [(1, Keep("fraction", Fraction(1, 3)))]
     assert free.stages[0].picks[0].score is None
     assert free.stages[0].merge.name == "drop"
+
+
+def test_the_free_choice_brings_back_what_was_parked() -> None:
+    (parked,) = POLICY.stages
+    stages = (replace(parked, merge=Part("park")), replace(parked, layer=2, keep=Keep("fraction", Fraction(1))))
+    policy = ResolvedPolicy((stages[0], replace(stages[1], restore="scattered")), 4)
+    assert lengths(undecided(policy), 36) == lengths(policy, 36) == (36, 12, 36, 36)
 
 
 def test_the_free_choice_of_a_rule_keeps_what_the_largest_sample_kept(tiny: Any) -> None:

@@ -21,6 +21,14 @@ POLICIES = {
         stage(1, "1/2", "llm_attention", merge="nearest", positions="compact"),
         stage(3, "1/4", ("llm_attention", {"from": "text"}), "far", merge="residual"),
     ),
+    "by mass": policy(
+        stage(1, "1/2", "llm_attention", merge="nearest", attend="mass"),
+        stage(3, "1/4", ("llm_attention", {"layer": "own", "from": "text"}), merge=("nearest", {"space": "hidden"})),
+    ),
+    "restored": policy(
+        stage(1, "1/4", ("llm_attention", {"from": "last"}), merge="park"),
+        stage(3, "1/2", ("llm_attention", {"layer": "own", "from": "text"}), restore="scattered"),
+    ),
     "input": policy(stage(0, "1/3", "encoder_attention"), stage(0, "1/6", None, "far")),
 }
 
