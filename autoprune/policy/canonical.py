@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
-from autoprune.policy.budget import PARK, Counting
+from autoprune.policy.budget import PARK, Counting, count_steps, fractional_budget
 from autoprune.policy.expand import Placed, expand
 from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Stage, Use
 from autoprune.policy.resolved import Keep, KeepKind, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
@@ -44,9 +44,20 @@ def resolve(
     if parity:
         policy = replace(policy, stages=policy.parity.applied(policy.stages))
     placed = expand(policy, geometry.depth, geometry.tokens_per_image or tokens)
+    _feasible(placed, geometry.depth, geometry.tokens_per_image or tokens)
     placed = tuple(replace(p, stage=_protecting(p.stage, geometry)) for p in placed)
     bind = Binder(policy, geometry, parts, policy.parity.rows if parity else None)
     return ResolvedPolicy(tuple(bind.stage(p) for p in _Kept(placed, geometry, tokens).stages()), geometry.depth)
+
+
+def _feasible(placed: tuple[Placed, ...], depth: int, tokens: int | None) -> None:
+    """Raises `Infeasible` where a budget is out of reach that layers share on the run, however they do it."""
+    if any(p.keep.kind == "shared" for p in placed):
+        steps = [(p.layer, p.keep) for p in placed]
+        if tokens:
+            count_steps(steps, tokens, depth, [0] * len(steps))
+        else:
+            fractional_budget(steps, depth)
 
 
 def _protecting(stage: AnyStage, geometry: Geometry) -> AnyStage:

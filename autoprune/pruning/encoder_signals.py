@@ -45,6 +45,13 @@ class EncoderKeys:
 
 
 @dataclass(frozen=True)
+class ClassLikeness:
+    """Cosine of a patch's features and the class token's as they enter a block: [V]."""
+
+    block: int
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """How strongly the projector answers to a small change of its input row: [V]. See `pruning/jacobian.py`."""
 
@@ -66,4 +73,6 @@ class Pixels:
     """An integer hash of the token's image: [V]."""
 
 
-EncoderSignal = EncoderWalk | EncoderFeatures | EncoderKeys | Sensitivity | PatchEntropy | Lattice | Pixels
+EncoderSignal = (
+    EncoderWalk | ClassLikeness | EncoderFeatures | EncoderKeys | Sensitivity | PatchEntropy | Lattice | Pixels
+)

@@ -19,6 +19,7 @@ import torch
 from autoprune.errors import AutoPruneError
 from autoprune.models.family import Family, ImageLayout, Places
 from autoprune.pruning.encoder_signals import (
+    ClassLikeness,
     EncoderFeatures,
     EncoderKeys,
     EncoderWalk,
@@ -165,7 +166,7 @@ class VisionWatch:
         for block in {b for s in wanted for b in _blocks(s)} - self._taps.keys():
             module = getattr(self._places.blocks[block], self._places.attention)
             self._taps[block] = Tap(module, functools.partial(self._listen, block), self._places.packed)
-        for block in {b for s in wanted if isinstance(s, EncoderWalk) and s.start == "norm" for b in s.blocks}:
+        for block in {b for s in wanted for b in _measured(s)}:
             if block not in self._measured:
                 self._measured.add(block)
                 hook = functools.partial(self._entering, block)
@@ -216,9 +217,13 @@ class VisionWatch:
 
     def _entering(self, block: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._call is not None:
-            rows: Tensor = args[0] if args else kwargs["hidden_states"]
-            lengths = torch.linalg.vector_norm(rows.float(), dim=-1)
+            rows: Tensor = (args[0] if args else kwargs["hidden_states"]).float()
+            lengths = torch.linalg.vector_norm(rows, dim=-1)
             self._call.lengths[block] = lengths[None] if lengths.ndim == 1 else lengths
+            likeness = ClassLikeness(block)
+            if likeness in self._call.wanted:
+                unit = torch.nn.functional.normalize(rows, dim=-1)
+                self._call.rows[likeness] = (unit @ unit[:, 0, :, None])[..., 0]
 
     def _bending(self, module: Any, args: tuple[Any, ...], output: Tensor) -> None:
         call = self._call
@@ -249,6 +254,13 @@ def _blocks(signal: Signal) -> tuple[int, ...]:
     if isinstance(signal, EncoderKeys):
         return (signal.block,)
     return signal.blocks if isinstance(signal, EncoderWalk) else ()
+
+
+def _measured(signal: Signal) -> tuple[int, ...]:
+    """The blocks before which features are measured."""
+    if isinstance(signal, ClassLikeness):
+        return (signal.block,)
+    return signal.blocks if isinstance(signal, EncoderWalk) and signal.start == "norm" else ()
 
 
 def _sums(values: Tensor, lengths: Sequence[int]) -> Tensor:

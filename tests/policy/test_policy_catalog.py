@@ -92,6 +92,7 @@ LITERAL = {
     "saint_llm": ([*range(8, 18)], [576] * 10, 576),  # at most: the input decides
     "sparsevlm": ([3, 7, 16], [309, 204, 113], (3 * 576 + 4 * 309 + 9 * 204 + 16 * 113) / 32),
     "sparsevlm_v2": ([3, 7, 16], [300, 200, 118], (3 * 576 + 4 * 300 + 9 * 200 + 16 * 118) / 32),
+    "sparsity_meets_similarity": ([0, 16], [576, 576], 576),  # bounds: the input decides
     "star": ([0, 24], [288, 144], 252),
     "stride": ([0], [144], 144),
     "todre": ([0, 28], [58, 58], 58),  # the second: all or nothing

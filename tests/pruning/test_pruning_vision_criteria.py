@@ -12,7 +12,7 @@ import torch
 from pruning_support import LAYERS, Sample, inputs, model, policy, single, stage
 from transformers import CLIPVisionConfig
 from transformers.activations import ACT2FN
-from vision_support import SAMPLES, agree, attention, per_sample, pictures, scores, siglip
+from vision_support import SAMPLES, agree, attention, entering_block, per_sample, pictures, scores, siglip
 
 from autoprune.errors import BadInput
 from autoprune.models.family import ImageLayout, geometry_of
@@ -292,3 +292,13 @@ def test_stride_marks_every_s_th_row_and_column(family: str, every: int) -> None
     if family == "llava_next":  # an image of 48 x 96: 6 rows of 12 patches and a newline
         first += [float(y % every == 0 and x % every == 0) for y in range(6) for x in range(13)]
     assert found[0, : len(first)].tolist() == first
+
+
+def test_class_likeness_is_the_cosine_to_the_class_token() -> None:
+    made, samples = model(), SAMPLES["llava"]
+    batch = inputs(made, samples)
+    states = entering_block(made, pictures(made, batch), 2).double()
+    rows = [[float(torch.nn.functional.cosine_similarity(x[0], v, dim=0)) for v in x[1:]] for x in states]
+    assert agree(scores(made, batch, ("class_likeness", {"layer": -1})), per_sample(batch, samples, rows))
+    with pytest.raises(BadInput, match="class_likeness: this model's vision tower has no class token"):
+        Session(siglip(), policy(stage(0, "1/2", ("class_likeness", {}))))

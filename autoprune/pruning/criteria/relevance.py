@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 REFUSED = (
     "relevance needs the answer and a backward pass through the unpruned model, which a prefill cannot give: "
-    "it is an oracle for diagnostics, autoprune.api.token_relevance"
+    "it is an oracle for diagnostics, autoprune.pruning.relevance"
 )
 
 
