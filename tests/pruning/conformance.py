@@ -42,6 +42,8 @@ KINDS = get_args(parts.Kind)
 PARTS = RegisteredParts()
 KEEP, MOST, PROTECTED = Fraction(1, 3), Fraction(1, 2), (0, 5)
 RANDOM = use(("random", {"seed": 1}))
+BY_HEAD = use(("encoder_attention", {"from": "all", "heads": "each"}))
+ALONG = {"logistic"}  # shares a budget among layers, not one stage's: test_pruning_along.py, policy autoprune_2025
 SITES = (("llm", 3), ("llm", 0))
 ONE, WIDE = (48, 48), (48, 96)
 
@@ -89,7 +91,7 @@ def newlines(name: str) -> tuple[int, ...]:
 def one_stage(kind: parts.Kind, part: Part, site: str, layer: int, keep: Fraction = KEEP) -> ResolvedPolicy:
     """The part in a stage that is otherwise the plainest, two positions of every sample protected. A count rule decides
     up to half of the tokens where not all are kept."""
-    score = part if kind == "criterion" else RANDOM
+    score = part if kind == "criterion" else BY_HEAD if part.name == "head" else RANDOM
     select = part if kind == "selector" else Part("top")
     merge = part if kind == "merger" else Part("drop")
     pick = ResolvedPick(score, select, group=part if kind == "group" else None)
@@ -136,6 +138,12 @@ def cell(kind: parts.Kind, part: Part, name: str) -> Cell:
 def cells(name: str) -> tuple[Cell, ...]:
     """Every part with every value of its enumerated parameters in a family."""
     return tuple(cell(kind, part, name) for kind in KINDS for part in variants(kind))
+
+
+def examined(kind: parts.Kind) -> set[str]:
+    """Parts of single stages that policies can use: all but the oracles for diagnostics (T4)."""
+    usable = {name for name in parts.names(kind) if (info := parts.find(kind, name)) is not None and info.tier != "T4"}
+    return usable - ALONG if kind == "count" else usable
 
 
 def first_cells(name: str) -> Iterator[Cell]:

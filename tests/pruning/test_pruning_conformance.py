@@ -26,6 +26,7 @@ from conformance import (
     bound,
     cells,
     deep,
+    examined,
     first_cells,
     geometry,
     newlines,
@@ -40,7 +41,7 @@ from autoprune.policy.budget import budget, lengths, separators
 from autoprune.policy.canonical import from_json, to_json
 from autoprune.policy.document import Policy
 from autoprune.policy.resolved import ResolvedPolicy
-from autoprune.pruning import parts, prefill
+from autoprune.pruning import prefill
 from autoprune.pruning.record import Run
 from autoprune.pruning.session import Session
 from autoprune.pruning.stage import Reduction, reduce
@@ -195,6 +196,6 @@ def test_what_is_examined_can_be_counted() -> None:
     assert len(refused) == sum(one.site is None for one in ONCE)
     for name in FAMILIES:
         assert {(one.kind, one.part.name) for one in ONCE if one.family == name} == {
-            (kind, part) for kind in KINDS for part in parts.names(kind)
+            (kind, part) for kind in KINDS for part in examined(kind)
         }
     assert all(one.site is not None for one in ONCE if one.family == "llava")  # nothing is refused everywhere
