@@ -9,7 +9,7 @@ from autoprune.api.state import user_folders
 from autoprune.document.yaml import read
 from autoprune.policy import catalog
 from autoprune.policy.document import Policy
-from autoprune.policy.model import MixUse, ScoreUse, Stage, Use, uses
+from autoprune.policy.model import AnyStage, MixUse, ScoreUse, Stage, Use, uses
 from autoprune.pruning import parts
 from autoprune.pruning.lookup import RegisteredParts
 
@@ -41,9 +41,14 @@ def list_methods() -> list[dict[str, Any]]:
 
 
 def sites(policy: Policy) -> list[str]:
-    """Where its stages stand, as written; a curve's as its two ends."""
-    written = [s.at.text if isinstance(s, Stage) else f"llm:{s.along[0]}..{s.along[1]}" for s in policy.stages]
-    return list(dict.fromkeys(written))
+    """Where its stages stand, as written; a range of layers as its two ends."""
+    return list(dict.fromkeys(map(_site, policy.stages)))
+
+
+def _site(stage: AnyStage) -> str:
+    if isinstance(stage, Stage):
+        return stage.at.text if stage.until is None else f"{stage.at.text}..{stage.until}"
+    return f"llm:{stage.along[0]}..{stage.along[1]}"
 
 
 def _class(policy: Policy, where: list[str]) -> str:
