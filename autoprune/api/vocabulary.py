@@ -96,7 +96,7 @@ def markdown(listed: list[dict[str, Any]]) -> str:
     for kind, title in KINDS.items():
         lines += ["", f"## {title}"]
         for part in (p for p in listed if p["kind"] == kind):
-            sites = "" if len(part["sites"]) == 2 else f", only at {', '.join(part['sites'])}"
+            sites = {0: ", in no policy", 1: f", only at {''.join(part['sites'])}"}.get(len(part["sites"]), "")
             lines += ["", f"### {part['name']}", "", f"{part['summary']} *({part['signal_tier']}{sites})*"]
             if part["parameters"]:
                 lines += ["", *(f"- `{parameter_text(n, s)}`" for n, s in part["parameters"].items())]

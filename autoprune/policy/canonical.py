@@ -225,6 +225,8 @@ class Binder:
             for key, value in params.items():
                 if key in ("layer", "layers") and value is not None:
                     params[key] = self.layers(value, layer, vision)
+        if params.get("key_layer") is not None:
+            params["key_layer"] = self.vision_layer(params["key_layer"])
         return Part(use.name, params)
 
     def layers(self, layer: Any, stage: int, vision: bool) -> Any:

@@ -28,6 +28,10 @@ class PartLookup(Protocol):
         """Whether a selector cannot work without scores."""
         ...
 
+    def shares_layers(self, rule: str) -> bool:
+        """Whether a count rule shares a budget among several layers, rather than count the tokens of one stage."""
+        ...
+
     def reads_score(self, kind: PartKind, name: str) -> Reads:
         """What a selector or merger takes from the scores: nothing, only their order, or their values."""
         ...

@@ -101,10 +101,6 @@ class ResolvedPolicy:
     depth: int
 
     @property
-    def first_layer(self) -> int | None:
-        return self.stages[0].layer if self.stages else None
-
-    @property
     def adaptive(self) -> bool:
         """Whether some count depends on what a sample shows, so that costs are known only after a run."""
         return any(stage.keep.decided for stage in self.stages)

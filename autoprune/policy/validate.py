@@ -81,21 +81,45 @@ class _Check:
         if rule is None:
             return
         yield from self.use("count", rule, stage)
-        known = rule.name in self.parts.names("count")
-        if known and self.parts.needs_score("count", rule.name) and stage.pick[0].score is None:
+        if rule.name not in self.parts.names("count"):
+            return
+        yield from self.among_layers(stage, rule)
+        if self.parts.needs_score("count", rule.name) and stage.pick[0].score is None:
             yield Problem(
                 stage.pick[0].path, f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`"
+            )
+
+    def among_layers(self, stage: AnyStage, rule: Use) -> Iterator[Problem]:
+        """A rule that shares a budget among layers stands before a range of them, and there such a rule stands."""
+        shared = isinstance(stage, Stage) and stage.until is not None and stage.keep.kind == "to_budget"
+        able = self.parts.shares_layers(rule.name)
+        if able and not shared:
+            how = "write `along: [first, last]` and `keep: {rule: {" + rule.name + ": …}, fit: {to_budget: B}}`"
+            yield Problem(rule.path, f"keep: rule {rule.name} shares a budget among layers: {how}")
+        elif able and "along" in rule.params:
+            path = (*rule.path, rule.name, "along")
+            yield Problem(path, "`along` stands on the stage: the rule's follows from it", key=True)
+        elif shared and not able:
+            those = ", ".join(name for name in self.parts.names("count") if self.parts.shares_layers(name))
+            yield Problem(
+                rule.path, f"keep: rule {rule.name} does not share a budget among layers; rules that do: {those}"
             )
 
     def by_head(self, pick: Pick) -> Iterator[Problem]:
         """Scores of single heads are for a group of heads, and such a group is for them."""
         heads = pick.group is not None and pick.group.name == "head"
-        named = self.policy.criteria.get(pick.score.name, pick.score) if isinstance(pick.score, Use) else pick.score
-        apart = isinstance(named, Use) and named.params.get("heads") == "each"
+        apart = pick.score is not None and self.apart(pick.score)
         if heads and not apart and pick.group is not None:
             yield Problem(pick.group.path, "group: head needs a score with `heads: each`")
         elif apart and not heads and pick.score is not None:
             yield Problem(pick.score.path, "score: `heads: each` needs `group: head`")
+        if pick.allocate is not None and self.apart(pick.allocate):
+            yield Problem(pick.allocate.path, "allocate: `heads: each` cannot say how groups share the count")
+
+    def apart(self, score: ScoreUse) -> bool:
+        """Whether a score is one of single heads."""
+        named = self.policy.criteria.get(score.name, score) if isinstance(score, Use) else score
+        return isinstance(named, Use) and named.params.get("heads") == "each"
 
     def allocated(self, pick: Pick, group: Use) -> Iterator[Problem]:
         """The score that the groups' shares follow is there where the split reads one, and only there."""
@@ -143,6 +167,8 @@ class _Check:
                 yield Problem(path, f"{name!r} is a mix itself; a mix of mixes is not supported", key=True)
             elif named is not None:
                 yield from self.here(name, named, stage, path, key=True)
+                if self.apart(named):
+                    yield Problem(path, f"{name}: `heads: each` cannot be part of a mix", key=True)
             else:
                 for p in self.use("criterion", Use(name, {}, path), stage):
                     yield Problem(p.path, p.message, key=True)
@@ -175,7 +201,11 @@ class _Check:
     def legal(self, kind: PartKind, use: Use, filled: Mapping[str, Any], stage: AnyStage) -> Iterator[Problem]:
         sites = self.parts.sites(kind, use.name)
         site = stage.at.kind if isinstance(stage, Stage) else "llm"
-        if site not in sites:
+        if not sites:
+            yield Problem(
+                use.path, f"{kind} {use.name!r} is for diagnostics: a prefill cannot give it, no policy can use it"
+            )
+        elif site not in sites:
             why = "an LM row at projector: " if kind == "criterion" and site == "projector" else ""
             yield Problem(use.path, f"{why}{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
         elif kind in ("criterion", "count"):
@@ -184,6 +214,9 @@ class _Check:
                 message = self.vision_layer(layer) if "projector" in sites else self.decoder_layer(layer, stage)
                 if message:
                     yield Problem(path, message)
+        message = self.vision_layer(filled["key_layer"]) if filled.get("key_layer") is not None else ""
+        if message:
+            yield Problem((*use.path, use.name, "key_layer"), message)
 
     def vision_layer(self, layer: Any) -> str:
         """What is wrong with an encoder block's number, or nothing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Heads = Literal["mean", "max"]
 WalkHeads = Literal["mean", "sum", "max", "rms", "top_half", "joined", "each"]
 Start = Literal["cls", "all", "patches", "norm", "query"]
 Over = Literal["sum", "mean", "ema", "difference"]

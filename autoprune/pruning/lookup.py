@@ -27,6 +27,9 @@ class RegisteredParts:
     def needs_score(self, kind: PartKind, name: str) -> bool:
         return "score" in self._find(kind, name).needs
 
+    def shares_layers(self, rule: str) -> bool:
+        return "layers" in self._find("count", rule).needs
+
     def reads_score(self, kind: PartKind, name: str) -> Reads:
         return self._find(kind, name).reads
 

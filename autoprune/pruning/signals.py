@@ -86,6 +86,12 @@ DecoderLayer = Annotated[
 DecoderLayers = Annotated[tuple[int | str, int | str] | None, BeforeValidator(lambda value: _ends(value, ROWS))]
 
 
+def _in_order(first: Any, last: Any) -> bool:
+    """Whether a range may run from first to last. What cannot be told without the depth is told with it."""
+    numbers = type(first) is int and type(last) is int
+    return not (numbers and (first < 0) == (last < 0) and first >= last)
+
+
 def layer_or_layers(given: Any) -> Any:
     """Parameters of a criterion that reads one layer (`layer`) or a range (`layers`, put together by `over`).
 
@@ -103,6 +109,9 @@ def layer_or_layers(given: Any) -> Any:
         return data
     if data.get("layer") is not None:
         raise ValueError("give `layer` or `layers`, not both")
+    ends = data["layers"]
+    if isinstance(ends, list | tuple) and len(ends) == 2 and not _in_order(*ends):
+        raise ValueError(f"layers goes from shallow to deep, not from {ends[0]} to {ends[1]}")
     return {**data, "layer": None, "over": data.get("over") or "sum"}
 
 

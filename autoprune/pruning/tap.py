@@ -20,8 +20,6 @@ from autoprune.pruning.tensors import take
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from autoprune.pruning.encoder_signals import Heads
-
 NAME = "autoprune_tap"
 Listener = Callable[["Tensor", "Tensor", float, "Tensor | None"], None]
 
@@ -108,8 +106,3 @@ def row_mask(mask: Tensor | None, rows: Tensor, columns: int, valid: Tensor | No
     if valid is not None:
         seen = seen & valid[:, None, :]
     return seen[:, None]
-
-
-def over_heads(weights: Tensor, heads: Heads) -> Tensor:
-    """[B, H, ...] -> [B, ...]."""
-    return weights.mean(1) if heads == "mean" else weights.amax(1)

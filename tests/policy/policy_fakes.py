@@ -99,6 +99,9 @@ class FakeParts:
     def needs_score(self, kind: str, name: str) -> bool:
         return name in ("top", "nms")
 
+    def shares_layers(self, rule: str) -> bool:
+        return False
+
     def reads_score(self, kind: str, name: str) -> Any:
         return _PARTS[kind][name][2]
 

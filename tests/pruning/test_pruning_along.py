@@ -144,12 +144,16 @@ def test_what_stands_before_several_layers(stage: dict[str, Any], message: str) 
 
 
 def test_a_rule_that_shares_needs_layers_and_only_such_a_rule_can() -> None:
-    alone = document({"at": "llm:2", "keep": {"rule": {"logistic": {"slope": 8}}}, "score": TEXT})
-    with pytest.raises(BadInput, match="shares a budget among layers"):
-        Session(model(), bound(alone))
+    for given in ({}, {"along": [2, 4]}):
+        rule = {"logistic": {"slope": 8, **given}}
+        for keep in ({"rule": rule}, {"rule": rule, "fit": {"to_budget": 0.5}}):
+            with pytest.raises(BadInput, match="rule logistic shares a budget among layers: write `along"):
+                document({"at": "llm:2", "keep": keep, "score": TEXT})
+    with pytest.raises(BadInput, match="`along` stands on the stage"):
+        document(shared(0.5, along=[2, 4]))
     other = {"along": [2, 4], "keep": {"rule": "elbow", "fit": {"to_budget": 0.5}}, "score": TEXT}
-    with pytest.raises(BadInput, match="elbow does not share a budget among layers"):
-        Session(model(), bound(document(other)))
+    with pytest.raises(BadInput, match="elbow does not share a budget among layers; rules that do: logistic"):
+        document(other)
     deep = document({**shared(0.9), "along": [2, LAYERS]})
     with pytest.raises(BadInput, match="beyond the model"):
         bound(deep)

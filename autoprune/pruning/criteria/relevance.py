@@ -35,6 +35,7 @@ def flops(config: Relevance, sizes: Sizes) -> int:
     Relevance,
     flops=flops,
     tier="T4",
+    sites=(),
     paper="Generic Token Compression in Multimodal Large Language Models from an Explainability Perspective (2025); "
     "Generic Attention-model Explainability (Chefer et al., ICCV 2021)",
 )

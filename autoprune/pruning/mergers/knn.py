@@ -26,7 +26,7 @@ class Knn(SpaceConfig):
     likeness."""
 
     space: FeatureSpace = "encoder"
-    neighbours: int = Field(default=32, ge=1)
+    neighbours: int = Field(default=32, ge=1, strict=True)
     residual: bool = False
     into: Into = "all"
     text_weight: Number = Field(default=0.0, ge=0)
