@@ -7,6 +7,7 @@ counted before the model runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoprune.pruning.signals import PartConfig
@@ -14,6 +15,7 @@ from autoprune.pruning.signals import PartConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from autoprune.policy.budget import Counting
     from autoprune.pruning.plan import PlannedStage
     from autoprune.pruning.view import StageView
 
@@ -40,6 +42,30 @@ def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | Non
     seen = scores.mean(2) if scores is not None and scores.ndim == 3 else scores  # what heads say together
     counts: Tensor = planned.rule.run(view, seen, view.candidates, planned.rule.config)
     return counts, scores
+
+
+def shared_out(
+    planned: PlannedStage, view: StageView, counting: Sequence[Counting], now: Sequence[int], depth: int
+) -> list[list[int]]:
+    """Counts [layer][sample] of a budget that a stage shares with those after it, by its rule's curve. The host waits.
+
+    `counting`: how far each sample's counts have come; `now`: its visual tokens."""
+    from autoprune.document.numbers import exact
+    from autoprune.policy.budget import rounded
+    from autoprune.policy.retention import retained
+
+    if planned.rule is None:
+        raise ValueError("layers share a budget, but no rule says how")
+    heights = planned.rule.run(view, None, view.candidates, planned.rule.config).tolist()
+    first, layers = planned.stage.layer, len(heights[0])
+    weights = [1] * (layers - 1) + [depth - first - layers + 1]
+    most = exact(planned.rule.config.most)  # type: ignore[attr-defined]
+    counts = []
+    for height, sample, current in zip(heights, counting, now, strict=True):
+        cap = min(current, rounded(most, sample.n)) if current else 0
+        left = sample.left(first, planned.stage.keep.value)
+        counts.append(retained(height, weights, left, cap) if cap else (0,) * layers)
+    return [list(layer) for layer in zip(*counts, strict=True)]
 
 
 def finite(scores: Tensor, among: Tensor) -> Tensor:

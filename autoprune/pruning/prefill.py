@@ -1,6 +1,7 @@
 """One prefill: carries out the stages while the language model runs through its layers.
 
-All lengths are integers on the host, read from the device once at the start; nothing after that waits for the device.
+All lengths are integers on the host, read from the device once at the start. After that the host waits only where a
+count depends on what a sample shows: a count rule's, or how many protected tokens earlier stages have left.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autoprune.document.numbers import exact
 from autoprune.errors import AutoPruneError
-from autoprune.policy.budget import counting, counts, rounded, separators
-from autoprune.policy.retention import retained
+from autoprune.policy.budget import counting, counts, separators
 from autoprune.pruning.block import statistic
-from autoprune.pruning.counting import decide
+from autoprune.pruning.counting import decide, shared_out
 from autoprune.pruning.decoder_signals import (
     BlockStatistic,
     DecoderKeys,
@@ -34,6 +33,7 @@ from autoprune.pruning.layout import Layout
 from autoprune.pruning.pairs import Pairs
 from autoprune.pruning.parking import Parking, Present, Restore, returned
 from autoprune.pruning.plan import Plan, PlannedStage, Use
+from autoprune.pruning.prompt import Prompt, grid_of, per_sample
 from autoprune.pruning.record import Run
 from autoprune.pruning.rotation import even, from_zero, unrotated
 from autoprune.pruning.signals import Signal
@@ -43,53 +43,12 @@ from autoprune.pruning.tensors import take, true_first, true_last
 from autoprune.pruning.transition import transition
 from autoprune.pruning.translate import Translator
 from autoprune.pruning.view import Grid, StageView, TextSpace
-from autoprune.pruning.vision import ImageFacts, facts_of
+from autoprune.pruning.vision import facts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST_MASS = 1e-6  # of a row, where attention weighs by mass
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """The unpruned sequence. Masks are [B, S]; `asked` are the prompt rows, `text` those after the last visual token,
-    `last` [B, 1] the last of them, `told` those that are text after any visual token. pair [B, S]: number of the run of
-    visual tokens that a column is in or after, from 0, -1 before the first. Lists are per sample, on the host."""
-
-    visual: Tensor
-    real: Tensor | None
-    asked: Tensor
-    text: Tensor
-    last: Tensor
-    told: Tensor
-    pair: Tensor
-    n: list[int]
-    lengths: list[int]
-    text_rows: int
-    told_rows: int
-    pairs: int
-
-    @classmethod
-    def read(cls, visual: Tensor, real: Tensor | None, answer_start: Tensor | None) -> Prompt | None:
-        """The one wait for the device. None where no sample has a visual token."""
-        columns = torch.arange(visual.shape[1], device=visual.device)
-        present = torch.ones_like(visual) if real is None else real
-        visual = visual & present
-        asked = present if answer_start is None else present & (columns < answer_start.to(visual.device)[:, None])
-        last = (columns * asked).amax(1, keepdim=True)
-        has_image = visual.any(1, keepdim=True)
-        last_visual = torch.where(has_image, (columns * visual).amax(1, keepdim=True), visual.shape[1])
-        text = (asked & (columns > last_visual)) | ((columns == last) & has_image)
-        starts = visual & ~torch.nn.functional.pad(visual, (1, -1))
-        pair = starts.cumsum(1) - 1
-        told = asked & ~visual & (pair >= 0)
-        sums = [mask.sum(1) for mask in (visual, present, text, told, starts)]
-        n, lengths, rows, told_rows, pairs = torch.stack(sums).tolist()
-        if not any(n):
-            return None
-        real = present if min(lengths) < visual.shape[1] else None
-        return cls(visual, real, asked, text, last, told, pair, n, lengths, max(rows), max(told_rows), max(pairs))
 
 
 @dataclass(eq=False)
@@ -142,8 +101,8 @@ class Prefill:
         place = torch.cat([torch.arange(f.tokens) for f in facts]).to(device)
         self.place = place[self.ordinal]
         self.newline = torch.cat([f.newline for f in facts])[self.ordinal]
-        self.pictures, self.newlines = _per_sample(facts, self.prompt.n)
-        self.grid = _grid(facts, self.ordinal)
+        self.pictures, self.newlines = per_sample(facts, self.prompt.n)
+        self.grid = grid_of(facts, self.ordinal)
 
     def _protected(self, planned: PlannedStage) -> Tensor:
         """[B, V] mask of protected tokens among those still there (padding included, masked by the caller)."""
@@ -227,18 +186,8 @@ class Prefill:
     def _share_of(self, planned: PlannedStage, view: StageView) -> list[int]:
         """What each sample's layer gets of a budget that several stages share; the first of them decides for all."""
         if planned.number not in self.shares:
-            if planned.rule is None:
-                raise AutoPruneError("layers share a budget, but no rule says how")
-            heights = planned.rule.run(view, None, view.candidates, planned.rule.config).tolist()
-            layers = range(planned.stage.layer, planned.stage.layer + len(heights[0]))
-            weights = [1] * (len(layers) - 1) + [self.plan.resolved.depth - layers[-1]]
-            budget, most = planned.stage.keep.value, planned.rule.config.most  # type: ignore[attr-defined]
-            counted = []
-            for height, sample, now in zip(heights, self.counting, self.now, strict=True):
-                cap = min(now, rounded(exact(most), sample.n)) if now else 0
-                left = sample.left(planned.stage.layer, budget)
-                counted.append(retained(height, weights, left, cap) if cap else (0,) * len(layers))
-            self.shares.update({planned.number + i: [c[i] for c in counted] for i in range(len(layers))})
+            layers = shared_out(planned, view, self.counting, self.now, self.plan.resolved.depth)
+            self.shares.update(enumerate(layers, planned.number))
         return self.shares[planned.number]
 
     def _view(self, planned: PlannedStage, hidden: Tensor, where: Tensor) -> tuple[StageView, list[int]]:
@@ -465,29 +414,3 @@ class Prefill:
         """A logical mask [B, S] at the columns that are still there, [B, n]."""
         here = self.layout.gather(mask)
         return here if self.layout.valid is None else here & self.layout.valid
-
-
-def _grid(facts: Sequence[ImageFacts], ordinal: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image number in the sample, segment, row and column of each sample's tokens, [B, N] each."""
-    layouts = [f.layout for f in facts]
-    image = torch.repeat_interleave(torch.tensor([f.tokens for f in facts]))
-    columns = [torch.cat([getattr(x, name) for x in layouts]) for name in ("segment", "row", "column")]
-    image, segment, row, column = (values.to(ordinal.device)[ordinal] for values in (image, *columns))
-    return image - image[:, :1], segment, row, column
-
-
-def _per_sample(facts: Sequence[ImageFacts], n: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Images and newlines of each sample. Raises AutoPruneError where an image would straddle two samples."""
-    images, counted, position = [], [], 0
-    for expected in n:
-        seen = newlines = 0
-        first = position
-        while seen < expected and position < len(facts):
-            seen += facts[position].tokens
-            newlines += facts[position].layout.newlines
-            position += 1
-        if seen != expected:
-            raise AutoPruneError(f"a sample has {expected} image placeholders but its images have {seen} features")
-        images.append(position - first)
-        counted.append(newlines)
-    return images, counted

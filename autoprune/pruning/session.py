@@ -23,7 +23,8 @@ from autoprune.models.family import family_of
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.cache import PrunedLayer, adopt
 from autoprune.pruning.plan import Plan, make_plan
-from autoprune.pruning.prefill import Prefill, Prompt
+from autoprune.pruning.prefill import Prefill
+from autoprune.pruning.prompt import Prompt
 from autoprune.pruning.record import Budget, Run
 from autoprune.pruning.refuse import refuse_bias, refuse_model, refuse_positions, refuse_signals
 from autoprune.pruning.signals import Signal
