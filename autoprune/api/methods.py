@@ -13,7 +13,7 @@ from autoprune.policy.model import AnyStage, MixUse, ScoreUse, Stage, Use, uses
 from autoprune.pruning import parts
 from autoprune.pruning.lookup import RegisteredParts
 
-BLIND = ("random", "stride", "lattice", "top", "drop")  # parts that look at nothing themselves
+BLIND = ("random", "stride", "lattice", "row", "pool", "top", "drop")  # parts that look at nothing themselves
 
 
 def list_methods() -> list[dict[str, Any]]:

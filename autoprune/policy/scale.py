@@ -5,11 +5,12 @@ The rule, so that references are comparable:
 1. A single curve: its number that says how much is kept (geometric: `ratio`, linear: `from`, logistic: `scale`,
    p_sigmoid: `mid`) is solved from the budget.
 2. A single stage: its keep becomes `{to_budget: B}`.
-3. Several: the last stage's keep becomes `{to_budget: B}` if the stages before it leave room for that and what they
-   leave reaches B (count rules before it go on deciding, within that room). Otherwise every keep of N is multiplied by
-   the same factor (at most to 1), the largest on a grid of 1/1000 that stays at or below B, so that ratios between
-   stages stay; then the last stage takes up the rest. A last stage that drops every token goes on doing so, and takes
-   up nothing, as a curve does.
+3. Several: every keep of N is multiplied by the same factor (at most to 1), the largest on a grid of 1/1000 that stays
+   at or below B, so that ratios between stages stay; then the last stage takes up the rest as `{to_budget: B}`. A last
+   stage that drops every token, always or where a gate closes, goes on doing so, and takes up nothing, as a curve does.
+   Where a count rule decides before it, or the policy asks for a budget itself, only the last stage's keep becomes
+   `{to_budget: B}`, if the stages before it leave room for that and what they leave reaches B (count rules go on
+   deciding, within that room).
    Of a stage that is repeated before a range of layers (`along` with a `keep`) the last repetition is the last stage,
    unless a rule shares a budget out among its layers: that is asked for the new one.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SOLVED = {"geometric": "ratio", "linear": "from", "logistic": "scale", "p_sigmoid": "mid"}
 GRID = 1000
+ALL_OR_NOTHING = ("gate",)  # count rules whose stage has no count of its own
 
 
 def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None) -> Policy:
@@ -54,7 +56,8 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
     relative = _relative(policy, tokens)
     if _ends(policy) or isinstance(policy.stages[-1], CurveStage):
         return _reached(_scaled(relative, budget, depth, tokens), geometry)
-    return _reached(_last(relative, budget, depth) or _scaled(relative, budget, depth), geometry)
+    alone = _last(relative, budget, depth) if _decided(policy) else None
+    return _reached(alone or _scaled(relative, budget, depth), geometry)
 
 
 def _depth(policy: Policy, geometry: Geometry | None) -> int:
@@ -79,9 +82,18 @@ def _apart(policy: Policy, geometry: Geometry | None) -> Policy:
 
 
 def _ends(policy: Policy) -> bool:
-    """Whether the last stage drops every visual token."""
+    """Whether the last stage drops every visual token, or keeps every one where a gate stays open."""
     last = policy.stages[-1]
-    return isinstance(last, Stage) and last.keep.value == 0
+    if not isinstance(last, Stage):
+        return False
+    rule = last.keep.rule
+    return last.keep.value == 0 or (last.keep.kind == "rule" and rule is not None and rule.name in ALL_OR_NOTHING)
+
+
+def _decided(policy: Policy) -> bool:
+    """Whether keeps say no ratios: a count rule before the last stage, or a budget that the policy asks for itself."""
+    kinds = [stage.keep.kind for stage in policy.stages if isinstance(stage, Stage)]
+    return "rule" in kinds or "to_budget" in kinds
 
 
 def _reached(policy: Policy, geometry: Geometry | None) -> Policy:
