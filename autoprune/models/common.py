@@ -127,10 +127,11 @@ def geometry(
     unit: int = 1,
     projector_width: int | None = None,
     projector_hidden: int | None = None,
+    projector_norms: int = 0,
     lacks: Mapping[str, str] | None = None,
 ) -> Geometry:
-    """`unit` as in `Places`; `projector_width` defaults to the tower's width times the layers that are taken; `lacks`
-    as in `Geometry`, beside what follows from the decoder's windows."""
+    """`unit` as in `Places`; `projector_width` defaults to the tower's width times the layers that are taken;
+    `projector_norms` and `lacks` as in `Geometry`, beside what follows from the decoder's windows."""
     text, vision = text_config(config, assumed), vision_config(config, assumed)
     heads = int(text["num_attention_heads"])
     layers = config.get("vision_feature_layer", -2)
@@ -158,6 +159,7 @@ def geometry(
         tokens_per_image=tokens_per_image,
         projector_width=projector_width or taken * int(vision["hidden_size"]),
         projector_hidden=projector_hidden,
+        projector_norms=projector_norms,
         merge_unit=unit * unit,
         lacks={
             **limits.flash(text["model_type"], config.get("text_config") or {}, int(text["num_hidden_layers"])),

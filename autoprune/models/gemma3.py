@@ -44,7 +44,8 @@ class Gemma3:
             unit=_unit(config),
             projector_width=width,
             projector_hidden=0,
-            lacks={"compact": limits.LAYERED, "rope": limits.TURNS, "sensitivity": limits.PROJECTOR},
+            projector_norms=1,
+            lacks={"compact": limits.LAYERED, "rope": limits.TURNS},
         )
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:

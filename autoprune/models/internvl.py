@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import BadInput
-from autoprune.models import common, defaults, limits
+from autoprune.models import common, defaults
 from autoprune.models.family import Family, ImageLayout, Places, Undo
 from autoprune.policy.geometry import Geometry
 
@@ -35,8 +35,7 @@ class InternVL:
         unit = _unit(config)
         width = int(common.vision_config(config, ASSUMED)["hidden_size"]) * unit * unit
         tokens = _tile_tokens(config, processor) if _tiles(processor)[1] == 1 else None
-        lacks = {"sensitivity": limits.PROJECTOR}
-        return common.geometry(self.name, config, tokens, ASSUMED, unit=unit, projector_width=width, lacks=lacks)
+        return common.geometry(self.name, config, tokens, ASSUMED, unit=unit, projector_width=width, projector_norms=1)
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:
         return {

@@ -23,7 +23,8 @@ BIAS = (
     "load the model with attn_implementation='sdpa'"
 )
 PROJECTOR = (
-    "sensitivity needs a projector of two plain linear layers around an activation; this model's has other parts"
+    "sensitivity needs a projector whose Jacobian has a known closed form (linear layers, a norm before them, an "
+    "activation between); this model's is not known to be one"
 )
 PIXELS = "patch_entropy needs whole pictures; this model's processor hands its tower patches"
 # From which layer on the library's configurations let a decoder layer see only a window, where they say they use one.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 IMAGE_TOKEN = 151655
-LACKS = {"compact": limits.AXES, "sensitivity": limits.PROJECTOR, "patch_entropy": limits.PIXELS}
+LACKS = {"compact": limits.AXES, "patch_entropy": limits.PIXELS}
 Order = Callable[["Tensor", Mapping[str, Any]], "Tensor"]
 
 
@@ -96,6 +96,7 @@ def geometry(
         tokens_per_image=None,
         projector_width=unit * width,
         projector_hidden=unit * width,
+        projector_norms=unit,
         merge_unit=unit,
         protects_newlines=False,
         lacks=lacks(config, name, int(text["num_hidden_layers"])),

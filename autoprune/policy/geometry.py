@@ -50,7 +50,8 @@ class Geometry:
     `protects_newlines`: whether separators between rows of visual tokens survive every stage unless a keep is 0.
     `vision_depth` counts the encoder blocks of the configuration, so that `layer: -2` means the same everywhere.
     `merge_unit` patches become one visual token. The projector maps rows of `projector_width` to the decoder's width in
-    two layers with `projector_hidden` between them (None: the decoder's width), or in one (0).
+    two layers with `projector_hidden` between them (None: the decoder's width), or in one (0). Before them stand
+    `projector_norms` norms side by side, which share a row.
 
     `lacks` says why something cannot be had from this model: by the name of a part, `compact` (positions), `rope`
     (attention without it) or `flash_attention`.
@@ -69,6 +70,7 @@ class Geometry:
     gated_mlp: bool = True
     projector_width: int = 0
     projector_hidden: int | None = None
+    projector_norms: int = 0
     merge_unit: int = 1
     protects_newlines: bool = True
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)

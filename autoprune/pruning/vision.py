@@ -29,7 +29,7 @@ from autoprune.pruning.encoder_signals import (
     Sensitivity,
 )
 from autoprune.pruning.entropy import normalisation, patch_entropy, refuse_tower, tower_inputs
-from autoprune.pruning.jacobian import Jacobian, refuse_projector
+from autoprune.pruning.jacobian import Jacobian, jacobian_of, refuse_projector
 from autoprune.pruning.lattice import lattice_scores
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.tap import Tap
@@ -95,11 +95,13 @@ def refuse_vision(signals: Iterable[Signal], places: Places) -> None:
 @dataclass(eq=False)
 class _Call:
     """One running get_image_features. `rows`: per tower token or per row of the projector, [T, tokens] or, keys,
-    [T, tokens, w]. `pieces`, `keys`: of a packed tower, one after the other."""
+    [T, tokens, w]. `pieces`, `keys`: of a packed tower, one after the other. `unnormed`: what just entered the norm
+    before the projector's layers."""
 
     wanted: frozenset[Signal]
     layouts: list[ImageLayout] = field(default_factory=list)
     features: Tensor | None = None
+    unnormed: Tensor | None = None
     rows: dict[Signal, Tensor] = field(default_factory=dict)
     pieces: dict[tuple[EncoderWalk, int], list[Tensor]] = field(default_factory=dict)
     keys: dict[EncoderKeys, list[Tensor]] = field(default_factory=dict)
@@ -173,9 +175,10 @@ class VisionWatch:
                 handle = self._places.blocks[block].register_forward_pre_hook(hook, with_kwargs=True)
                 self._undo.append(handle.remove)
         if Sensitivity() in wanted and self._jacobian is None:
-            projector: Any = self._places.projector
-            self._jacobian = Jacobian(projector)
-            self._undo.append(projector.linear_1.register_forward_hook(self._bending).remove)
+            self._jacobian = jacobian_of(self._places.projector)
+            if self._jacobian.entry is not None:
+                self._undo.append(self._jacobian.entry.register_forward_pre_hook(self._norming).remove)
+            self._undo.append(self._jacobian.inner.register_forward_hook(self._bending).remove)
 
     def remove(self) -> None:
         for undo in reversed(self._undo):
@@ -225,10 +228,15 @@ class VisionWatch:
                 unit = torch.nn.functional.normalize(rows, dim=-1)
                 self._call.rows[likeness] = (unit @ unit[:, 0, :, None])[..., 0]
 
+    def _norming(self, module: Any, args: tuple[Any, ...]) -> None:
+        if self._call is not None and Sensitivity() in self._call.wanted:
+            self._call.unnormed = args[0]
+
     def _bending(self, module: Any, args: tuple[Any, ...], output: Tensor) -> None:
         call = self._call
         if call is not None and self._jacobian is not None and Sensitivity() in call.wanted:
-            call.rows[Sensitivity()] = self._jacobian.norms(output)
+            call.rows[Sensitivity()] = self._jacobian.norms(call.unnormed, output)
+            call.unnormed = None
 
     def _listen(self, block: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
         call = self._call
@@ -321,7 +329,9 @@ def _feature_rows(features: Tensor, rows: int, places: Places) -> Tensor:
 
 def _row_values(values: Tensor, rows: int, places: Places) -> Tensor:
     """Values per tower token [T, tokens, ...] as means [R, ...], one per row of the projector's output over the whole
-    call."""
+    call. What comes per row already is left as it is: of a packed tower [R]."""
+    if places.packed and values.ndim == 1:
+        return values
     if places.packed:
         return values.reshape(-1, places.unit**2, *values.shape[2:]).float().mean(1)
     return _folded(values, rows, places.unit).flatten(0, 1)

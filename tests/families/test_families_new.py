@@ -100,4 +100,4 @@ def test_what_it_lacks_is_refused_with_its_reason(known: str, tmp_path: Path) ->
     asked = ["--model", str(folder), "--image", str(tmp_path / "image.png"), "--prompt", "w3 ?"]
     done = cli("run", str(tmp_path / "policy.yaml"), *asked, "--json")
     assert done.code == 2
-    assert "sensitivity needs a projector of two plain linear layers" in done.json["errors"][0]["message"]
+    assert "sensitivity needs a projector whose Jacobian has a known closed form" in done.json["errors"][0]["message"]

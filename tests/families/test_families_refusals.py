@@ -41,7 +41,6 @@ objectives: [minimize prefill_flops]
 """
 FIRST, SECOND, ATTENTION = 10, 11, 5
 NO_CLS = "no class token; `from: all` (attention a patch receives) or `from: query` (the mean query's row) stand in"
-NO_PROJECTOR = "sensitivity needs a projector of two plain linear layers"
 NO_PICTURES = "patch_entropy needs whole pictures"
 WINDOW = "FlashAttention measures a sliding window in physical distance"
 AXES = "multi-axis RoPE (M-RoPE): tokens have no single position"
@@ -89,7 +88,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
         "score: {llm_attention: {from: last}}",
         "score: sensitivity",
         SECOND,
-        dict.fromkeys((*QWEN, "gemma3", "internvl"), NO_PROJECTOR),
+        {},
     ),
     "patch entropy": (
         "score: {llm_attention: {from: last}}",
@@ -99,9 +98,9 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
     ),
     "a later stage's criterion": (
         "score: {llm_attention: {from: last}}",
-        "pick: [{share: 1/2, score: sensitivity}, {score: random}]",
+        "pick: [{share: 1/2, score: patch_entropy}, {score: random}]",
         SECOND,
-        dict.fromkeys((*QWEN, "gemma3", "internvl"), NO_PROJECTOR),
+        dict.fromkeys(QWEN, NO_PICTURES),
     ),
     "a policy to begin with": (
         "  stages:",

@@ -47,6 +47,49 @@ def zoo_closed_form(x: Array, w1: Array, b1: Array, w2: Array) -> list[float]:
     return scores
 
 
+def normed(x: Array, gain: Array, shift: Array, epsilon: float, centred: bool) -> Array:
+    """LayerNorm (`centred`) or RMSNorm of every run of len(gain) values of x."""
+    n, found = len(gain), list[float]()
+    for start in range(0, len(x), n):
+        piece = [float(v) for v in x[start : start + n]]
+        if centred:
+            piece = [v - sum(piece) / n for v in piece]
+        deviation = math.sqrt(sum(v * v for v in piece) / n + epsilon)
+        found += [g * v / deviation + s for v, g, s in zip(piece, gain, shift, strict=True)]
+    return np.array(found)
+
+
+def norm_jacobian(x: Array, gain: Array, epsilon: float, centred: bool) -> Array:
+    """Of `normed` at x, entry by entry: gain_a (1[a = b] - 1/n if centred - z_a z_b / n) / deviation in a run, where
+    z is the run without gain and shift; 0 between runs."""
+    n = len(gain)
+    plain = normed(x, np.ones(n), np.zeros(n), epsilon, centred)
+    found = np.zeros((len(x), len(x)))
+    for start in range(0, len(x), n):
+        piece = [float(v) for v in x[start : start + n]]
+        mean = sum(piece) / n if centred else 0.0
+        deviation = math.sqrt(sum((v - mean) ** 2 for v in piece) / n + epsilon)
+        for a in range(n):
+            for b in range(n):
+                own = (a == b) - (1 / n if centred else 0) - plain[start + a] * plain[start + b] / n
+                found[start + a, start + b] = gain[a] * own / deviation
+    return found
+
+
+def zoo_behind_a_norm(
+    x: Array, gain: Array, shift: Array, epsilon: float, centred: bool, w1: Array, b1: Array, w2: Array
+) -> list[float]:
+    """ZOO-Prune, sheet C4: where a norm comes first, "add its Jacobian". The whole W2 diag(g) W1 N, entry by entry."""
+    scores = []
+    for token in x:
+        first = norm_jacobian(token, gain, epsilon, centred)
+        entered = normed(token, gain, shift, epsilon, centred)
+        g = [gelu_slope(dot(row, entered) + b) for row, b in zip(w1, b1, strict=True)]
+        bent = np.array([[g[a] * dot(w1[a], first[:, i]) for i in range(len(token))] for a in range(len(w1))])
+        scores.append(math.sqrt(sum(dot(row, bent[:, i]) ** 2 for row in w2 for i in range(len(token)))))
+    return scores
+
+
 def directions(count: int, width: int, seed: int = 0) -> Array:
     """Fixed directions [count,width] of length 1, the same for every token.
 

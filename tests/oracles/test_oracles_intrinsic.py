@@ -50,6 +50,29 @@ def test_zoo_closed_form_is_the_jacobian() -> None:
     assert oracle.zoo_frobenius(x, module) == pytest.approx(oracle.zoo_closed_form(x, w1, b1, w2), rel=1e-6)
 
 
+def test_a_norm_by_hand() -> None:
+    x, ones, zero = np.array([3.0, 1, 0, 5]), np.ones(2), np.zeros(2)
+    assert oracle.normed(x, ones, zero, 0, True) == pytest.approx([1, -1, -1, 1])
+    assert oracle.normed(np.array([1.0, 7]), np.array([2.0, 3]), ones, 0, False) == pytest.approx([1.4, 5.2])
+    # with two values a LayerNorm without epsilon is a sign: it does not move
+    assert oracle.norm_jacobian(x, ones, 0, True) == pytest.approx(np.zeros((4, 4)))
+    # z = (1, 0) sqrt 2 at deviation 1 / sqrt 2: only across, by 1 / deviation
+    assert oracle.norm_jacobian(np.array([1.0, 0]), ones, 0, False) == pytest.approx(np.diag([0, sqrt(2)]))
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("size", [1, 0.03])  # epsilon counts for the small ones
+def test_zoo_behind_a_norm_is_the_jacobian(size: float, centred: bool, runs: int) -> None:
+    x, w1, b1, w2 = problem()
+    draw, n = np.random.Generator(np.random.PCG64(5)), 6 // runs
+    gain, shift = draw.normal(size=n), draw.normal(size=n)
+    whole = oracle.projector(w1, b1, w2, np.ones(4))
+    found = oracle.zoo_behind_a_norm(size * x, gain, shift, 1e-3, centred, w1, b1, w2)
+    seen = oracle.zoo_frobenius(size * x, lambda v: whole(oracle.normed(v, gain, shift, 1e-3, centred)), 1e-6)
+    assert seen == pytest.approx(found, rel=1e-5)
+
+
 def test_many_directions_approach_the_closed_form() -> None:
     x, w1, b1, w2 = problem()
     along = oracle.directions(800, 6)

@@ -45,7 +45,68 @@ def test_sensitivity_is_the_closed_form(name: str) -> None:
         break  # the gram matrix in loops takes its time
 
 
-@pytest.mark.parametrize("name", ["llava", "reference", "llava_next", "llava_onevision"])
+def entered(place: World, number: int) -> tuple[Any, Any]:
+    """One sample's projector and what enters it, rows of the last axis."""
+    projector: Any = getattr(place.plain.model, "multi_modal_projector", None) or place.plain.model.visual.merger
+    rows: list[Any] = []
+    handle = projector.register_forward_pre_hook(lambda m, a: rows.append(array(a[0])))
+    with torch.no_grad():
+        place.plain(**place.singles[number])
+    handle.remove()
+    return projector, rows[0]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "norm", "first", "second", "epsilon"),
+    [
+        ("internvl", "layer_norm", "linear_1", "linear_2", 1e-5),
+        ("qwen2_vl", "ln_q", "mlp.0", "mlp.2", 1e-6),
+        ("qwen2_5_vl", "ln_q", "mlp.0", "mlp.2", 1e-6),
+        ("qwen3_vl", "norm", "linear_fc1", "linear_fc2", 1e-6),
+    ],
+)
+def test_sensitivity_behind_a_norm(name: str, norm: str, first: str, second: str, epsilon: float, number: int) -> None:
+    """Sheet C4: Qwen's merger has a norm first, of each patch; InternVL's is of the four together."""
+    place = world(name)
+    projector, rows = entered(place, number)
+    gain = projector.get_submodule(norm).weight
+    centred = name != "qwen2_5_vl"
+    shift = projector.get_submodule(norm).bias if centred else torch.zeros_like(gain)
+    w1, w2 = (array(projector.get_submodule(layer).weight) for layer in (first, second))
+    rows = rows.reshape(-1, w1.shape[1])
+    few = range(0, len(rows), max(1, len(rows) // 3))
+    b1 = array(projector.get_submodule(first).bias)
+    norms = (array(gain), array(shift), epsilon, centred)
+    expected = intrinsic.zoo_behind_a_norm(rows[list(few)], *norms, w1, b1, w2)
+    where = range(len(rows))
+    if name.startswith("qwen"):  # row numbers, put where their tokens are
+        four = [float(i) for i in where for _ in range(4)]
+        where = [round(v) for v in tower(name, number).visual([four])]
+    found = scores(place, "sensitivity")[number]
+    assert len(found) == len(rows)
+    assert worst([found[list(where).index(i)] for i in few], expected) <= 1e-5
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_sensitivity_of_averaged_patches(number: int) -> None:
+    """Gemma 3: means of 2 x 2 patches, a norm whose weight is 1 more than written, one matrix; no activation."""
+    place = world("gemma3")
+    projector, pictures = entered(place, number)
+    gain, matrix = 1 + array(projector.mm_soft_emb_norm.weight), array(projector.mm_input_projection_weight)
+    expected = []
+    for states in pictures:
+        side = int(len(states) ** 0.5)
+        for top in range(0, side, 2):
+            for left in range(0, side, 2):
+                mean = sum(states[(top + y) * side + left + x] for y in (0, 1) for x in (0, 1)) / 4
+                whole = matrix.T @ intrinsic.norm_jacobian(mean, gain, 1e-6, False) / 4  # of each of the four
+                expected.append(float((4 * (whole**2).sum()) ** 0.5))
+    assert place.plain.config.vision_config.layer_norm_eps == 1e-6
+    assert worst(scores(place, "sensitivity")[number], expected) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["llava", "reference", "llava_next", "llava_onevision", "internvl"])
 def test_sensitivity_is_what_finite_differences_say(name: str) -> None:
     """Of the module itself in float64, along every axis: no formula of its inside."""
     place = world(name)

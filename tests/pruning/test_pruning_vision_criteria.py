@@ -17,7 +17,7 @@ from vision_support import SAMPLES, agree, attention, entering_block, per_sample
 from autoprune.errors import BadInput
 from autoprune.models.family import ImageLayout, geometry_of
 from autoprune.pruning import entropy, parts, vision
-from autoprune.pruning.jacobian import SLOPES, Jacobian, _activation
+from autoprune.pruning.jacobian import SLOPES, _activation, jacobian_of
 from autoprune.pruning.lattice import lattice_scores
 from autoprune.pruning.session import Session
 from autoprune.pruning.signals import Site
@@ -116,6 +116,9 @@ class Adapted(torch.nn.Linear):
     ("other", "says"),
     [
         ({"norm": torch.nn.LayerNorm(4)}, "made of linear_1, act, linear_2, norm"),
+        ({"layer_norm": torch.nn.GroupNorm(1, 4)}, "the Jacobian of the projector's GroupNorm is not known"),
+        ({"layer_norm": torch.nn.LayerNorm(4, device="meta")}, "adapted, quantised or not in memory"),
+        ({"layer_norm": torch.nn.LayerNorm(3)}, "4 values are no whole number of rows of 3"),
         ({"linear_2": None}, "made of linear_1, act$"),
         ({"linear_1": Adapted(4, 5)}, "adapted, quantised or not in memory"),
         ({"linear_2": torch.nn.Linear(5, 3, device="meta")}, "adapted, quantised or not in memory"),
@@ -124,8 +127,9 @@ class Adapted(torch.nn.Linear):
 )
 def test_other_projectors_are_refused_with_a_reason(other: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        Jacobian(projector(**other))
-    Jacobian(projector())
+        jacobian_of(projector(**other))
+    jacobian_of(projector())
+    jacobian_of(projector(layer_norm=torch.nn.LayerNorm(2, elementwise_affine=False)))
 
 
 def test_a_policy_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,12 +146,11 @@ def test_the_weights_product_is_made_once_and_nothing_stays_behind(monkeypatch: 
     made, count = model(), [0]
     batch = inputs(made, [Sample(9)])
 
-    class Counted(Jacobian):
-        def __init__(self, module: Any) -> None:
-            count[0] += 1
-            super().__init__(module)
+    def counted(module: Any) -> Any:
+        count[0] += 1
+        return jacobian_of(module)
 
-    monkeypatch.setattr(vision, "Jacobian", Counted)
+    monkeypatch.setattr(vision, "jacobian_of", counted)
     wanted = policy(stage(0, "1/2", "sensitivity"))
     with Session(made, wanted) as session, torch.no_grad():
         made(**batch, use_cache=False)

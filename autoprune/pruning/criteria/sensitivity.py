@@ -15,18 +15,26 @@ if TYPE_CHECKING:
 
 
 class SensitivityConfig(PartConfig):
-    """No parameters. Refused for a projector that is not two linear layers around a GELU or SiLU."""
+    """No parameters. Refused for a projector that is not made of two linear layers around a GELU or SiLU, or of one
+    linear layer after a norm; a norm may also stand before the two."""
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
         return (Sensitivity(),)
 
 
 def flops(config: SensitivityConfig, sizes: Sizes) -> int:
-    """2·R·m² per picture: R rows enter the projector, m is the width between its layers."""
+    """2·R·m² per picture: R rows of width w enter the projector, m is the width between its layers, d the width after.
+    With p norms in a row 2·R·(p·m² + w·m + p·m·d), with a norm and a single layer 2·R·d."""
     geometry = sizes.geometry
-    inner = geometry.width if geometry.projector_hidden is None else geometry.projector_hidden
+    norms, after = geometry.projector_norms, geometry.width
+    inner = after if geometry.projector_hidden is None else geometry.projector_hidden
     rows = (sizes.tower_tokens - int(geometry.vision.has_cls)) // geometry.merge_unit
-    return sizes.pictures * 2 * rows * inner**2
+    if not inner:
+        return sizes.pictures * 2 * rows * after
+    each = max(norms, 1) * inner**2
+    if norms:
+        each += geometry.projector_width * inner + norms * inner * after
+    return sizes.pictures * 2 * rows * each
 
 
 @part(
@@ -37,5 +45,5 @@ def flops(config: SensitivityConfig, sizes: Sizes) -> int:
     paper="ZOO-Prune: Training-Free Token Pruning via Zeroth-Order Gradient Estimation (2025)",
 )
 def sensitivity(view: StageView, config: SensitivityConfig) -> Tensor:
-    """Norm of the projector's Jacobian at the token's encoder features, exactly."""
+    """Norm of the projector's Jacobian at the token's encoder features (all its patches'), exactly."""
     return view.provide(Sensitivity())
