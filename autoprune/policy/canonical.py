@@ -227,6 +227,9 @@ class Binder:
                     params[key] = self.layers(value, layer, vision)
         if params.get("key_layer") is not None:
             params["key_layer"] = self.vision_layer(params["key_layer"])
+        if params.get("without_cls") is not None:  # what it stands for on this model, in one spelling
+            start = params["from"] if self.geometry.vision.has_cls else params["without_cls"]
+            params = {**params, "from": start, "without_cls": None}
         return Part(use.name, params)
 
     def layers(self, layer: Any, stage: int, vision: bool) -> Any:

@@ -347,4 +347,4 @@ def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_searc
     )
     (error,) = errors(case)
     assert (error["line"], error["path"]) == (6, "stages[0]")
-    assert "this model's vision tower has no class token; `from: all`" in error["message"]
+    assert "this model's vision tower has no class token; `without_cls: all`" in error["message"]

@@ -40,7 +40,8 @@ search_space:
 objectives: [minimize prefill_flops]
 """
 FIRST, SECOND, ATTENTION = 10, 11, 5
-NO_CLS = "no class token; `from: all` (attention a patch receives) or `from: query` (the mean query's row) stand in"
+NO_CLS = "no class token; `without_cls: all` (attention a patch receives) or"
+NO_TOKEN = "no class token"
 NO_PICTURES = "patch_entropy needs whole pictures"
 WINDOW = "FlashAttention measures a sliding window in physical distance"
 AXES = "multi-axis RoPE (M-RoPE): tokens have no single position"
@@ -104,9 +105,9 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
     ),
     "a policy to begin with": (
         "  stages:",
-        "  warm_start: [divprune, fastervlm]\n  stages:",
+        "  warm_start: [divprune, sparsity_meets_similarity]\n  stages:",
         9,
-        dict.fromkeys((*QWEN, "gemma3", "llava_onevision"), NO_CLS),
+        dict.fromkeys((*QWEN, "gemma3", "llava_onevision"), NO_TOKEN),
     ),
     "a decoder layer": ("llm:1/2", "llm:6", SECOND, dict.fromkeys(FAMILIES, "llm:6 is beyond the model")),
     "an encoder block": (

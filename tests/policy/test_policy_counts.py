@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -132,3 +133,15 @@ def test_a_policy_with_rules_is_brought_to_a_budget(budget: str) -> None:
 def test_without_n_a_rule_counts_with_its_bound() -> None:
     made = resolve(document(stage("llm:2", {"rule": "elbow", "most": "1/2"})), geometry(8, None), PARTS)
     assert fractional_budget([(s.layer, s.keep) for s in made.stages], 8) == Fraction(2 + 3, 8)
+
+
+def test_what_stands_in_for_a_class_token_has_one_spelling() -> None:
+    def of(score: dict[str, Any], has_cls: bool) -> str:
+        bare = geometry(8, 64)
+        model = replace(bare, vision=replace(bare.vision, has_cls=has_cls))
+        made = document({"at": "projector", "keep": 0.5, "score": {"encoder_attention": score}})
+        return digest(resolve(made, model, PARTS, 64))
+
+    either = {"from": "cls", "without_cls": "query"}
+    assert of(either, True) == of({"from": "cls"}, True)
+    assert of(either, False) == of({"from": "query"}, False)

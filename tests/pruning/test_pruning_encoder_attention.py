@@ -303,9 +303,14 @@ def test_towers_without_a_class_token_walk_too(name: str) -> None:
 def test_what_needs_a_class_token_is_refused_without_one() -> None:
     with pytest.raises(BadInput, match="no class token") as caught:
         Session(siglip(), policy(stage(0, "1/2", attention())))
-    for word in ("`from: all`", "`from: query`"):
+    for word in ("`without_cls: all`", "`without_cls: query`"):
         assert word in str(caught.value)
     with pytest.raises(BadInput, match="top_half"):
         Session(siglip(), policy(stage(0, "1/2", attention(heads="top_half", **{"from": "all"}))))
     bare = Site("projector", 0, LAYERS, 3, False)
+    for substitute in ("all", "query"):
+        assert asked(bare, without_cls=substitute) == asked(bare, **{"from": substitute})
+    assert asked(Site("projector", 0, LAYERS, 3, True), without_cls="all").start == "cls"
+    with pytest.raises(ValueError, match="stands in for `from: cls`, not for `from: all`"):
+        RegisteredParts().fill("criterion", "encoder_attention", {"from": "all", "without_cls": "all"})
     assert asked(bare, **{"from": "patches"}) == asked(bare, **{"from": "all"})

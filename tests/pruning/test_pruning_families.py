@@ -184,7 +184,7 @@ def test_a_kernel_for_packed_sequences_is_listened_to_sequence_by_sequence() -> 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_the_tower_cannot_tell_is_refused_with_what_can_stand_in(name: str) -> None:
     made = model(name)
-    with pytest.raises(BadInput, match=r"no class token; `from: all` .*`from: query`"):
+    with pytest.raises(BadInput, match=r"no class token; `without_cls: all` .*`without_cls: query`"):
         Session(made, policy(stage(2, "1/2", "encoder_attention")))
     with pytest.raises(BadInput, match="patch_entropy"):
         Session(made, policy(stage(0, "1/2", "patch_entropy")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,8 @@ class EncoderAttention(PartConfig):
 
     from: where the walk starts: cls (the class token), all (every token alike: the attention a token receives), patches
     (all but the class token), norm (the patches by the length of their features as they enter the block) or query (the
-    softmax row of the mean query). hops: how often attention passes it on.
+    softmax row of the mean query). without_cls: where it starts instead of cls in a tower that has no class token (all
+    or query); null: the policy is refused there. hops: how often attention passes it on.
     gate: between hops only patches that hold more than this many times the mean go on, all alike; null: every head
     passes on what it has.
 
@@ -51,6 +52,7 @@ class EncoderAttention(PartConfig):
     layers: EncoderLayers = None
     over: Over | None = None
     source: Start = Field(default="cls", alias="from")
+    without_cls: Literal["all", "query"] | None = None
     hops: int = Field(default=1, ge=1, le=100, strict=True)
     gate: Number | None = Field(default=None, ge=0)
     heads: WalkHeads = "mean"
@@ -64,6 +66,8 @@ class EncoderAttention(PartConfig):
 
     @model_validator(mode="after")
     def _between(self) -> EncoderAttention:
+        if self.without_cls is not None and self.source != "cls":
+            raise ValueError(f"`without_cls` stands in for `from: cls`, not for `from: {self.source}`")
         if self.gate is not None and self.hops == 1:
             raise ValueError("`gate` acts between hops: it needs `hops` of at least 2")
         if self.head_variance is not None:
@@ -82,7 +86,7 @@ class EncoderAttention(PartConfig):
         return EncoderWalk(
             blocks=self.blocks(site),
             over=self.over or "sum",
-            start="all" if self.source == "patches" and not site.has_cls else self.source,
+            start=self.start(site.has_cls),
             hops=self.hops,
             gate=self.gate,
             heads=self.heads,
@@ -90,6 +94,12 @@ class EncoderAttention(PartConfig):
             has_cls=site.has_cls,
             variance=self.head_variance,
         )
+
+    def start(self, has_cls: bool) -> Start:
+        """Where the walk starts in a tower with or without a class token."""
+        if has_cls or self.source not in ("cls", "patches"):
+            return self.source
+        return "all" if self.source == "patches" else self.without_cls or "cls"
 
     def blocks(self, site: Site) -> tuple[int, ...]:
         """The blocks that are listened to, in order. Raises BadInput where they are not the tower's or not in order."""
@@ -101,10 +111,10 @@ class EncoderAttention(PartConfig):
         return (first, last) if self.over == "difference" else tuple(range(first, last + 1))
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
-        if self.source == "cls" and not site.has_cls:
+        if self.start(site.has_cls) == "cls" and not site.has_cls:
             raise BadInput(
-                "encoder_attention from 'cls': this model's vision tower has no class token; "
-                "`from: all` (attention a patch receives) or `from: query` (the mean query's row) stand in for it"
+                "encoder_attention from 'cls': this model's vision tower has no class token; `without_cls: all` "
+                "(attention a patch receives) or `without_cls: query` (the mean query's row) stand in for it"
             )
         if self.heads == "top_half" and not site.has_cls:
             raise BadInput(
@@ -122,12 +132,13 @@ def flops(config: EncoderAttention, sizes: Sizes) -> int:
     total = 0
     for tokens in sizes.tower:
         row = 2 * tokens * vision.width
-        if config.source in WHOLE or config.hops > 1:
+        start = config.start(vision.has_cls)
+        if start in WHOLE or config.hops > 1:
             heads = 1 if config.heads == "joined" else vision.heads
             whole = tokens * row + (config.hops - 1) * 2 * tokens**2 * heads
-            if config.source == "norm":
+            if start == "norm":
                 whole += 2 * tokens**2 * heads
-            row = whole + (row if config.source in ("query", "norm") else 0)
+            row = whole + (row if start in ("query", "norm") else 0)
         total += row
     return total * len(config.blocks(sizes.site))
 
