@@ -73,8 +73,9 @@ def _one_key(options: dict[str, Json]) -> Json:
 
 
 def _parts(kind: parts.Kind) -> Json:
+    """All parts of a kind but those that no policy can use."""
     found = {name: info for name in parts.names(kind) if (info := parts.find(kind, name)) is not None}
-    return _one_key({name: _config(info.config) for name, info in found.items()})
+    return _one_key({name: _config(info.config) for name, info in found.items() if info.sites})
 
 
 def _group() -> Json:

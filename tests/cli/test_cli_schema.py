@@ -58,6 +58,7 @@ WRONG = [
     ("spec", {**SPEC, "objectives": ["minimise prefill_flops"]}, "objectives"),
     ("policy", {**POLICY, "stages": [{**STAGE, "kep": 1}]}, "stages"),
     ("policy", {**POLICY, "stages": [{**STAGE, "score": {"atention": {}}}]}, "stages"),
+    ("policy", {**POLICY, "stages": [{**STAGE, "score": {"relevance": {}}}]}, "stages"),
     ("policy", {**POLICY, "schema": "autoprune/policy/2"}, "schema"),
     ("space", {**SPACE, "parms": {}}, "parms"),
     ("space", {**SPACE, "params": {"l1": {"lyer": [1, 2]}}}, "params"),

@@ -212,6 +212,13 @@ def test_a_rule_that_keeps_all_leaves_the_run_as_it_is() -> None:
     assert torch.equal(logits, plain)
 
 
+@pytest.mark.parametrize("name", [n for n in parts.names("count") if n != "logistic"])
+def test_where_everything_is_protected_a_rule_has_nothing_to_decide(name: str) -> None:
+    batch, before = inputs(model(), SAMPLES), stage(1, 12, kind="tokens", protect=tuple(range(12)))
+    resolved = policy(before, replace(ruled(2, name, {}), protect=tuple(range(12))))
+    assert run(resolved, batch)[0].counts == [[12, 12, 12], [12, 12, 12]]
+
+
 def test_generation_after_a_rule() -> None:
     batch = inputs(model(), SAMPLES)
     resolved = policy(ruled(2, "elbow", {}))

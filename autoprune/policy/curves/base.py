@@ -39,7 +39,8 @@ class Span:
 
 
 class Curve(BaseModel):
-    """Base of the curves. Its fields are what a document writes; `bounds` names the numbers that may be solved for."""
+    """Base of the curves. Its fields are what a document writes; `solvable` names the numbers that may follow
+    from a budget, and between which values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
     name: ClassVar[str]
@@ -51,7 +52,7 @@ class Curve(BaseModel):
 
     @abstractmethod
     def scaled(self, factor: Fraction) -> Self:
-        """The same shape with keeps multiplied by `factor` (at most 1)."""
+        """The same shape with keeps multiplied by `factor`, up to 1."""
 
 
 @dataclass(frozen=True)
