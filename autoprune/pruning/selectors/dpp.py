@@ -34,11 +34,10 @@ class Residual:
     """
 
     def __init__(self, rows: Tensor, relevance: Tensor, steps: int) -> None:
-        import torch
 
         self.rows, self.relevance, self.done = rows, relevance, 0
-        self.basis = torch.zeros(rows.shape[0], steps, rows.shape[1], device=rows.device)
-        self.left = (rows.square().sum(2) > SPANNED).float()  # exactly 1, or 0 for a row of zeros
+        self.basis = rows.new_zeros(rows.shape[0], steps, rows.shape[1])
+        self.left = (rows.square().sum(2) > SPANNED).to(rows.dtype)  # exactly 1, or 0 for a row of zeros
 
     def values(self) -> Tensor:
         """Tokens of which nothing is left follow all others, by relevance."""
@@ -99,7 +98,8 @@ def dpp(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, take
         relevance = relevance.clamp(min=LEAST)
     else:
         relevance = (config.relevance_weight / (2 - 2 * config.relevance_weight) * relevance).exp()
-    gain = Residual(unit(config.features(view)), relevance, quota.earlier + quota.most)
+    rows = unit(config.features(view)).double()  # what is left of a token is a difference of nearly equal numbers
+    gain = Residual(rows, relevance, quota.earlier + quota.most)
     given = taken
     for _ in range(quota.earlier):
         index = first_best(given.float(), given)[:, None]
