@@ -22,7 +22,7 @@ from autoprune.policy.canonical import digest, resolve
 from autoprune.policy.holes import REFERENCE, inline_kind
 from autoprune.policy.model import CurveStage, Stage
 from autoprune.policy.parameters import SNAP, Param, from_simplex
-from autoprune.policy.reading_off import Reader
+from autoprune.policy.reading_off import Reader, ends
 
 if TYPE_CHECKING:
     from autoprune.policy.document import Policy
@@ -78,12 +78,12 @@ def _guesses(bound: BoundSpace, policy: Policy, target: ResolvedPolicy) -> Itera
     """Values by definition name (not yet by sampled parameter) for every alignment and choice of options."""
     template = bound.space.template["stages"]
     choices = [p for p in bound.space.params if p.kind == "choice"]
-    curved = [isinstance(stage, Mapping) and "curve" in stage for stage in template]
+    ranges = [isinstance(stage, Mapping) and "along" in stage for stage in template]
     for options in product(*(range(len(p.options)) for p in choices)):
         chosen = {p.name: i for p, i in zip(choices, options, strict=True)}
         reader = Reader(bound, target, chosen)
-        if any(curved):
-            if curved == [isinstance(s, CurveStage) for s in policy.stages]:
+        if any(ranges):
+            if ranges == [ends(s) is not None for s in policy.stages]:
                 yield {**chosen, **reader.curves(policy)}
             continue
         for rows in combinations(range(len(template)), len(target.stages)):

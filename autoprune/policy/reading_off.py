@@ -11,14 +11,21 @@ from autoprune.document.problems import Path
 from autoprune.policy.budget import count_steps, steps_of
 from autoprune.policy.canonical import Binder
 from autoprune.policy.document import Policy
-from autoprune.policy.holes import REFERENCE, inline_kind
-from autoprune.policy.model import CurveStage, Use
+from autoprune.policy.holes import REFERENCE, holes, inline_kind
+from autoprune.policy.model import AnyStage, CurveStage, Use
 from autoprune.policy.parameters import SNAP, Param
 from autoprune.policy.resolved import Mix, Part, ResolvedPolicy, ResolvedStage, Score
-from autoprune.policy.sites import absolute
+from autoprune.policy.sites import Layer, absolute
 
 if TYPE_CHECKING:
     from autoprune.policy.bound import BoundSpace
+
+
+def ends(stage: AnyStage) -> tuple[Layer, Layer] | None:
+    """The first and the last layer of a stage that stands for several; of any other None."""
+    if isinstance(stage, CurveStage):
+        return stage.along
+    return None if stage.until is None or stage.at.layer is None else (stage.at.layer, stage.until)
 
 
 class Reader:
@@ -37,12 +44,16 @@ class Reader:
         self.values = {}
         template = self.bound.space.template["stages"]
         for number, row in enumerate(rows):
-            written, path, stage = template[row], ("stages", row), self.target.stages[number]
-            if isinstance(written, Mapping):
-                self.number(written.get("at"), (*path, "at"), stage.layer)
-                self.keep(written.get("keep"), (*path, "keep"), number)
-                self.picks(written, path, stage)
+            if isinstance(template[row], Mapping):
+                self.stage(template[row], ("stages", row), number)
         return self.values
+
+    def stage(self, written: Mapping[str, Any], path: Path, number: int) -> None:
+        """Where the policy's stage of this number stands, what it keeps and how it picks."""
+        stage = self.target.stages[number]
+        self.number(written.get("at"), (*path, "at"), stage.layer)
+        self.keep(written.get("keep"), (*path, "keep"), number)
+        self.picks(written, path, stage)
 
     def keep(self, node: Any, path: Path, number: int) -> None:
         share, of_current, count = self._kept(number)
@@ -112,6 +123,10 @@ class Reader:
                 if self.same(name, part, layer):
                     terms[name] = weight
                     break
+                if not terms[name] and self.open(name, part):
+                    terms[name] = weight
+                    self.part(self.criteria[name], ("criteria", name), part)
+                    break
         if any(terms.values()):
             self.values[param.name] = tuple(terms.values())
 
@@ -129,6 +144,11 @@ class Reader:
         except (ValidationError, ValueError):  # a hole in the named criterion's parameters
             return False
 
+    def open(self, name: str, part: Part) -> bool:
+        """Whether a name in a mix stands for such a part with parameters left open."""
+        node = self.criteria.get(name)
+        return isinstance(node, Mapping) and part.name in node and any(True for _ in holes(node, ("criteria", name)))
+
     def part(self, node: Any, path: Path, part: Part) -> None:
         """Parameters of a part that are holes."""
         node, path = self.chased(node, path)
@@ -140,20 +160,21 @@ class Reader:
 
     # ---------------------------------------------------------------------------------------------- curves
     def curves(self, policy: Policy) -> dict[str, Any]:
-        """Values when every stage of the space is a curve and the policy's stages are, too."""
+        """Values when the space and the policy have ranges of layers at the same places among their stages."""
         self.values = {}
-        depth = self.bound.geometry.depth
+        depth, layers, number = self.bound.geometry.depth, [s.layer for s in self.target.stages], 0
         for i, stage in enumerate(policy.stages):
             written, path = self.bound.space.template["stages"][i], ("stages", i)
-            if not isinstance(stage, CurveStage):
-                continue
-            for end, layer in enumerate(stage.along):
+            along = ends(stage)
+            for end, layer in enumerate(along or ()):
                 self.number(written["along"][end], (*path, "along", end), absolute(layer, depth))
-            self.tree(written["curve"], (*path, "curve"), {stage.curve.name: stage.curve.params})
-            at = absolute(stage.along[0], depth)
-            resolved = next((s for s in self.target.stages if s.layer >= at), None)
-            if resolved is not None:
-                self.picks(written, path, resolved)
+            if isinstance(stage, CurveStage):
+                self.tree(written["curve"], (*path, "curve"), {stage.curve.name: stage.curve.params})
+            if number < len(layers):
+                self.stage(written, path, number)
+            number += 1
+            while along and number < len(layers) and layers[number] <= absolute(along[1], depth):
+                number += 1
         return self.values
 
     def tree(self, node: Any, path: Path, value: Any) -> None:

@@ -8,9 +8,9 @@ The rule, so that references are comparable:
 3. Several: every keep of N is multiplied by the same factor (at most to 1), the largest on a grid of 1/1000 that stays
    at or below B, so that ratios between stages stay; then the last stage takes up the rest as `{to_budget: B}`. A last
    stage that drops every token, always or where a gate closes, goes on doing so, and takes up nothing, as a curve does.
-   Where a count rule decides before it, or the policy asks for a budget itself, only the last stage's keep becomes
-   `{to_budget: B}`, if the stages before it leave room for that and what they leave reaches B (count rules go on
-   deciding, within that room).
+   Where a count rule decides before it, only the last stage's keep becomes `{to_budget: B}`, if the stages before it
+   leave room for that and what they leave reaches B (count rules go on deciding, within that room); so it is where the
+   policy asks for a budget itself, after keeps of N before it have been scaled as that budget is.
    Of a stage that is repeated before a range of layers (`along` with a `keep`) the last repetition is the last stage,
    unless a rule shares a budget out among its layers: that is asked for the new one.
 """
@@ -53,7 +53,7 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
         return _reached(replace(policy, stages=(replace(only, curve=_solved(only.curve, budget)),)), geometry)
     depth = _depth(policy, geometry)
     tokens = None if geometry is None else geometry.tokens_per_image
-    relative = _relative(policy, tokens)
+    relative = _relative(_in_proportion(policy, budget), tokens)
     if _ends(policy) or isinstance(policy.stages[-1], CurveStage):
         return _reached(_scaled(relative, budget, depth, tokens), geometry)
     alone = _last(relative, budget, depth) if _decided(policy) else None
@@ -106,6 +106,15 @@ def _reached(policy: Policy, geometry: Geometry | None) -> Policy:
         else:
             fractional_budget(steps, geometry.depth)
     return policy
+
+
+def _in_proportion(policy: Policy, budget: Fraction) -> Policy:
+    """Where the last stage asks for a budget, the keeps of N before it times how much the new one is of that."""
+    last = policy.stages[-1]
+    if not isinstance(last, Stage) or last.keep.kind != "to_budget":
+        return policy
+    before = [_times(stage, budget / last.keep.value, i) for i, stage in enumerate(policy.stages[:-1])]
+    return replace(policy, stages=(*before, last))
 
 
 def _to_budget(stage: Stage, budget: Fraction) -> Stage:
@@ -201,7 +210,7 @@ def _times(stage: AnyStage, factor: Fraction, number: int) -> AnyStage:
     if isinstance(stage, CurveStage):
         curve = build(stage.curve).scaled(factor)
         return replace(stage, curve=replace(stage.curve, params=params_of(curve)))
-    if stage.keep.kind == "rule" or (stage.keep.kind == "of_current" and number > 0):
+    if stage.keep.kind in ("rule", "to_budget") or (stage.keep.kind == "of_current" and number > 0):
         return stage
     keep = replace(stage.keep, kind="fraction", value=min(Fraction(1), stage.keep.value * factor))
     return replace(stage, keep=keep)

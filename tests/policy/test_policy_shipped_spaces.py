@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible, budget, lengths
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
+from autoprune.policy.scale import at_budget
 from autoprune.policy.space import Space
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import make_plan
@@ -56,3 +58,23 @@ def test_what_a_space_starts_from_is_in_the_catalog(name: str) -> None:
     assert space.warm_start
     for start in space.warm_start:
         Policy.from_source(read(catalog.find("policies", start)), PARTS)
+
+
+UNPUBLISHED = ("g_search", "logistic", "p_sigmoid")  # families whose paper names no single policy
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.names("search_spaces") if n not in UNPUBLISHED])
+def test_a_space_around_a_method_contains_it(name: str) -> None:
+    """A study begins with it, scaled to the middle of the budgets."""
+    plain = geometry(32, 576, 24)
+    model = replace(plain, vision=replace(plain.vision, has_cls=True))
+    bound = Space.from_source(read(catalog.find("search_spaces", name)), PARTS, model).bind(model)
+    published = [name] if name in catalog.names("policies") and name != "prumerge" else bound.warm_start
+    found = []
+    for start in published:
+        policy = Policy.from_source(read(catalog.find("policies", start)), PARTS)
+        if bound.budget is not None:
+            middle = sum(Fraction(end).limit_denominator(1000) for end in bound.budget) / 2
+            policy = at_budget(policy, middle, model)
+        found.append(bound.express(policy))
+    assert any(values is not None for values in found)
