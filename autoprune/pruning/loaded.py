@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,11 @@ from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.models.fingerprint import Fingerprint, live_fingerprint
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
+from autoprune.pruning.attached import Attached
 from autoprune.pruning.lookup import RegisteredParts
 
 if TYPE_CHECKING:
     from autoprune.policy.resolved import ResolvedPolicy
-    from autoprune.pruning.session import Session
 
 POLICY_FILE, METADATA_FILE = "policy.yaml", "metadata.json"
 SCHEMA = "autoprune/saved-policy/1"
@@ -36,33 +35,36 @@ class LoadedPolicy:
     fingerprint: Fingerprint | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    @contextmanager
-    def attach(
-        self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False
-    ) -> Iterator[Session]:
-        """Prune every prefill of the model, from any thread, until the context is left.
+    def attach(self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False) -> Attached:
+        """Prune every prefill of the model from now on, from any thread, until `.detach()` or the end of a `with`.
+
+        `with policy.attach(model) as session:` gives the session. Losing the handle without detaching does not end the
+        pruning: the model keeps it.
 
         strict: refuse instead of warn where the policy's measurements do not hold for this model. tokens: N where it is
         the same for every sample. parity: as the method's release does it (the document's `parity`), never what the
         policy was measured with. Raises PolicyMismatch for another architecture or an untested transformers version,
-        BadInput where the policy or the model cannot work, AutoPruneError if a policy is attached already.
+        BadInput where the policy or the model cannot work, AutoPruneError if a policy is attached already; the model is
+        then as it was.
         """
+        refuse_untested(_transformers_version())
+        _config(model)
         from autoprune.pruning.session import Session
 
-        refuse_untested(_transformers_version())
         reasons = self.uncertified(model, parity)
         if reasons and strict:
             raise PolicyMismatch(f"policy {self.policy.name!r} is not certified for this model: {'; '.join(reasons)}")
-        with Session(model, self.resolve(model, tokens, parity)) as session:
-            if reasons:
-                warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=3)
-            yield session
+        session = Session(model, self.resolve(model, tokens, parity))
+        if reasons:  # before anything is attached: a filter may turn the warning into an error
+            warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=2)
+        session.__enter__()
+        return Attached(session)
 
     def resolve(self, model: Any, tokens: int | None = None, parity: bool = False) -> ResolvedPolicy:
         """The policy bound to a loaded model's geometry, in a parity run or not. Raises BadInput with every mistake."""
         from autoprune.models.family import geometry_of
 
-        return resolve(self.policy, geometry_of(model.config.to_dict()), RegisteredParts(), tokens, parity=parity)
+        return resolve(self.policy, geometry_of(_config(model)), RegisteredParts(), tokens, parity=parity)
 
     def uncertified(self, model: Any, parity: bool = False) -> list[str]:
         """Why the policy's measurements do not hold for this model; empty where they do or where it has none.
@@ -135,6 +137,15 @@ def refuse_untested(version: str) -> None:
     low, high = (".".join(map(str, v)) for v in TESTED)
     if not TESTED[0] <= numbers < TESTED[1]:
         raise PolicyMismatch(f"transformers {version} is not among the tested versions: >= {low}, < {high}")
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """config.json of a loaded model. Raises BadInput for what is none."""
+    config = getattr(model, "config", None)
+    if not hasattr(config, "to_dict"):
+        raise BadInput(f"a policy is attached to a transformers model; this {type(model).__name__} has no config")
+    content: dict[str, Any] = config.to_dict()  # type: ignore[union-attr]
+    return content
 
 
 def _transformers_version() -> str:

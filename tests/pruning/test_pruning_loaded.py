@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from pruning_support import Sample, difference, generate, inputs, model
 
-from autoprune.errors import BadInput, PolicyMismatch
+from autoprune.errors import AutoPruneError, BadInput, PolicyMismatch
 from autoprune.models import Fingerprint, fingerprint
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy, refuse_untested
@@ -72,6 +73,65 @@ def test_attaching_prunes_without_a_word_where_it_is_certified(live: Any, certif
     assert difference(generate(live, batch, 3), base) == 0.0
 
 
+def test_attaching_works_without_a_with(live: Any, certified: LoadedPolicy) -> None:
+    batch = inputs(live, [Sample(9), Sample(14)])
+    base = generate(live, batch, 3)
+    attached = certified.attach(live)
+    assert attached.attached
+    generate(live, batch, 3)
+    assert attached.session.run.lengths == [[24, 24]] * 3 + [[8, 8]] * 3
+    with pytest.raises(AutoPruneError, match="already attached"):
+        certified.attach(live)
+    attached.detach()
+    assert not attached.attached
+    assert difference(generate(live, batch, 3), base) == 0.0
+    with pytest.raises(AutoPruneError, match="has been detached"), attached:
+        pass
+
+
+def test_detaching_again_leaves_what_was_attached_since(live: Any, certified: LoadedPolicy) -> None:
+    batch = inputs(live, [Sample(9)])
+    with certified.attach(live) as session:
+        pass
+    first = certified.attach(live)
+    with first:
+        first.detach()
+    second = certified.attach(live)
+    first.detach()
+    generate(live, batch, 3)
+    assert second.session is not session
+    assert second.session.run.lengths == [[24]] * 3 + [[8]] * 3
+    with pytest.raises(AutoPruneError, match="already attached"):
+        certified.attach(live)
+    second.detach()
+
+
+def test_a_lost_handle_does_not_end_the_pruning(live: Any, certified: LoadedPolicy) -> None:
+    batch = inputs(live, [Sample(9)])
+    base = generate(live, batch, 3)
+    with certified.attach(live):
+        pruned = generate(live, batch, 3)
+    certified.attach(live)
+    gc.collect()
+    assert difference(generate(live, batch, 3), pruned) == 0.0
+    assert difference(pruned, base) > 1e-3
+
+
+def test_what_is_no_model_is_refused_at_the_call() -> None:
+    with pytest.raises(BadInput, match="this Linear has no config"):
+        LoadedPolicy(POLICY).attach(torch.nn.Linear(2, 2))
+
+
+def test_a_warning_turned_into_an_error_leaves_nothing_attached(live: Any, certified: LoadedPolicy) -> None:
+    changed = other_weights(live, certified)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="uncertified"):
+            changed.attach(live)
+    with certified.attach(live):
+        pass
+
+
 def test_counted_and_fractional_resolutions_agree(live: Any) -> None:
     batch = inputs(live, [Sample(9), Sample(14)])
     with LoadedPolicy(POLICY).attach(live, tokens=36):
@@ -109,6 +169,7 @@ def test_other_weights_or_types_are_uncertified(
     with pytest.warns(UserWarning, match=f"uncertified here: .*{reason}") as caught, changed.attach(live):
         pass
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     with (
         pytest.raises(PolicyMismatch, match=f"not certified for this model: .*{reason}"),
         changed.attach(live, strict=True),
