@@ -1,0 +1,131 @@
+"""What the pages under docs/ show is what the tool takes: every document and every snippet is read and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from autoprune.document.yaml import Source, read
+from autoprune.errors import BadInput
+from autoprune.measures import registry as measures
+from autoprune.policy import document, parity, reading
+from autoprune.policy.curves import CURVES
+from autoprune.policy.document import Policy
+from autoprune.policy.model import Attend, Op, Positions, Restore, Rows
+from autoprune.policy.space import Space
+from autoprune.pruning.lookup import RegisteredParts
+from autoprune.spec.load import load
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+PARTS = RegisteredParts()
+PICK_ONLY = ("share", "overlap", "dilate")
+SCORE = "feature_norm"
+
+
+def documents() -> Iterator[Any]:
+    """Every YAML block that is a whole document, by page and line."""
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.finditer(r"^```yaml\n(schema: autoprune/.*?)^```$", text, re.S | re.M):
+            line = text.count("\n", 0, block.start()) + 2
+            yield pytest.param(block[1], id=f"{page.name}:{line}")
+
+
+def rows(page: str) -> Iterator[Any]:
+    """The first cell of every table row that is one piece of code, by its text."""
+    for cell in re.findall(r"^\| `([^`]+)` \|", (DOCS / page).read_text(), re.M):
+        yield pytest.param(cell, id=cell)
+
+
+def test_the_pages_have_documents() -> None:
+    pages = {str(param.id).split(":")[0] for param in documents()}
+    assert {"README.md", "policy.md"} <= pages
+
+
+@pytest.mark.parametrize("text", documents())
+def test_documents_are_valid(text: str, tmp_path: Path) -> None:
+    """Raises BadInput with every mistake where a page shows what the tool refuses."""
+    path = tmp_path / "document.yaml"
+    path.write_text(text)
+    kind = str(yaml.safe_load(text)["schema"]).split("/")[1]
+    CHECKS[kind](path)
+
+
+def a_policy(path: Path) -> None:
+    Policy.from_source(read(path), PARTS)
+
+
+def a_spec(path: Path) -> None:
+    """Without the model and the records, which a page does not have."""
+    loaded = load(path)
+    named = [o.measure.name for o in loaded.objectives] + [c.measure.name for c in loaded.constraints]
+    assert [name for name in named if measures.find(name) is None] == []
+    a_space_in(loaded.space_source)
+
+
+def a_space_in(source: Source) -> None:
+    Space.from_source(source, PARTS)
+
+
+def a_space(path: Path) -> None:
+    a_space_in(read(path))
+
+
+CHECKS = {"policy": a_policy, "space": a_space, "spec": a_spec}
+
+
+def as_policy(snippet: Mapping[str, Any]) -> dict[str, Any]:
+    """A snippet of policy.md in the smallest policy it can stand in."""
+    of_document = {key: value for key, value in snippet.items() if key in document.KEYS}
+    own = {key: value for key, value in snippet.items() if key not in document.KEYS}
+    stages: list[dict[str, Any]] = []
+    if "restore" in own:
+        stages.append({"at": "llm:1/4", "keep": "1/2", "score": SCORE, "merge": "park"})
+    stage: dict[str, Any] = {"at": "llm:1/2", "keep": "1/2", "score": SCORE}
+    if "along" in own:
+        del stage["at"], stage["keep"]
+    if any(key in own for key in PICK_ONLY):
+        del stage["score"]
+        own = {"pick": [own, {"score": SCORE}]}
+    return {"schema": document.SCHEMA, **of_document, "stages": [*stages, {**stage, **own}]}
+
+
+@pytest.mark.parametrize("cell", rows("policy.md"))
+def test_snippets_of_policies_are_valid(cell: str) -> None:
+    snippet = yaml.safe_load(cell)
+    assert isinstance(snippet, dict)
+    Policy.parse(as_policy(snippet), PARTS)
+
+
+def test_a_wrong_snippet_would_be_found() -> None:
+    with pytest.raises(BadInput, match="unknown key 'keeep'"):
+        Policy.parse(as_policy({"keeep": "1/2"}), PARTS)
+
+
+def test_every_key_of_a_policy_is_explained() -> None:
+    """Keys and words stand in code on the page, so that whoever searches for one finds it."""
+    code = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`|```.*?```", (DOCS / "policy.md").read_text(), re.S))))
+    words = (
+        *document.KEYS,
+        *document.CONFIDENCES,
+        *reading.STAGE_KEYS,
+        *reading.CURVE_KEYS,
+        *reading.PICK_KEYS,
+        *reading.MIX_KEYS,
+        *reading.NORMALISERS,
+        *reading.KEEP_KINDS,
+        *reading.RULE_KEYS,
+        *reading.DILATIONS,
+        *parity.KEYS,
+        *CURVES,
+        *(word for kind in (Attend, Op, Positions, Restore, Rows) for word in get_args(kind)),
+        *("projector", "input", "llm", "newlines", "index"),
+    )
+    assert [word for word in words if word not in code] == []
