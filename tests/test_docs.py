@@ -10,13 +10,17 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from autoprune.document.problems import Problems
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput
 from autoprune.measures import registry as measures
-from autoprune.policy import document, parity, reading
+from autoprune.policy import document, parity, reading, space_reading
 from autoprune.policy.curves import CURVES
 from autoprune.policy.document import Policy
+from autoprune.policy.geometry import Geometry, VisionGeometry
+from autoprune.policy.holes import HOLE_KINDS
 from autoprune.policy.model import Attend, Op, Positions, Restore, Rows
+from autoprune.policy.parameters import Parameter, read_param
 from autoprune.policy.space import Space
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.spec.load import load
@@ -46,7 +50,7 @@ def rows(page: str) -> Iterator[Any]:
 
 def test_the_pages_have_documents() -> None:
     pages = {str(param.id).split(":")[0] for param in documents()}
-    assert {"README.md", "policy.md"} <= pages
+    assert {"README.md", "policy.md", "space.md"} <= pages
 
 
 @pytest.mark.parametrize("text", documents())
@@ -129,3 +133,29 @@ def test_every_key_of_a_policy_is_explained() -> None:
         *("projector", "input", "llm", "newlines", "index"),
     )
     assert [word for word in words if word not in code] == []
+
+
+@pytest.mark.parametrize("cell", rows("space.md"))
+def test_holes_are_valid(cell: str) -> None:
+    found = Problems()
+    assert read_param("hole", yaml.safe_load(cell), (), found) is not None, list(found)
+
+
+def test_the_example_asks_the_sampler_for_what_the_page_says() -> None:
+    text = (DOCS / "space.md").read_text()
+    space, asked = re.findall(r"^```(?:yaml|text)\n(.*?)^```$", text, re.S | re.M)[:2]
+    vision = VisionGeometry(24, 1, 1, 1, 1, 1)
+    bound = Space.parse(yaml.safe_load(space), PARTS).bind(Geometry("any", 32, 1, 1, 1, 1, 1, 1, vision, None))
+    assert [shown(parameter) for parameter in bound.parameters] == asked.splitlines()
+
+
+def shown(parameter: Parameter) -> str:
+    if parameter.kind == "choice":
+        return f"{parameter.name}: {', '.join(parameter.choices)}"
+    return f"{parameter.name}: {parameter.kind} {parameter.low:g} to {parameter.high:g}"
+
+
+def test_every_key_of_a_space_is_explained() -> None:
+    text = (DOCS / "space.md").read_text()
+    code = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`|```.*?```", text, re.S))))
+    assert [word for word in (*space_reading.KEYS, *HOLE_KINDS, "log", "solve") if word not in code] == []
