@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from autoprune.calibration.records import scan_records
 from autoprune.document.problems import Path as KeyPath
-from autoprune.document.problems import dotted, from_pydantic, suggest
+from autoprune.document.problems import from_pydantic, suggest
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput, Located
 from autoprune.measures import registry as measures
@@ -36,7 +36,7 @@ from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import Unusable, make_plan
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
-from autoprune.spec.load import LoadedSpec, load
+from autoprune.spec.load import LoadedSpec, load_partly
 
 ALWAYS = ("budget", "prefill_flops", "kv_bytes")
 
@@ -78,7 +78,7 @@ class _Goals:
 
     def __init__(self, loaded: LoadedSpec) -> None:
         self.loaded = loaded
-        self.found: list[Located] = []
+        self.found = list(loaded.problems)
         self.by_label: dict[str, MeasureRequest] = {}
         self.needs_answers: str = ""
         self.places: dict[str, tuple[Source, tuple[str | int, ...]]] = {}
@@ -119,19 +119,21 @@ class _Goals:
     def objectives(self) -> tuple[Objective, ...]:
         source = self.loaded.objective_source
         filled = []
-        for i, objective in enumerate(self.loaded.objectives):
-            written = source.data["objectives"][i]
-            path, offset = _measure_place(("objectives", i), written, objective.measure.name)
+        for whole, objective in zip(self.loaded.objective_paths, self.loaded.objectives, strict=True):
+            written = source.data["objectives"][whole[-1]]
+            path, offset = _measure_place(whole, written, objective.measure.name)
             if (wrong := _wrong_way(objective)) is not None:
-                self.found.append(source.problem(("objectives", i), wrong))
+                self.found.append(source.problem(whole, wrong))
             filled.append(replace(objective, measure=self.fill(objective.measure, source, path, offset)))
         return tuple(filled)
 
     def constraints(self) -> tuple[Constraint, ...]:
         """A constraint by a bare name means the objective of that name, options included, where there is just one."""
         source, filled = self.loaded.source, []
-        for i, constraint in enumerate(self.loaded.constraints):
-            path = ("constraints", i)
+        for path, named in self.loaded.named:
+            if self._known_as(named) is None:
+                self.fill(named, source, path, 0)
+        for path, constraint in zip(self.loaded.constraint_paths, self.loaded.constraints, strict=True):
             measure = self._known_as(constraint.measure) or self.fill(constraint.measure, source, path, 0)
             info = measures.find(measure.name)
             if info is not None and info.bounded is None and uses_points(constraint.text):
@@ -192,7 +194,7 @@ def _costs() -> tuple[str, ...]:
 
 def check(path: str | Path) -> Checked:
     """Read and check a spec. Raises BadInput with every mistake found, each positioned."""
-    loaded = load(path)
+    loaded = load_partly(path)
     goals = _Goals(loaded)
     objectives = goals.objectives()
     constraints = goals.constraints()
@@ -226,6 +228,8 @@ def check(path: str | Path) -> Checked:
 
 def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) -> tuple[Path | None, Geometry | None]:
     source, name = loaded.source, model_name(loaded)
+    if loaded.is_broken("model", "path"):
+        return None, None
     try:
         folder = locate(name, loaded.spec.model.revision)
         return folder, read_geometry(folder)
@@ -239,6 +243,8 @@ def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) ->
 
 def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) -> Space | None:
     source = loaded.space_source
+    if loaded.is_broken("search_space"):
+        return None
     try:
         space = Space.from_source(source, RegisteredParts(), geometry)
     except BadInput as error:
@@ -304,6 +310,8 @@ def _refused(policy: Policy, geometry: Geometry, only: type[BadInput] = BadInput
 def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:
     calibration = loaded.spec.calibration
     name = records_source(loaded)
+    if loaded.is_broken("calibration", "records") or loaded.is_broken("calibration", "images"):
+        return []
     if not name.startswith("datasets:") and not Path(name).is_file():
         message = f"no such file: {name}"
         return [loaded.source.problem(("calibration", "records"), message)]
@@ -317,14 +325,20 @@ def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:
     except BadInput as error:
         return list(error.problems) or [loaded.source.problem(("calibration", "records"), str(error))]
     asked = calibration.search + (calibration.holdout if isinstance(calibration.holdout, int) else 2)
-    if not problems and asked > len(records):
+    counted = not any(loaded.is_broken("calibration", key) for key in ("search", "holdout"))
+    if not problems and counted and asked > len(records):
         holdout = "at least 2" if calibration.holdout == "auto" else calibration.holdout
         message = f"search {calibration.search} + holdout {holdout} records are asked for, {len(records)} are there"
         problems.append(loaded.source.problem(("calibration", "search"), message))
-    if needs_answers and any("answer" in p.path for p in problems):
-        at = dotted(("calibration", "records"))
-        problems.insert(0, loaded.source.problem(("calibration", "records"), f"{needs_answers} needs answers ({at})"))
-    return problems
+    return _answers(loaded, needs_answers, problems, none_good=not records)
+
+
+def _answers(loaded: LoadedSpec, measure: str, problems: list[Located], none_good: bool) -> list[Located]:
+    """Says which measure misses the answers: at each record, or once where no record has one."""
+    missing = [p for p in problems if p.path == "answer" and p.message.startswith("missing")]
+    if missing and none_good and len(missing) == len(problems):
+        return [loaded.source.problem(("calibration", "records"), f"{measure} needs answers; no record has one")]
+    return [replace(p, message=f"missing; {measure} compares with it") if p in missing else p for p in problems]
 
 
 def model_name(loaded: LoadedSpec) -> str:

@@ -110,7 +110,33 @@ def from_pydantic(
         offset = getattr(item.get("ctx", {}).get("error"), "offset", 0)
         message, at_key = _message(item, path, keys)
         found.append(Problem((*prefix, *path), message, at_key, offset))
-    return list(dict.fromkeys(found))
+    found = _one_each(found)
+    misspelt = {(*p.path[:-1], near) for p in found if (near := _meant(p.message)) is not None}
+    return [p for p in found if not (p.path in misspelt and p.message.endswith(" is missing"))]
+
+
+def _one_each(found: Sequence[Problem]) -> list[Problem]:
+    """One mistake for each value: what the members of a union say about it, joined; nothing of a member that wants
+    another kind of value where one goes on to what is wrong inside it."""
+    around = {p.path[:n] for p in found for n in range(len(p.path))}
+    found = [p for p in found if p.key or p.path not in around]
+    single: dict[tuple[Path, bool], Problem] = {}
+    for p in dict.fromkeys(found):
+        before = single.get((p.path, p.key))
+        if before is None:
+            single[p.path, p.key] = p
+            continue
+        head, mark, given = before.message.rpartition(", not ")
+        same = mark and p.message.endswith(mark + given)
+        joined = f"{head} or {p.message}" if same else f"{before.message}; or {p.message}"
+        single[p.path, p.key] = Problem(p.path, joined, p.key, before.offset)
+    return list(single.values())
+
+
+def _meant(message: str) -> str | None:
+    """The key that an unknown one was taken for."""
+    head, _, tail = message.rpartition("; did you mean ")
+    return tail.strip("?'") if head.startswith("unknown key ") else None
 
 
 def _message(item: Mapping[str, Any], path: Path, allowed: Sequence[str]) -> tuple[str, bool]:

@@ -34,14 +34,16 @@ def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[
     if not isinstance(data, Mapping):
         found.add(path, f"must be a mapping with the keys {', '.join(allowed)}, not {shown(data)}")
         return False
+    meant = set()
     for key in data:
         if key in LATER_KEYS:
             found.add((*path, key), f"{key!r} is not available in this version", key=True)
         elif key not in allowed:
             hint = suggest(key, allowed)
+            meant.add(hint)
             found.add((*path, key), f"unknown key {key!r}; allowed: {', '.join(allowed)}{hint}", key=True)
     for key in required:
-        if key not in data:
+        if key not in data and suggest(key, (key,)) not in meant:  # a misspelt key is one mistake, not two
             found.add((*path, key), f"the key {key!r} is missing", key=True)
     return True
 

@@ -21,11 +21,12 @@ _FORMS = "MEASURE >= NUMBER, NUMBER * baseline, baseline ± NUMBER % or baseline
 
 
 class ExpressionError(ValueError):
-    """A goal that cannot be read; `offset` is the character where it goes wrong."""
+    """A goal that cannot be read; `offset` is the character where it goes wrong, `measure` what was named before it."""
 
     def __init__(self, message: str, offset: int = 0) -> None:
         super().__init__(message)
         self.offset = offset
+        self.measure: MeasureRequest | None = None
 
 
 def request(name: str, options: Mapping[str, Any] | None = None) -> MeasureRequest:
@@ -98,6 +99,14 @@ def parse_constraint(text: str) -> Constraint:
     """Read `M (<=|>=) bound`; raises ExpressionError with the offset of the first thing that is wrong."""
     reader = _Reader(text)
     name, _ = reader.take("word", "a measure")
+    try:
+        return _compared(text, request(name), reader)
+    except ExpressionError as error:
+        error.measure = request(name)
+        raise
+
+
+def _compared(text: str, measure: MeasureRequest, reader: _Reader) -> Constraint:
     op, at = reader.take("op", "<= or >=")
     if op not in ("<=", ">="):
         raise ExpressionError(f"'{op}' is not a comparison here; use <= or >=", at)
@@ -106,7 +115,7 @@ def parse_constraint(text: str) -> Constraint:
         raise ExpressionError(f"'{reader.tokens[0][1]}' is left over; write {_FORMS}", reader.tokens[0][2])
     if not (math.isfinite(scale) and math.isfinite(shift)):
         raise ExpressionError("the bound is not a finite number", at)
-    return Constraint(" ".join(text.split()), request(name), "<=" if op == "<=" else ">=", scale, shift)
+    return Constraint(" ".join(text.split()), measure, "<=" if op == "<=" else ">=", scale, shift)
 
 
 def _bound(reader: _Reader) -> tuple[float, float]:

@@ -8,22 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from autoprune.document.problems import Problems, from_pydantic
+from autoprune.document.problems import Path as KeyPath
+from autoprune.document.problems import Problems
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput, Located
 from autoprune.policy import catalog
+from autoprune.ports import MeasureRequest
 from autoprune.spec.expressions import ExpressionError, parse_constraint, parse_objective
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.models import Spec
+from autoprune.spec.salvage import salvage
 
 
 @dataclass(frozen=True)
 class LoadedSpec:
     """A spec that reads well by itself; `check` holds it against the registries, the records and the model.
 
-    `objective_source` and `space_source` are the documents that goals and space stand in (the spec itself if inline).
+    `objective_source` and `space_source` are the documents that goals and space stand in (the spec itself if inline);
+    `objective_paths` and `constraint_paths` say where in them each goal stands. Of a spec that was read partly,
+    `problems` are the mistakes so far, `broken` the paths of the spec where something else stands for what is wrong,
+    and `named` the measures of constraints that go wrong after them; all are empty after `load`.
     """
 
     spec: Spec
@@ -34,6 +38,15 @@ class LoadedSpec:
     select: Objective | None
     objective_source: Source
     space_source: Source
+    objective_paths: tuple[KeyPath, ...] = ()
+    constraint_paths: tuple[KeyPath, ...] = ()
+    named: tuple[tuple[KeyPath, MeasureRequest], ...] = ()
+    problems: tuple[Located, ...] = ()
+    broken: frozenset[KeyPath] = frozenset()
+
+    def is_broken(self, *path: str | int) -> bool:
+        """Whether the spec's own value at the path, or one around it, was wrong: then nothing follows from it."""
+        return any(path[: len(wrong)] == wrong for wrong in self.broken)
 
     @property
     def state_folder(self) -> Path:
@@ -58,32 +71,49 @@ class LoadedSpec:
 
 def load(path: str | Path) -> LoadedSpec:
     """Read and type a spec. Raises BadInput with all mistakes of the spec and the documents it names."""
+    loaded = load_partly(path)
+    if loaded.problems:
+        raise BadInput(problems=loaded.problems)
+    return loaded
+
+
+def load_partly(path: str | Path) -> LoadedSpec:
+    """Read a spec as far as it goes: mistakes are in `problems`. Raises BadInput where there is no spec to read."""
     path = Path(path)
     source = read(path)
-    spec = _typed(source)
-    folder = path.resolve().parent
-    found: list[Located] = []
-    objective_source, values, prefix = _objective_document(spec, source, folder, found)
-    objectives = _objectives(values, prefix, objective_source, found)
-    constraints = _constraints(spec, source, found)
-    select = _select(spec, source, found)
-    space_source = _space_document(spec, source, folder, found)
-    if found or space_source is None:
-        raise BadInput(problems=found)
-    return LoadedSpec(spec, source, folder, objectives, constraints, select, objective_source, space_source)
-
-
-def _typed(source: Source) -> Spec:
-    problems = Problems()
     if not isinstance(source.data, dict):
+        problems = Problems()
         problems.add((), "a spec is a mapping; `autoprune init` writes a commented one")
         problems.raise_for(source)
-    try:
-        return Spec.model_validate(source.data)
-    except ValidationError as error:
-        problems.extend(from_pydantic(error, model=Spec))
-    problems.raise_for(source)
-    raise AssertionError("unreachable")  # raise_for raised: there was at least one problem
+    read_well = salvage(source.data)
+    spec, broken = read_well.spec, set(read_well.broken)
+    folder = path.resolve().parent
+    found = Problems(read_well.problems).located(source)
+    objective_source, values, prefix = _objective_document(spec, source, folder, found)
+    skipped = {p for p in broken if p[: len(prefix)] == prefix} if objective_source is source else set()
+    objectives = _objectives(values, prefix, objective_source, found, skipped)
+    named: list[tuple[KeyPath, MeasureRequest]] = []
+    constraints = _constraints(spec, source, found, broken, named)
+    select = _select(spec, source, found, broken)
+    space_source = None if ("search_space",) in broken else _space_document(spec, source, folder, found)
+    if space_source is None:
+        broken.add(("search_space",))
+        space_source = source
+    return LoadedSpec(
+        spec,
+        source,
+        folder,
+        tuple(objectives.values()),
+        tuple(constraints.values()),
+        select,
+        objective_source,
+        space_source,
+        tuple(objectives),
+        tuple(constraints),
+        tuple(named),
+        tuple(found),
+        frozenset(broken),
+    )
 
 
 def _objective_document(
@@ -115,46 +145,60 @@ def _named(text: str, kind: catalog.Kind, folder: Path) -> Path:
 
 
 def _objectives(
-    values: Sequence[Any], prefix: tuple[str | int, ...], document: Source, found: list[Located]
-) -> tuple[Objective, ...]:
-    read_well: list[Objective] = []
+    values: Sequence[Any], prefix: KeyPath, document: Source, found: list[Located], skipped: set[KeyPath]
+) -> dict[KeyPath, Objective]:
+    """Key path -> objective; `skipped` are paths whose mistakes are known."""
+    read_well: dict[KeyPath, Objective] = {}
+    before = len(found)
     for i, value in enumerate(values):
+        path = (*prefix, i)
+        if path in skipped:
+            continue
         try:
             objective = parse_objective(value)
         except ExpressionError as error:
-            found.append(document.problem((*prefix, i), str(error), offset=error.offset))
+            found.append(document.problem(path, str(error), offset=error.offset))
             continue
-        if any(objective.label == other.label for other in read_well):
-            found.append(document.problem((*prefix, i), f"{objective.label} is already an objective"))
-        read_well.append(objective)
-    if not values and not found:
+        if any(objective.label == other.label for other in read_well.values()):
+            found.append(document.problem(path, f"{objective.label} is already an objective"))
+        read_well[path] = objective
+    if not values and prefix and not skipped and len(found) == before:
         found.append(document.problem(prefix, "a search needs at least one objective"))
-    if len(read_well) > 3:
-        found.append(document.problem(prefix, f"{len(read_well)} objectives; a front of more than 3 is not supported"))
-    return tuple(read_well)
+    if len(values) > 3:
+        found.append(document.problem(prefix, f"{len(values)} objectives; a front of more than 3 is not supported"))
+    return read_well
 
 
-def _constraints(spec: Spec, source: Source, found: list[Located]) -> tuple[Constraint, ...]:
-    read_well: list[Constraint] = []
+def _constraints(
+    spec: Spec, source: Source, found: list[Located], broken: set[KeyPath], named: list[tuple[KeyPath, MeasureRequest]]
+) -> dict[KeyPath, Constraint]:
+    """Key path -> constraint; `named` gets the measures of those that go wrong after it."""
+    read_well: dict[KeyPath, Constraint] = {}
     for i, text in enumerate(spec.constraints):
+        path = ("constraints", i)
+        if path in broken:
+            continue
         try:
             constraint = parse_constraint(text)
         except ExpressionError as error:
-            found.append(source.problem(("constraints", i), str(error), offset=error.offset))
+            if error.measure is not None:
+                named.append((path, error.measure))
+            found.append(source.problem(path, str(error), offset=error.offset))
             continue
-        if any(constraint.text == other.text for other in read_well):
-            found.append(source.problem(("constraints", i), f"'{constraint.text}' stands here twice"))
+        if any(constraint.text == other.text for other in read_well.values()):
+            found.append(source.problem(path, f"'{constraint.text}' stands here twice"))
             continue
-        read_well.append(constraint)
-    return tuple(read_well)
+        read_well[path] = constraint
+    return read_well
 
 
-def _select(spec: Spec, source: Source, found: list[Located]) -> Objective | None:
+def _select(spec: Spec, source: Source, found: list[Located], broken: set[KeyPath]) -> Objective | None:
     if spec.output.select is None:
         return None
     try:
         return parse_objective(spec.output.select)
     except ExpressionError as error:
+        broken.add(("output", "select"))
         found.append(source.problem(("output", "select"), str(error), offset=error.offset))
         return None
 

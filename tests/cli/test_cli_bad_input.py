@@ -151,6 +151,70 @@ def test_all_mistakes_at_once(case: Path) -> None:
     assert files == {"spec.yaml", "space.yaml", "records.jsonl"}
 
 
+HIDDEN = [  # (what is wrong, what it must not hide or bring along: (key path, words) of every message)
+    (
+        [
+            ("search: 2", "search: many"),
+            ("minimize prefill_flops", "minimise prefill_flops"),
+            ("* baseline", "* basline"),
+        ],
+        {
+            ("calibration.search", "many"),
+            ("objectives[1]", "did you mean 'minimize'"),
+            ("constraints[0]", "did you mean 'baseline'"),
+            ("stages[0].score.llm_attention.form", "did you mean 'from'"),
+        },
+    ),
+    (
+        [("space.yaml", "two_stage_mixd"), ("* baseline", "* basline"), ("prefill_flops", "prefil_flops")],
+        {
+            ("search_space", "did you mean 'two_stage_mixed'"),
+            ("objectives[1]", "did you mean 'prefill_flops'"),
+            ("constraints[0]", "did you mean 'baseline'"),
+        },
+    ),
+    (
+        [("exact_match >= 0.97 * baseline", "exact_mach >= 0.97 * basline"), ("objectives: [", "objectives: [3, ")],
+        {
+            ("constraints[0]", "did you mean 'exact_match'"),
+            ("constraints[0]", "did you mean 'baseline'"),
+            ("objectives[0]", "valid string"),
+            ("stages[0].score.llm_attention.form", "did you mean 'from'"),
+        },
+    ),
+    (
+        [("  search: 2", "  serach: 2"), ("model: {path:", "model: {pth:")],
+        {
+            ("calibration.serach", "did you mean 'search'"),
+            ("model.pth", "did you mean 'path'"),
+            ("stages[0].score.llm_attention.form", "did you mean 'from'"),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("edits", "expected"), HIDDEN, ids=["types", "names", "goals", "keys"])
+def test_a_mistake_hides_no_other_and_brings_none_along(
+    case: Path, edits: list[tuple[str, str]], expected: set[tuple[str, str]]
+) -> None:
+    for old, new in edits:
+        edit(case, "spec.yaml", old, new)
+    edit(case, "space.yaml", "from: last", "form: last")
+    found = errors(case)
+    for path, words in expected:
+        assert [e for e in found if e["path"] == path and words in e["message"]], (path, words, found)
+    assert len(found) == len(expected), [e["message"] for e in found]
+
+
+def test_missing_answers_are_one_mistake(case: Path) -> None:
+    lines = [json.loads(line) for line in (case / "records.jsonl").read_text().splitlines()]
+    del lines[1]["answer"]
+    (case / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (error,) = errors(case)
+    assert (error["line"], error["path"]) == (2, "answer")
+    assert error["message"] == "missing; exact_match compares with it"
+
+
 def test_missing_image_names_the_record(case: Path) -> None:
     (case / "images" / "1.png").unlink()
     found = errors(case)
@@ -272,7 +336,7 @@ def test_unexpected_errors_keep_their_traceback(
 
 TYPES = [
     ("search: 2", "search: true", 7, 11),
-    ("holdout: 2", "holdout: true", 8, 3),
+    ("holdout: 2", "holdout: true", 8, 12),
     ("name: case", "name: case\nsearch: {seed: '3'}", 3, 16),
 ]
 

@@ -45,7 +45,8 @@ def test_pydantic_findings_become_ours() -> None:
     assert found["nam"] == Problem(
         ("nam",), "unknown key 'nam'; allowed: name, search, list_of; did you mean 'name'?", key=True
     )
-    assert found["name"].message == "the key 'name' is missing"
+    assert "name" not in found  # it is misspelt, not missing
+    assert _found({"list_of": []})["name"].message == "the key 'name' is missing"
     assert found["list_of[0].trails"].message == "unknown key 'trails'; allowed: trials, mode; did you mean 'trials'?"
     assert found["list_of[1].mode"].message == "must be 'fast' or 'slow', not 'fats'; did you mean 'fast'?"
     assert "not 'many'" in found["list_of[1].trials"].message
