@@ -48,6 +48,21 @@ def rows(page: str) -> Iterator[Any]:
         yield pytest.param(cell, id=cell)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files of the repository, and headings of its pages."""
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), target
+        assert not heading or heading in anchors(place), f"{target}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links write them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_pages_have_documents() -> None:
     pages = {str(param.id).split(":")[0] for param in documents()}
     assert {"README.md", "policy.md", "space.md"} <= pages

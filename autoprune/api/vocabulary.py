@@ -92,6 +92,8 @@ def markdown(listed: list[dict[str, Any]]) -> str:
         "What a policy is made of, as the registry knows it: `autoprune parts --markdown` prints this page. A part",
         "stands in a document as a bare word, or as a mapping with one key: `{name: {parameter: value}}`. Tiers say",
         "what must be captured: T0 features, T1 one attention row, T2 rows of the text, T3 a whole map, T4 more.",
+        "Sites are `projector` and `llm:<l>`, before decoder layer l; `input` is `llm:0`. A part is legal at all of",
+        "them unless it says otherwise.",
     ]
     for kind, title in KINDS.items():
         lines += ["", f"## {title}"]

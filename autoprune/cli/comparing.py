@@ -13,6 +13,11 @@ from autoprune.cli.output import JsonFlag, console, emit, interval, notes, numbe
 Names = Annotated[str, typer.Option(help="Catalog names and YAML files, comma-separated, or all.")]
 Budgets = Annotated[str, typer.Option(help="Fractions of the visual positions, averaged over the decoder layers.")]
 
+KEY = """\
+class: vision prunes before the language model, llm inside it, baseline looks at nothing. tier: T0 features, T1 one
+attention row, T2 rows of the text, T3 a whole map, T4 an extra pass. count: the rule that decides it for each image, or
+fixed."""
+
 
 def compare(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec's YAML file.")],
@@ -41,18 +46,30 @@ def compare(
         raise typer.Exit(1)
 
 
-def methods(json: JsonFlag = False) -> None:
+def methods(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of Markdown.")] = False,
+    json: JsonFlag = False,
+) -> None:
     """Every method of the catalog: where it prunes, what signal it needs, how surely it follows its paper."""
     from autoprune import api
+    from autoprune.api import methods as page
 
     listing = api.list_methods()
     if json:
         emit(listing)
         return
+    if markdown:
+        typer.echo(page.markdown(listing), nl=False)
+        return
     rows = [
-        (m["name"], m["class"], ", ".join(m["sites"]), m["signal_tier"], m["confidence"], m["paper"]) for m in listing
+        (
+            *(m["name"], m["class"], ", ".join(m["sites"]), m["signal_tier"]),
+            *(", ".join(m["count_rules"]) or "fixed", m["confidence"], m["paper"]),
+        )
+        for m in listing
     ]
-    console().print(table(None, ("name", "class", "sites", "tier", "confidence", "paper"), rows))
+    console().print(table(None, ("name", "class", "sites", "tier", "count", "confidence", "paper"), rows))
+    notes().print(KEY)
 
 
 def _listed(text: str) -> list[str]:
