@@ -11,6 +11,9 @@ The rule, so that references are comparable:
    Where a count rule decides before it, only the last stage's keep becomes `{to_budget: B}`, if the stages before it
    leave room for that and what they leave reaches B (count rules go on deciding, within that room); so it is where the
    policy asks for a budget itself, after keeps of N before it have been scaled as that budget is.
+   Where that cannot reach B whatever the images show, because the bounds of count rules (`most`, `least`) or keeps
+   `of_current` leave too little or too much, these become keeps of N, which are multiplied like the others: a rule
+   keeps its `most` then (`fit`), and only shares it out. A gate stays a gate, and a range of layers what it is.
    Of a stage that is repeated before a range of layers (`along` with a `keep`) the last repetition is the last stage,
    unless a rule shares a budget out among its layers: that is asked for the new one.
 """
@@ -22,7 +25,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BadInput
-from autoprune.policy.budget import Infeasible, Step, count_steps, fractional_budget
+from autoprune.policy.budget import Infeasible, Step, count_steps, fractional_budget, fractions
 from autoprune.policy.curves import CurveSpec, Solve, build, params_of
 from autoprune.policy.expand import expand
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, Stage
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 SOLVED = {"geometric": "ratio", "linear": "from", "logistic": "scale", "p_sigmoid": "mid"}
 GRID = 1000
+MOST = 1000 * GRID  # the largest factor on the grid: brings every keep of N to 1
 ALL_OR_NOTHING = ("gate",)  # count rules whose stage has no count of its own
 
 
@@ -54,8 +58,11 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
     depth = _depth(policy, geometry)
     tokens = None if geometry is None else geometry.tokens_per_image
     relative = _relative(_in_proportion(policy, budget), tokens)
-    if _ends(policy) or isinstance(policy.stages[-1], CurveStage):
-        return _reached(_scaled(relative, budget, depth, tokens), geometry)
+    free = _freed(relative, budget, depth, Fraction(1, tokens or GRID))
+    if _takes_nothing_up(policy):
+        return _reached(_scaled(free, budget, depth, tokens), geometry)
+    if free != relative:
+        return _reached(_scaled(free, budget, depth), geometry)
     alone = _last(relative, budget, depth) if _decided(policy) else None
     return _reached(alone or _scaled(relative, budget, depth), geometry)
 
@@ -86,14 +93,65 @@ def _ends(policy: Policy) -> bool:
     last = policy.stages[-1]
     if not isinstance(last, Stage):
         return False
-    rule = last.keep.rule
-    return last.keep.value == 0 or (last.keep.kind == "rule" and rule is not None and rule.name in ALL_OR_NOTHING)
+    return last.keep.value == 0 or _gate(last.keep)
+
+
+def _gate(keep: KeepSpec) -> bool:
+    return keep.kind == "rule" and keep.rule is not None and keep.rule.name in ALL_OR_NOTHING
+
+
+def _takes_nothing_up(policy: Policy) -> bool:
+    """Whether the last stage cannot become `{to_budget: B}`."""
+    return _ends(policy) or isinstance(policy.stages[-1], CurveStage)
 
 
 def _decided(policy: Policy) -> bool:
     """Whether keeps say no ratios: a count rule before the last stage, or a budget that the policy asks for itself."""
     kinds = [stage.keep.kind for stage in policy.stages if isinstance(stage, Stage)]
     return "rule" in kinds or "to_budget" in kinds
+
+
+def _freed(policy: Policy, budget: Fraction, depth: int, one: Fraction) -> Policy:
+    """The policy itself where its bounds leave the budget within reach, or where nothing can be done about them; else
+    with keeps of N in place of count rules and of keeps `of_current`. `one`: what a single token is of N."""
+    low, high = _range(policy, depth, one)
+    if low <= budget <= high:
+        return policy
+    free = _of_n(policy, depth)
+    new_low, new_high = _range(free, depth, one)
+    return free if (new_low < low if budget < low else new_high > high) else policy
+
+
+def _range(policy: Policy, depth: int, one: Fraction) -> tuple[Fraction, Fraction]:
+    """The budgets that multiplied keeps of N, rules within their bounds and a last stage that takes up the rest can
+    come to, whatever the images show. A last stage that takes up nothing holds no rule below its `most`."""
+    low, high = _multiplied(policy, Fraction(1, GRID)).stages, _multiplied(policy, Fraction(MOST, GRID)).stages
+    last = policy.stages[-1]
+    if isinstance(last, Stage) and not _ends(policy):
+        rest = replace(last, keep=KeepSpec("fraction", one))
+        low, high = (*map(_at_least, low[:-1]), rest), high[:-1]
+    steps = [_steps(replace(policy, stages=stages), depth) for stages in (low, high)]
+    return fractional_budget(steps[0], depth), fractional_budget(steps[1], depth)
+
+
+def _at_least(stage: AnyStage) -> AnyStage:
+    """A stage that keeps the least its rule may find."""
+    if isinstance(stage, CurveStage) or stage.keep.kind != "rule":
+        return stage
+    return replace(stage, keep=replace(stage.keep, value=stage.keep.least))
+
+
+def _of_n(policy: Policy, depth: int) -> Policy:
+    """With the most that rules and keeps `of_current` leave as keeps of N, in the same ratios."""
+    stages: list[AnyStage] = []
+    for i, stage in enumerate(policy.stages):
+        plain = isinstance(stage, Stage) and stage.until is None and stage.keep.kind in ("rule", "of_current")
+        if isinstance(stage, Stage) and plain and not _gate(stage.keep):
+            left = fractions(_steps(replace(policy, stages=policy.stages[: i + 1]), depth), depth)[-1]
+            stages.append(replace(stage, keep=KeepSpec("fraction", left, stage.keep.path, stage.keep.rule)))
+        else:
+            stages.append(stage)
+    return replace(policy, stages=tuple(stages))
 
 
 def _reached(policy: Policy, geometry: Geometry | None) -> Policy:
@@ -178,7 +236,7 @@ def _scaled(policy: Policy, budget: Fraction, depth: int, tokens: int | None = N
     which nothing evens out where the last stage drops all or is a curve."""
 
     def made(factor: int) -> Policy:
-        return replace(policy, stages=tuple(_times(s, Fraction(factor, GRID), i) for i, s in enumerate(policy.stages)))
+        return _multiplied(policy, Fraction(factor, GRID))
 
     def spent(factor: int) -> Fraction:
         steps = _steps(made(factor), depth)
@@ -186,13 +244,13 @@ def _scaled(policy: Policy, budget: Fraction, depth: int, tokens: int | None = N
 
     if spent(1) > budget:
         raise Infeasible(spent(1) - budget)
-    low, high = 1, 1000 * GRID
+    low, high = 1, MOST
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if spent(middle) <= budget else (low, middle - 1)
     result = made(low)
     last = result.stages[-1]
-    if not isinstance(last, Stage) or _ends(policy):
+    if not isinstance(last, Stage) or _takes_nothing_up(policy):
         return result
     return replace(result, stages=(*result.stages[:-1], _to_budget(last, budget)))
 
@@ -203,6 +261,10 @@ def _counted(steps: list[Step], tokens: int, depth: int) -> Fraction:
     for (layer, _), kept in zip(steps, count_steps(steps, tokens, depth, [0] * len(steps)), strict=True):
         spent, current, reached = spent + current * (layer - reached), kept, layer
     return Fraction(spent + current * (depth - reached), depth * tokens)
+
+
+def _multiplied(policy: Policy, factor: Fraction) -> Policy:
+    return replace(policy, stages=tuple(_times(stage, factor, i) for i, stage in enumerate(policy.stages)))
 
 
 def _times(stage: AnyStage, factor: Fraction, number: int) -> AnyStage:

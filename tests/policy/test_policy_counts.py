@@ -18,6 +18,7 @@ from autoprune.policy.scale import at_budget
 from autoprune.pruning.lookup import RegisteredParts
 
 PARTS = RegisteredParts()
+HALF = Fraction(1, 2)
 NORM = {"score": "feature_norm"}
 
 
@@ -145,3 +146,46 @@ def test_what_stands_in_for_a_class_token_has_one_spelling() -> None:
     either = {"from": "cls", "without_cls": "query"}
     assert of(either, True) == of({"from": "cls"}, True)
     assert of(either, False) == of({"from": "query"}, False)
+
+
+def rule(**bounds: Any) -> dict[str, Any]:
+    return {"rule": "elbow", **bounds}
+
+
+GATE = {"at": "llm:6", "keep": {"rule": "gate"}, "select": "stride"}
+
+
+@pytest.mark.parametrize("budget", ["3/5", "2/5", "1/4", "3/20"])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [stage("projector", rule(most="1/4")), stage("llm:4", {"of_current": "1/2"})],
+        [stage("projector", rule(most="1/4")), stage("llm:4", rule(most="1/8"))],
+        [stage("projector", rule(least="1/2")), stage("llm:4", "1/8")],
+        [stage("projector", rule(most="1/4")), GATE],
+        [stage("projector", "1/2"), stage("llm:1", {"of_current": "1/10"}), stage("llm:4", {"of_current": "1/2"})],
+        [stage("projector", rule(most="1/4")), {**NORM, "along": [2, 6], "curve": {"steps": [[2, 0.2], [6, 0.1]]}}],
+    ],
+)
+def test_bounds_do_not_keep_a_budget_out_of_reach(stages: list[dict[str, Any]], budget: str) -> None:
+    wanted, bound = Fraction(budget), geometry(8, 576)
+    made = resolve(at_budget(document(*stages), wanted, bound), bound, PARTS, 576)
+    spent = Fraction(sum(lengths(made, 576)), 8 * 576)
+    assert 0 <= wanted - spent < Fraction(1, 576)
+
+
+def test_rules_go_on_deciding_where_their_bounds_leave_room() -> None:
+    def keeps(budget: str) -> list[Any]:
+        made = document(stage("projector", rule(most="1/2", least="1/8")), stage("llm:4", {"of_current": "1/2"}))
+        return [s["keep"] for s in at_budget(made, Fraction(budget), geometry(8, 576)).dump()["stages"]]
+
+    assert keeps("2/5") == [rule(most=0.5, least=0.125), {"to_budget": 0.4}]
+    assert keeps("3/5") == [rule(fit=0.8), {"to_budget": 0.6}]  # at most 1/2 of N: as 1/2 and 1/4 are scaled
+    assert keeps("1/20") == [rule(fit=0.0665), {"to_budget": 0.05}]  # 1/8 for four of eight layers is above it
+
+
+def test_a_gate_stays_a_gate_where_a_rule_before_it_is_scaled() -> None:
+    first, last = at_budget(document(stage("projector", rule(most="1/4")), GATE), HALF, geometry(8, 576)).stages
+    assert isinstance(first, Stage)
+    assert isinstance(last, Stage)
+    assert (first.keep.kind, last.keep.kind) == ("fraction", "rule")
