@@ -9,7 +9,10 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
+from autoprune.calibration.records import FIELDS
 from autoprune.document.problems import Problems
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput
@@ -23,7 +26,9 @@ from autoprune.policy.model import Attend, Op, Positions, Restore, Rows
 from autoprune.policy.parameters import Parameter, read_param
 from autoprune.policy.space import Space
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.spec.expressions import parse_constraint, parse_objective
 from autoprune.spec.load import load
+from autoprune.spec.models import ExecutorSpec, Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -65,7 +70,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_pages_have_documents() -> None:
     pages = {str(param.id).split(":")[0] for param in documents()}
-    assert {"README.md", "policy.md", "space.md"} <= pages
+    assert {"README.md", "policy.md", "space.md", "spec.md"} <= pages
 
 
 @pytest.mark.parametrize("text", documents())
@@ -97,7 +102,12 @@ def a_space(path: Path) -> None:
     a_space_in(read(path))
 
 
-CHECKS = {"policy": a_policy, "space": a_space, "spec": a_spec}
+def some_objectives(path: Path) -> None:
+    named = [parse_objective(value).measure.name for value in read(path).data["objectives"]]
+    assert [name for name in named if measures.find(name) is None] == []
+
+
+CHECKS = {"objectives": some_objectives, "policy": a_policy, "space": a_space, "spec": a_spec}
 
 
 def as_policy(snippet: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,3 +184,49 @@ def test_every_key_of_a_space_is_explained() -> None:
     text = (DOCS / "space.md").read_text()
     code = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`|```.*?```", text, re.S))))
     assert [word for word in (*space_reading.KEYS, *HOLE_KINDS, "log", "solve") if word not in code] == []
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading, cells without their marks of code."""
+    section = (DOCS / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert lines, heading
+    return [[cell.strip("`") for cell in line] for line in lines]
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a spec that holds a value, with its default."""
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not ExecutorSpec:
+            yield from leaves(inner, f"{key}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            yield key, default.kind if isinstance(default, ExecutorSpec) else default
+
+
+def test_every_key_of_a_spec_is_explained_with_its_default() -> None:
+    rows = table("spec.md", "Keys")
+    page = {key: default if default == "required" else yaml.safe_load(default) for key, default, _ in rows}
+    assert page == {key: "required" if value is PydanticUndefined else value for key, value in leaves(Spec)}
+
+
+def test_the_fields_of_a_record_are_explained() -> None:
+    assert {field for field, _ in table("spec.md", "Records")} == set(FIELDS)
+
+
+def test_goals_of_the_page_are_read() -> None:
+    for text, _ in table("spec.md", "Objectives"):
+        objective = parse_objective(yaml.safe_load(text))
+        info = measures.find(objective.measure.name)
+        assert info is not None
+        info.config.model_validate(dict(objective.measure.options))
+    for text, _ in table("spec.md", "Constraints"):
+        assert measures.find(parse_constraint(text).measure.name) is not None
+
+
+def test_every_measure_is_explained() -> None:
+    page = {name: (better, text.endswith("A cost")) for name, better, text in table("spec.md", "Measures")}
+    known = {name: measures.find(name) for name in measures.names()}
+    assert page == {name: (info.direction, info.cost) for name, info in known.items() if info is not None}
