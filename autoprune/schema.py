@@ -51,13 +51,26 @@ def _measures() -> dict[str, Json]:
 
 
 # ------------------------------------------------------------------------------------------------- policies and spaces
-NUMBER: Json = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\d*\.?\d+(/\d+)?$"}]}
+TEXT: Json = {"type": "string", "pattern": r"^\d*\.?\d+(/\d+)?$"}
+NUMBER: Json = {"anyOf": [{"type": "number"}, TEXT]}
 
 
 def _config(config: Any) -> Json:
     schema = config.model_json_schema()
     schema.pop("title", None)
-    return dict(schema)
+    properties = schema.get("properties", {})
+    return {**schema, **({"properties": {k: _or_text(v) for k, v in properties.items()}} if properties else {})}
+
+
+def _or_text(spec: Json) -> Json:
+    """Numbers of parts may be written as text, `1/3`."""
+    if spec.get("type") == "number":
+        notes: Json = {key: spec[key] for key in ("default", "title") if key in spec}
+        number = {key: value for key, value in spec.items() if key not in notes}
+        return {"anyOf": [number, TEXT], **notes}
+    if any(option.get("type") == "number" for option in spec.get("anyOf", ())):
+        return {**spec, "anyOf": [*spec["anyOf"], TEXT]}
+    return spec
 
 
 def _one_key(options: dict[str, Json]) -> Json:

@@ -37,6 +37,11 @@ def test_what_is_shipped_is_valid(kind: str, path: Path) -> None:
     assert mistakes(kind, yaml.safe_load(path.read_text())) == []
 
 
+@pytest.mark.parametrize("tau", [0.5, "1/2", ".5"])
+def test_numbers_of_parts_may_be_text(tau: object) -> None:
+    assert mistakes("policy", {**POLICY, "stages": [{**STAGE, "select": {"nms": {"tau": tau}}}]}) == []
+
+
 def test_there_is_something_to_validate() -> None:
     assert {kind for kind, _ in SHIPPED} == {"policy", "space", "spec"}
     assert len(SHIPPED) >= 12
@@ -59,6 +64,7 @@ WRONG = [
     ("policy", {**POLICY, "stages": [{**STAGE, "kep": 1}]}, "stages"),
     ("policy", {**POLICY, "stages": [{**STAGE, "score": {"atention": {}}}]}, "stages"),
     ("policy", {**POLICY, "stages": [{**STAGE, "score": {"relevance": {}}}]}, "stages"),
+    ("policy", {**POLICY, "stages": [{**STAGE, "select": {"nms": {"tau": "most"}}}]}, "stages"),
     ("policy", {**POLICY, "schema": "autoprune/policy/2"}, "schema"),
     ("space", {**SPACE, "parms": {}}, "parms"),
     ("space", {**SPACE, "params": {"l1": {"lyer": [1, 2]}}}, "params"),
