@@ -30,6 +30,7 @@ from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import KeepSpec, Policy, Stage
 from autoprune.policy.geometry import Geometry
+from autoprune.policy.model import AnyStage
 from autoprune.policy.space import Space
 from autoprune.ports import MeasureRequest
 from autoprune.pruning.lookup import RegisteredParts
@@ -282,20 +283,30 @@ def _unusable(space: Space, geometry: Geometry) -> list[tuple[KeyPath, str]]:
     choices = [(p.name, option) for p in bound.parameters for option in p.choices[1:]]
     found: list[tuple[KeyPath, str]] = []
     for point in (gentle, *({**gentle, name: option} for name, option in choices)):
-        found += [(("stages",), reason) for reason in _refused(bound.fill(point), geometry)]
+        found += [(("stages",), reason) for _, reason in _refused(bound.fill(point), geometry)]
     at_a_stage: list[tuple[KeyPath, str]] = []
     for point in (middle, *({**middle, name: option} for name, option in choices)):
         policy = bound.fill(point)
         for i, stage in enumerate(policy.stages):
             half = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2))) if isinstance(stage, Stage) else stage
             reasons = _refused(replace(policy, stages=(half,)), geometry, only=Unusable)
-            at_a_stage += [(("stages", i), reason) for reason in reasons]
+            at_a_stage += [(_written(stage, place) or ("stages", i), reason) for place, reason in reasons]
     known = {reason for _, reason in at_a_stage}
     return list(dict.fromkeys([*at_a_stage, *(f for f in found if f[1] not in known)]))
 
 
-def _refused(policy: Policy, geometry: Geometry, only: type[BadInput] = BadInput) -> Sequence[str]:
-    """Why a model cannot carry out a policy. `only` Unusable: not what is wrong with a stage that stands alone."""
+def _written(stage: AnyStage, place: KeyPath) -> KeyPath:
+    """Where a document has the part that stands at this place of a stage (see `Unusable`)."""
+    at: Any = stage
+    for key in place:
+        at = at[key] if isinstance(key, int) else getattr(at, key)
+    path: KeyPath = getattr(at, "path", stage.path)
+    return path
+
+
+def _refused(policy: Policy, geometry: Geometry, only: type[BadInput] = BadInput) -> Sequence[tuple[KeyPath, str]]:
+    """Why a model cannot carry out a policy, and at which place of a stage where that is known. `only` Unusable: not
+    what is wrong with a stage that stands alone."""
     try:
         make_plan(resolve(policy, geometry, RegisteredParts(), geometry.tokens_per_image), geometry)
     except Unusable as error:
@@ -303,7 +314,7 @@ def _refused(policy: Policy, geometry: Geometry, only: type[BadInput] = BadInput
     except Infeasible:
         return ()
     except BadInput as error:
-        return () if only is Unusable else str(error).split("\n")
+        return () if only is Unusable else [((), line) for line in str(error).split("\n")]
     return ()
 
 

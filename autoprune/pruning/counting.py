@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from autoprune.pruning.view import StageView
 
 
+CLOSED = -1  # what a rule finds that lets nothing through, not even what is protected
+
+
 class CountConfig(PartConfig):
     """Base of the parameters of count rules."""
 
 
 def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | None]:
-    """How many candidates [B] of each sample the stage's rule keeps, and the scores [B, V] it looked at.
+    """How many candidates [B] of each sample the stage's rule keeps (below 0: nothing at all may stay), and the scores
+    [B, V] it looked at.
 
     Where the first pick's groups share by the rule (`split: rule`), every group decides for itself, and they add up.
     """

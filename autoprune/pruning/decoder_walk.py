@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.decoder_signals import DecoderHeads, DecoderWalk
 
 MAP = 1 << 27  # entries of attention maps held at a time: 512 MiB
+GRAIN = 2**16  # of the head that brings most: above the rounding of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +178,8 @@ def _gated(mass: Tensor, real: Tensor, gate: float) -> Tensor:
 
 
 def meet(ends: Tensor, heads: DecoderHeads, visual: Tensor) -> Tensor:
-    """The heads' ends as one: [B, H, n] -> [B, n]. `top_half`: the mean of those that bring most to `visual` [B, n];
-    `each`: they stay apart, [B, n, H]."""
+    """The heads' ends as one: [B, H, n] -> [B, n]. `top_half`: the mean of those that bring most to `visual` [B, n], of
+    equal ones the first; `each`: they stay apart, [B, n, H]."""
     if heads == "each":
         return ends.transpose(1, 2)
     if heads == "sum":
@@ -190,6 +191,8 @@ def meet(ends: Tensor, heads: DecoderHeads, visual: Tensor) -> Tensor:
     if heads == "top_half":
         half = max(1, ends.shape[1] // 2)
         brought = ends.masked_fill(~visual[:, None], 0).sum(2)
+        most = brought.amax(1, keepdim=True).clamp(min=torch.finfo(brought.dtype).tiny)
+        brought = (brought / most * GRAIN).round()  # where a window shows visual tokens only, every head brings all
         count = torch.full((len(ends),), half, device=ends.device)
         chosen = best(brought, torch.ones_like(brought, dtype=torch.bool), count)
         return ends.masked_fill(~chosen[..., None], 0).sum(1) / half

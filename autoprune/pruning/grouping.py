@@ -107,7 +107,7 @@ def select(
         return chosen
     sizes = sums(there, free.double()).long()
     if group.split == "rule" and rule is not None:
-        weights = shared_by_rule(rule, pick.group, view, by, free)
+        weights = shared_by_rule(rule, pick.group, view, by, free).clamp(min=0)
     else:
         weights = group.weights(there, view, by, free)
     counts = allocate(quota.each, sizes, weights)
@@ -119,7 +119,7 @@ def select(
 
 
 def shared_by_rule(rule: Use, group: Use, view: StageView, scores: Tensor | None, free: Tensor) -> Tensor:
-    """How many free tokens [B, G] the count rule finds in each group."""
+    """How many free tokens [B, G] the count rule finds in each group; below 0 where it lets nothing through."""
     side = Side(view.partition(group), view)
     grouped = None if scores is None else side.take(scores)
     found: Tensor = rule.run(side.view(), grouped, side.mask(free), rule.config)

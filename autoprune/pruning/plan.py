@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from autoprune.pruning.view import StageView
 
+Place = tuple[str | int, ...]
+
 
 @dataclass(frozen=True)
 class Use:
@@ -94,26 +96,29 @@ class Plan:
 
 
 class Unusable(BadInput):
-    """A model cannot carry out stages of a policy. `reasons`: what stages ask for in vain, not where."""
+    """A model cannot carry out stages of a policy. `reasons`: what stages ask for in vain, each with the place in the
+    stage that asks: ("pick", 0, "score"), ("merge",), …, or () for the stage itself."""
 
-    def __init__(self, found: Sequence[tuple[str, str]]) -> None:
-        self.reasons = tuple(dict.fromkeys(reason for _, reason in found))
-        super().__init__("\n".join(dict.fromkeys(f"{where}: {reason}" for where, reason in found)))
+    def __init__(self, found: Sequence[tuple[str, str, Place]]) -> None:
+        self.reasons = tuple(dict.fromkeys((place, reason) for _, reason, place in found))
+        super().__init__("\n".join(dict.fromkeys(f"{where}: {reason}" for where, reason, _ in found)))
 
 
 def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
     """Bind a policy to a model. Raises PolicyMismatch for another depth, Unusable with every unusable part."""
     if resolved.depth != geometry.depth:
         raise PolicyMismatch(f"the policy is for a model of {resolved.depth} layers, this one has {geometry.depth}")
-    problems: list[tuple[str, str]] = []
+    problems: list[tuple[str, str, Place]] = []
     stages = []
     for number, stage in enumerate(resolved.stages):
         site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
         binder = _Binder(f"stage {number + 1} ({stage.site}:{stage.layer})", site, problems, geometry.lacks)
         if stage.positions == "compact":
             binder.have("compact")
-        picks = tuple(p for p in (binder.pick(x) for x in stage.picks) if p is not None)
+        picks = tuple(p for p in (binder.pick(x, i) for i, x in enumerate(stage.picks)) if p is not None)
+        binder.place = ("merge",)
         merge = binder.use("merger", stage.merge)
+        binder.place = ("keep", "rule")
         rule = binder.rule(stage)
         if merge is not None:
             stages.append(PlannedStage(number, stage, site, picks, merge, frozenset(binder.signals), rule))
@@ -126,10 +131,11 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
 class _Binder:
     where: str
     site: Site
-    problems: list[tuple[str, str]]
+    problems: list[tuple[str, str, Place]]
     lacks: Mapping[str, str]
 
     def __post_init__(self) -> None:
+        self.place: Place = ()
         self.signals: set[Signal] = set()
 
     def have(self, name: str) -> bool:
@@ -138,11 +144,16 @@ class _Binder:
             self._problem(self.lacks[name])
         return name not in self.lacks
 
-    def pick(self, pick: ResolvedPick) -> PlannedPick | None:
+    def pick(self, pick: ResolvedPick, number: int) -> PlannedPick | None:
+        self.place = ("pick", number, "select")
         select = self.use("selector", pick.select)
+        self.place = ("pick", number, "score")
         score = None if pick.score is None else self.score(pick.score)
+        self.place = ("pick", number, "group")
         group = None if pick.group is None else self.use("group", pick.group)
+        self.place = ("pick", number, "allocate")
         allocate = None if pick.allocate is None else self.score(pick.allocate)
+        self.place = ("pick", number)
         self._heads(pick)
         if select is None:
             return None
@@ -210,7 +221,7 @@ class _Binder:
         return Use(info.run, config)
 
     def _problem(self, message: str) -> None:
-        self.problems.append((self.where, message))
+        self.problems.append((self.where, message, self.place))
 
 
 BY_HEAD = "`heads: each`"

@@ -177,8 +177,7 @@ class Prefill:
         elif planned.stage.keep.kind == "rule":
             found, scores = decide(planned, view)
             decided = [int(c) for c in found.tolist()]  # the one wait for the device that a rule costs
-            every = zip(decided, protected, self.now, strict=True)
-            keep = self._counted([c + p if c or p == v else 0 for c, p, v in every])  # all protected: nothing to decide
+            keep = self._counted([c + p if c >= 0 else 0 for c, p in zip(decided, protected, strict=True)])
             if keep == self.now:
                 return hidden
         keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]

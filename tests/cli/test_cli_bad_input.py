@@ -391,8 +391,8 @@ def test_a_figure_of_no_known_kind_is_refused_before_any_work(case: Path) -> Non
     assert "a figure is written as .png, .svg, .pdf" in done.json["errors"][0]["message"]
 
 
-def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_search(case: Path) -> None:
-    """In any option of any choice: here only the second one asks a SigLIP tower for its class token."""
+def without_class_token(case: Path) -> None:
+    """The case's model is one with a SigLIP tower."""
     model = case / "model"
     model.mkdir()
     tower = {"model_type": "siglip_vision_model", "image_size": 56, "patch_size": 14}
@@ -405,10 +405,47 @@ def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_searc
     }
     (model / "config.json").write_text(json.dumps(config))
     edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), str(model))
+
+
+def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_search(case: Path) -> None:
+    """In any option of any choice: here only the second one asks a SigLIP tower for its class token."""
+    without_class_token(case)
     (case / "space.yaml").write_text(
         "schema: autoprune/space/1\nname: case\nparams:\n  how: {choice: [all, cls]}\n"
         "stages:\n  - {at: projector, keep: 1/2, score: {encoder_attention: {from: $how}}}\n"
     )
     (error,) = errors(case)
-    assert (error["line"], error["path"]) == (6, "stages[0]")
+    assert (error["line"], error["column"], error["path"]) == (6, 39, "stages[0].score")
     assert "this model's vision tower has no class token; `without_cls: all`" in error["message"]
+
+
+CLS = "no class token"
+HALVES = "{encoder_attention: {from: all, heads: top_half}}"
+RISE = "{llm_attention: {rise: true}}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "column", "path", "says"),
+    [
+        (["at: projector", "keep: 1/2", f"score: {HALVES}"], 6, 12, "stages[0].score", "top_half"),
+        (["at: llm:1", "keep: 1/2", f"score: {RISE}"], 6, 12, "stages[0].score", "rise"),
+        (
+            ["at: llm:1", "keep: 1/2", "pick:", "  - {share: 1/2, score: random}", f"  - {{score: {RISE}}}"],
+            8,
+            17,
+            "stages[0].pick[1].score",
+            "rise",
+        ),
+        (["at: projector", "keep: 1/2", "score: named"], 6, 12, "stages[0].score", CLS),
+    ],
+)
+def test_what_a_model_cannot_give_is_said_where_the_part_stands(
+    case: Path, lines: list[str], line: int, column: int, path: str, says: str
+) -> None:
+    without_class_token(case)
+    stage = "\n    ".join(lines)
+    named = "criteria: {named: {encoder_attention: {}}}\n" if "named" in stage else ""
+    (case / "space.yaml").write_text(f"schema: autoprune/space/1\nname: case\nstages:\n  - {stage}\n{named}")
+    (error,) = errors(case)
+    assert (error["line"], error["column"], error["path"]) == (line, column, path)
+    assert says in error["message"]

@@ -183,6 +183,15 @@ def test_a_gate_drops_everything_or_nothing() -> None:
     generate(model(), batch, steps=2)
 
 
+def test_a_closed_gate_drops_what_is_protected_too_and_an_open_one_does_not() -> None:
+    """Where protected tokens are all that is left, and where they are not."""
+    batch, listed = inputs(model(), SAMPLES), tuple(range(12))
+    for before, left in ((stage(1, 12, kind="tokens", protect=listed), 12), (stage(1, 20, kind="tokens"), 20)):
+        for below, kept in ((1, 0), (1e-9, left)):
+            gate = replace(ruled(2, "gate", {"below": below}), protect=listed)
+            assert run(policy(before, gate), batch)[0].counts == [[left] * 3, [kept] * 3]
+
+
 def test_gate_and_rank_read_the_models_attention() -> None:
     batch = inputs(model(), SAMPLES)
     for i in range(len(SAMPLES)):

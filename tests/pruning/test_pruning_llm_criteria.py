@@ -376,3 +376,14 @@ def test_heads_meet_by_hand() -> None:
         visual = torch.tensor([[True, False, True]])
         found = meet(torch.tensor([ends]), heads, visual)[0].tolist()
         assert close(found, heads_together(ends, heads, [0, 2]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_heads_that_bring_the_same_up_to_rounding_are_equal(seed: int) -> None:
+    """Where a window shows visual tokens only, every head brings 1: the first half is taken, whatever rounding says."""
+    from autoprune.pruning.decoder_walk import meet
+
+    ends = torch.randn(8, 6, 37, generator=torch.Generator().manual_seed(seed)).mul(3).softmax(2)
+    assert len(ends.sum(2).unique()) > 1
+    found = meet(ends, "top_half", torch.ones(8, 37, dtype=torch.bool))
+    assert torch.allclose(found, ends[:, :3].mean(1))

@@ -54,8 +54,10 @@ def flops(config: Gate, sizes: Sizes) -> int:
     paper="ToDRE: Visual Token Pruning via Diversity and Task Awareness (2025), stage 2",
 )
 def gate(view: StageView, scores: Tensor | None, among: Tensor, config: Gate) -> Tensor:
-    """0 where every share that is looked at lies below the bound, else all."""
+    """All, or `CLOSED` where every share that is looked at lies below the bound."""
     import torch
 
+    from autoprune.pruning.counting import CLOSED
+
     shares = torch.stack([view.provide(statistic)[:, 0] for statistic in config.statistics(view.site)])
-    return among.sum(1) * (shares >= config.below).any(0)
+    return torch.where((shares >= config.below).any(0), among.sum(1), CLOSED)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 class Threshold(CountConfig):
-    """above: the bound. of: its unit: the scores' `mean`, `sum` or `max`, or 1 (`value`). Two bounds of
-    which one must be passed (MustDrop) are one bound on a mix of two criteria with `op: max` and `normalise: none`."""
+    """above: the bound. of: its unit: the scores' `mean`, `sum` or `max`, or 1 (`value`). One bound on one score:
+    MustDrop keeps what passes either of two, a share of the summed attention or an absolute value of the largest row,
+    and one of them at a time is what this says."""
 
     above: Number = 1.0
     of: Literal["mean", "sum", "max", "value"] = "mean"
@@ -28,7 +29,7 @@ class Threshold(CountConfig):
     Threshold,
     flops=uncounted,
     needs=frozenset({"score"}),
-    paper="MustDrop (2024) for bounds on attention; SAINT (2025) for bounds on likeness",
+    paper="MustDrop (2024) for either of its two bounds on attention; SAINT (2025) for bounds on likeness",
 )
 def threshold(view: StageView, scores: Tensor, among: Tensor, config: Threshold) -> Tensor:
     """The number of scores at or above the bound, at least 1."""
