@@ -246,7 +246,7 @@ class Publisher(Protocol):
 class Progress:
     """A snapshot for people: what is going on, how far, how good."""
 
-    phase: Literal["loading", "baseline", "references", "search", "certify", "compare", "publish", "done"]
+    phase: Literal["loading", "baseline", "references", "search", "certify", "compare", "timing", "publish", "done"]
     complete: int = 0
     failed: int = 0
     running: int = 0
@@ -254,6 +254,7 @@ class Progress:
     hypervolume: float | None = None
     best: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    infeasible: int = 0
 
 
 class Observer(Protocol):

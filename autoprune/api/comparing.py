@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from autoprune import check
 from autoprune.api import state
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = ("information_flow", "budget", "prefill_flops", "selection_flops", "kv_bytes")
 BATCH, ROUNDS = 8, 7
+CLOSE = 0.01  # how far below its target a budget may stay where images have different numbers of tokens
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,20 @@ def compare(
 
     `parity`: as the methods' releases do it, by the `parity` of their documents.
 
-    Raises BadInput for an unknown policy, a budget that is no number in (0, 1] or a spec that cannot be run.
+    Raises BadInput where there is nothing to compare, for unknown policies and budgets that are no numbers in (0, 1],
+    all of them at once, or for a spec that cannot be run.
     """
     observer = observer or SilentObserver()
-    wanted = [_budget(text) for text in budgets]
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit is at least one question, not {limit}")
+    wrong: list[BadInput] = []
+    wanted = _each(_budget, budgets, "budgets", wrong)
     checked = check.check(spec)
-    chosen = _policies(policies, checked.loaded.folder)
+    folders = (checked.loaded.folder / "policies",)
+    names = [n for name in policies for n in (catalog.names("policies", folders) if name == "all" else (name,))]
+    chosen = dict(_each(lambda name: _policy(name, folders), dict.fromkeys(names), "policies", wrong))
+    if wrong:
+        raise wrong[0] if len(wrong) == 1 else BadInput("\n".join(map(str, wrong)))
     state.check_machine(checked.loaded)
     observer.update(Progress("loading"))
     study = Prepared(checked)
@@ -90,16 +100,24 @@ def _budget(text: str) -> Fraction:
     return value
 
 
-def _policies(names: Sequence[str], folder: Path) -> dict[str, Policy]:
-    """Policies by the name under which they are shown."""
-    folders = (folder / "policies",)
-    listed = [n for name in names for n in (catalog.names("policies", folders) if name == "all" else (name,))]
-    found = {}
-    for name in dict.fromkeys(listed):
-        is_file = name.endswith((".yaml", ".yml"))
-        path = Path(name) if is_file else catalog.find("policies", name, folders)
-        found[path.stem if is_file else name] = Policy.from_source(read(path), PARTS)
-    return found
+def _each(make: Callable[[str], _Made], given: Iterable[str], what: str, wrong: list[BadInput]) -> list[_Made]:
+    """What is made of each; what goes wrong with any of them, or that there is none, is added to `wrong`."""
+    made, items = [], list(given)
+    if not items:
+        wrong.append(BadInput(f"no {what} to compare: name at least one"))
+    for item in items:
+        try:
+            made.append(make(item))
+        except BadInput as error:
+            wrong.append(error)
+    return made
+
+
+def _policy(name: str, folders: tuple[Path, ...]) -> tuple[str, Policy]:
+    """A policy, and the name under which it is shown."""
+    is_file = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_file else catalog.find("policies", name, folders)
+    return path.stem if is_file else name, Policy.from_source(read(path), PARTS)
 
 
 class _Comparing:
@@ -127,15 +145,20 @@ class _Comparing:
         return self.study.checked.loaded.spec.certify.confidence
 
     def document(self, policies: Mapping[str, Policy], budgets: Sequence[Fraction]) -> dict[str, Any]:
+        self.observer.update(Progress("baseline", target=1))
         baseline = self.measure(None)
         if isinstance(baseline, str):
             raise AutoPruneError(f"the unpruned model could not be measured: {baseline}")
+        self.observer.update(Progress("baseline", 1, target=1))
+        points: list[Candidate | None] = []
         rows: list[dict[str, Any]] = []
         total = len(policies) * len(budgets)
-        for row in self._rows(policies, budgets, baseline):
+        for row, point in self._rows(policies, budgets, baseline):
             rows.append(row)
-            failed = sum(r["state"] != "measured" for r in rows)
-            self.observer.update(Progress("compare", len(rows), failed, 0, total))
+            points.append(point)
+            self.observer.update(self._progress("compare", rows, len(rows), total))
+        if self.timing:
+            self._time(rows, points)
         spec = self.study.checked.loaded.spec
         return {
             "name": spec.name,
@@ -150,27 +173,49 @@ class _Comparing:
             "rows": rows,
         }
 
+    def _progress(
+        self, phase: Literal["compare", "timing"], rows: Sequence[Mapping[str, Any]], done: int, of: int
+    ) -> Progress:
+        states = [row["state"] for row in rows]
+        failed = sum(state in ("failed", "refused") for state in states)
+        return Progress(phase, done, failed, 0, of, infeasible=states.count("infeasible"))
+
     def _rows(
         self, policies: Mapping[str, Policy], budgets: Sequence[Fraction], baseline: Measurement
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[tuple[dict[str, Any], Candidate | None]]:
         for name, policy in policies.items():
             for budget in budgets:
-                yield {"policy": name, "target": float(budget), **self._row(name, policy, budget, baseline)}
+                row, point = self._row(name, policy, budget, baseline)
+                yield {"policy": name, "target": float(budget), **row}, point
 
-    def _row(self, name: str, policy: Policy, budget: Fraction, baseline: Measurement) -> dict[str, Any]:
+    def _row(
+        self, name: str, policy: Policy, budget: Fraction, baseline: Measurement
+    ) -> tuple[dict[str, Any], Candidate | None]:
+        """One row, and what it measured."""
         study = self.study
         try:
             scaled = at_budget(policy, budget, study.geometry)
             point: Candidate = candidate(scaled, study.geometry, study.tokens, name, parity=self.parity)
             found = self.measure(point.canonical)
         except Infeasible as error:
-            return {"state": "infeasible", "reason": str(error)}
+            return {"state": "infeasible", "reason": str(error)}, None
         except BadInput as error:
-            return {"state": "refused", "reason": str(error)}
+            return {"state": "refused", "reason": str(error)}, None
         if isinstance(found, str):
-            return {"state": "failed", "reason": found, "digest": point.digest}
-        row = {"state": "measured", "digest": point.digest, **self._numbers(found, baseline)}
-        return {**row, **self._timing(point)} if self.timing else row
+            return {"state": "failed", "reason": found, "digest": point.digest}, None
+        numbers = self._numbers(found, baseline)
+        one = 1 / study.tokens if study.tokens else CLOSE
+        reached = not scaled.stages or numbers["budget"] > float(budget) - one
+        return {"state": "measured", "digest": point.digest, "reached": reached, **numbers}, point
+
+    def _time(self, rows: list[dict[str, Any]], points: Sequence[Candidate | None]) -> None:
+        """Adds the timings to the rows that were measured."""
+        todo = [(row, point) for row, point in zip(rows, points, strict=True) if point is not None]
+        for done, (row, point) in enumerate(todo):
+            self.observer.update(self._progress("timing", rows, done, len(todo)))
+            row.update(self._timing(point))
+        if todo:
+            self.observer.update(self._progress("timing", rows, len(todo), len(todo)))
 
     def measure(self, canonical: str | None) -> Measurement | str:
         """The measurement, remembered or new; the reason where it failed."""

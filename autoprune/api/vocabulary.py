@@ -27,8 +27,9 @@ def list_parts(name: str | None = None) -> list[dict[str, Any]]:
         return listed
     found = [part for part in listed if part["name"] == name]
     if not found:
-        known = [part["name"] for part in listed]
-        raise BadInput(f"no part is called {name!r}; `autoprune parts` lists them{suggest(name, known)}")
+        known = sorted({part["name"] for part in listed})
+        near = suggest(name, known) or f"; known: {', '.join(known)}"
+        raise BadInput(f"no part is called {name!r}{near}; `autoprune parts` describes them")
     return found
 
 

@@ -76,32 +76,52 @@ def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
+LEGEND = {
+    "target": "the budget asked for",
+    "budget": "the share of visual positions that entered the decoder layers",
+    "retained": "the score as a share of the unpruned model's",
+    "flow": "how far the last prompt token's states are from the unpruned ones (0: undisturbed)",
+    "FLOPs": "of the prefill, and",
+    "KV": "cache bytes, as shares of the unpruned model's",
+    "prefill": "measured time over the unpruned model's [quartiles]",
+    "selection": "the share of that time that choosing tokens takes",
+}
+UNDISTURBED = 1e-6  # a distance below this is rounding
+
+
 def _show(document: Mapping[str, Any]) -> None:
     score = document["score"]
     kinds = list(document["baseline"]["by_type"])
-    columns = ("policy", "budget", score, "retained", *kinds, "flow", "FLOPs", "KV", "prefill", "selection")
+    columns = ("policy", "target", "budget", score, "retained", *kinds, "flow", "FLOPs", "KV", "prefill", "selection")
     title = f"{document['records']} {document['split']} questions on {document['images']} images"
     if document["parity"]:
         title += ", in parity with the releases"
-    console().print(table(title, columns, _rows(document, score, kinds)))
+    rows = [(*row, *[""] * (len(columns) - len(row))) for row in _rows(document, score, kinds)]
+    shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    names = [columns[i] for i in shown]
+    console().print(table(title, names, [[row[i] for i in shown] for row in rows]))
+    console().print(" · ".join(f"{name}: {LEGEND[name]}" for name in LEGEND if name in names))
 
 
-def _rows(document: Mapping[str, Any], score: str, kinds: list[str]) -> Iterable[tuple[Any, ...]]:
+def _rows(document: Mapping[str, Any], score: str, kinds: list[str]) -> Iterable[tuple[str, ...]]:
     base = document["baseline"]
     yield _row("unpruned", base, base, score, kinds)
     for row in document["rows"]:
         if row["state"] == "measured":
             yield _row(row["policy"], row, base, score, kinds)
         else:
-            yield (row["policy"], f"{row['target']:.3g}", f"{row['state']}: {row['reason']}")
+            yield (row["policy"], number(row["target"]), "", f"{row['state']}: {row['reason']}")
 
 
-def _row(name: str, row: Mapping[str, Any], base: Mapping[str, Any], score: str, kinds: list[str]) -> tuple[Any, ...]:
+def _row(name: str, row: Mapping[str, Any], base: Mapping[str, Any], score: str, kinds: list[str]) -> tuple[str, ...]:
     types = [number(row["by_type"].get(kind)) for kind in kinds]
     spent = [f"{row[label] / base[label]:.0%}" for label in ("prefill_flops", "kv_bytes")]
     timed = [_ratio(row.get(label)) for label in ("prefill_ratio", "selection_share")]
-    flow = number(row["information_flow"])
-    return (name, number(row["budget"]), interval(row[score]), number(row["retained"]), *types, flow, *spent, *timed)
+    distance = row["information_flow"]
+    flow = number(0.0 if distance < UNDISTURBED else distance)
+    used = number(row["budget"]) + ("" if row.get("reached", True) else " not reached")
+    start = (name, number(row.get("target")), used, interval(row[score]), number(row["retained"]))
+    return (*start, *types, flow, *spent, *timed)
 
 
 def _ratio(spread: Mapping[str, float] | None) -> str:

@@ -73,6 +73,8 @@ class LiveObserver:
             parts.append(f"hypervolume {number(progress.hypervolume)}")
         if progress.failed:
             parts.append(f"{progress.failed} failed")
+        if progress.infeasible:
+            parts.append(f"{progress.infeasible} infeasible")
         eta = self._eta(progress)
         if eta is not None:
             parts.append(f"ETA {int(eta // 60)}:{int(eta % 60):02d}")

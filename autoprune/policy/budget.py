@@ -24,11 +24,18 @@ PARK = "park"  # the merger that sets aside what it drops
 
 
 class Infeasible(AutoPruneError):
-    """A budget cannot be met. `distance` is how far above it the cheapest possible policy stays, in budget units."""
+    """A budget cannot be met. `distance` is how far above it the cheapest possible policy stays, in budget units;
+    `budget`, where it is given, lets the message say what that policy costs."""
 
-    def __init__(self, distance: Fraction | float, message: str = "") -> None:
+    def __init__(
+        self, distance: Fraction | float, message: str = "", *, budget: Fraction | float | None = None
+    ) -> None:
         self.distance = float(distance)
-        super().__init__(message or f"the budget cannot be met: the cheapest choice is {self.distance:.4f} above it")
+        if budget is None:
+            said = f"the cheapest choice is {self.distance:.4f} above it"
+        else:
+            said = f"cheapest possible: {float(budget) + self.distance:.4f}"
+        super().__init__(message or f"the budget cannot be met; {said}")
 
 
 def rounded(share: Fraction, n: int) -> int:
@@ -97,7 +104,7 @@ class Counting:
         layers, left = self.depth - layer, self.left(layer, keep.value)
         least = min(self.current, max(1, held))
         if left < least * layers:
-            raise Infeasible(Fraction(least * layers - left, self.depth * self.n))
+            raise Infeasible(Fraction(least * layers - left, self.depth * self.n), budget=keep.value)
         if decided is None:
             return min(self.current, left // layers if last else -(-left // layers))
         most = left // layers if last else left - least * (layers - 1)
@@ -136,7 +143,7 @@ def _to_budget(budget: Fraction, n: int, depth: int, layer: int, current: int, s
     least = min(current, max(1, held))
     if most < least:
         cheapest = Fraction(spent + (depth - layer) * least, depth * n)
-        raise Infeasible(cheapest - budget)
+        raise Infeasible(cheapest - budget, budget=budget)
     return min(current, most)
 
 
@@ -270,7 +277,7 @@ def fractions(steps: Sequence[Step], depth: int) -> tuple[Fraction, ...]:
         elif keep.kind in ("to_budget", "shared"):
             rest = (keep.value * depth - spent) / (depth - layer)
             if rest <= 0 < current:
-                raise Infeasible(spent / depth - keep.value)
+                raise Infeasible(spent / depth - keep.value, budget=keep.value)
             current = min(current, rest)
         else:
             current = min(current, keep.value * (current if keep.kind == "of_current" else 1))

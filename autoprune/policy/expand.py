@@ -70,7 +70,7 @@ def curve_steps(spec: CurveSpec, span: Span, before: list[Step], tokens: int | N
 
     first, last = -int(-low * GRID // 1), int(high * GRID)
     if spent(first) > budget:
-        raise Infeasible(spent(first) - budget)
+        raise Infeasible(spent(first) - budget, budget=budget)
     return steps(_largest(lambda at: spent(at) <= budget, first, last))
 
 

@@ -243,7 +243,7 @@ def _scaled(policy: Policy, budget: Fraction, depth: int, tokens: int | None = N
         return _counted(steps, tokens, depth) if tokens else fractional_budget(steps, depth)
 
     if spent(1) > budget:
-        raise Infeasible(spent(1) - budget)
+        raise Infeasible(spent(1) - budget, budget=budget)
     low, high = 1, MOST
     while low < high:
         middle = (low + high + 1) // 2

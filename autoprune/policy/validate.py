@@ -248,9 +248,12 @@ class _Check:
             index = absolute(number, self.geometry.depth)
         else:
             return ""
-        if 0 <= index <= written:
+        depth = None if self.geometry is None else self.geometry.depth
+        if 0 <= index <= written and (depth is None or index < depth):
             return ""
-        return f"the row of layer {index} does not exist yet at llm:{written}; allowed: prev, own, 0 to {written}"
+        # how deep the model is may be known only later
+        allowed = "a layer from 0 to its own" if depth is None else f"0 to {min(written, depth - 1)}"
+        return f"the row of layer {index} does not exist yet at llm:{written}; allowed: prev, own, {allowed}"
 
     def protected(self, stage: AnyStage) -> Iterator[Problem]:
         n = None if self.geometry is None else self.geometry.tokens_per_image

@@ -40,3 +40,10 @@ def test_a_parameter_shows_its_default_and_what_is_allowed() -> None:
 def test_an_unknown_part_is_bad_input() -> None:
     with pytest.raises(BadInput, match=r"no part is called 'outlyer'.*did you mean 'outlier'"):
         list_parts("outlyer")
+
+
+def test_an_unknown_part_is_answered_with_what_there_is() -> None:
+    with pytest.raises(BadInput, match="no part is called 'elbo'; did you mean 'elbow'\\?; `autoprune parts`"):
+        list_parts("elbo")
+    with pytest.raises(BadInput, match=r"no part is called 'zzz'; known: .*elbow.*nms.*; `autoprune parts`"):
+        list_parts("zzz")

@@ -60,7 +60,7 @@ def test_every_policy_has_a_row_for_every_budget(compared: tuple[Path, Cli]) -> 
 def test_a_budget_out_of_reach_is_a_row_that_says_so(compared: tuple[Path, Cli]) -> None:
     row = rows(compared[1].json)["late", 0.5]
     assert row["state"] == "infeasible"
-    assert "0.25" in row["reason"]  # six of eight layers run before it
+    assert "cheapest possible: 0.75" in row["reason"]  # six of eight layers run before it
 
 
 def test_files_and_run(compared: tuple[Path, Cli]) -> None:
@@ -99,6 +99,8 @@ def test_what_was_measured_is_not_measured_again(compared: tuple[Path, Cli], mon
         (["--policies", "fastvlm"], "fastervlm"),
         (["--budgets", "1.5"], "at most 1"),
         (["--budgets", "third"], "is no number"),
+        (["--policies", ""], "no policies to compare"),
+        (["--policies", "random", "--budgets", " , "], "no budgets to compare"),
     ],
 )
 def test_bad_input(
@@ -107,6 +109,62 @@ def test_bad_input(
     done = cli("compare", str(compared[0]), *options)
     assert done.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_bad_input_is_reported_at_once(compared: tuple[Path, Cli], capsys: pytest.CaptureFixture[str]) -> None:
+    done = cli("compare", str(compared[0]), "--policies", "random,fastvm", "--budgets", "0.33,1.5,x")
+    assert done.code == 2
+    said = capsys.readouterr().err
+    for text in ("'1.5' is not above 0 and at most 1", "'x' is no number", "'fastvm'; did you mean 'fastv'"):
+        assert text in said
+
+
+RULED = """\
+schema: autoprune/policy/1
+name: ruled
+stages:
+  - {at: projector, keep: {rule: {outlier: {beyond: 1000}}, most: 1/2, least: 1/8}, score: feature_norm}
+  - {at: "llm:4", keep: {of_current: 1/2}, score: {llm_attention: {from: last}}}
+"""
+
+
+def test_a_budget_that_was_not_reached_is_said(compared: tuple[Path, Cli]) -> None:
+    spec, _ = compared
+    (spec.parent / "policies" / "ruled.yaml").write_text(RULED)
+    asked = ["--policies", "ruled", "--budgets", "0.4,0.6", "--limit", "16", "--no-timing"]
+    done = cli("compare", str(spec), *asked, "--json")
+    assert done.code == 0, done.out
+    found = rows(done.json)
+    assert not found["ruled", 0.4]["reached"]
+    assert found["ruled", 0.4]["budget"] == pytest.approx(1 / 8)  # nothing stands out: the least, at every layer
+    assert found["ruled", 0.6]["reached"]  # above what the rule may keep, so it is scaled like a fraction
+    assert 0.6 - 1 / 144 < found["ruled", 0.6]["budget"] <= 0.6
+    shown = cli("compare", str(spec), *asked).out
+    assert "0.125 not reached" in shown
+    assert "selection" not in shown  # nothing was timed
+
+
+def test_timing_is_a_phase_of_its_own(compared: tuple[Path, Cli], monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprune import api
+    from autoprune.measures.evaluator import ModelEvaluator
+    from autoprune.measures.latency import Spread, Timing
+    from autoprune.ports import Progress
+
+    class Seen:
+        def __init__(self) -> None:
+            self.all: list[Progress] = []
+
+        def update(self, progress: Progress) -> None:
+            self.all.append(progress)
+
+    spread, seen = Spread(0.5, 0.4, 0.6), Seen()
+    monkeypatch.setattr(ModelEvaluator, "prefill", lambda *_: Timing(spread, spread))
+    made = api.compare(compared[0], ("late", "random"), ("0.5", "1/10"), limit=64, observer=seen)
+    assert list(dict.fromkeys(p.phase for p in seen.all)) == ["loading", "baseline", "compare", "timing"]
+    timed = [(p.complete, p.target) for p in seen.all if p.phase == "timing"]
+    assert timed == [(0, 2), (1, 2), (2, 2)]  # what could not be measured is not timed
+    assert (seen.all[-1].failed, seen.all[-1].infeasible) == (0, 2)
+    assert ["prefill_ratio" in row for row in made.document["rows"]] == [False, False, True, True]
 
 
 def test_in_parity_the_releases_positions_count(compared: tuple[Path, Cli]) -> None:

@@ -253,3 +253,13 @@ def test_resolve_refuses_a_policy_for_a_deeper_model() -> None:
     with pytest.raises(BadInput, match="beyond the model"):
         resolve(policy, geometry(8), PARTS, 64)
     assert resolve(policy, geometry(10), PARTS, 64).stages[0].layer == 9
+
+
+def test_a_row_beyond_the_model_is_told_what_the_model_has() -> None:
+    stage = {"at": "llm:9", "keep": 0.5, "score": {"llm_attention": {"layer": 9}}}
+    policy = Policy.parse({"schema": "autoprune/policy/1", "stages": [stage]}, PARTS)
+    site, row = (p.message for p in problems(policy, PARTS, geometry(8)))
+    assert site == "llm:9 is beyond the model: its 8 decoder layers are 0 to 7"
+    assert row == "the row of layer 9 does not exist yet at llm:9; allowed: prev, own, 0 to 7"
+    with pytest.raises(BadInput, match="allowed: prev, own, a layer from 0 to its own"):  # no model is known yet
+        Policy.parse({"schema": "autoprune/policy/1", "stages": [{**stage, "at": "llm:8"}]}, PARTS)
