@@ -81,10 +81,10 @@ LEGEND = {
     "budget": "the share of visual positions that entered the decoder layers",
     "retained": "the score as a share of the unpruned model's",
     "flow": "how far the last prompt token's states are from the unpruned ones (0: undisturbed)",
-    "FLOPs": "of the prefill, and",
-    "KV": "cache bytes, as shares of the unpruned model's",
+    "FLOPs": "of the prefill, as a share of the unpruned model's",
+    "KV": "cache bytes, likewise",
     "prefill": "measured time over the unpruned model's [quartiles]",
-    "selection": "the share of that time that choosing tokens takes",
+    "selection": "the share of the pruned prefill that choosing tokens takes",
 }
 UNDISTURBED = 1e-6  # a distance below this is rounding
 
