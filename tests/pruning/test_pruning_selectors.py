@@ -354,6 +354,21 @@ def test_dpp_takes_no_direction_twice_and_then_goes_by_relevance() -> None:
     assert choose("dpp", sample, 2, scored=False) == [0, 1]
 
 
+def test_dpp_knows_what_is_spanned_near_the_rank_of_its_space() -> None:
+    """Half of the directions are short: in float32 a spanned token seems to add something. Alone or in a batch."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(200, 36, 6, generator=generator) * torch.tensor([1, 1, 1, 0.1, 0.1, 0.1])
+    scores = torch.rand(200, 36, generator=generator) ** 4
+    text: dict[str, list[Row]] = {key: [[1.0] * 6] for key in TEXT_SPACES}
+    worlds = [
+        Sample(dict.fromkeys(SPACES, rows[i].tolist()), text, scores[i].tolist(), list(range(36))) for i in (24, 159, 0)
+    ]
+    wanted = [Task(sample, [], 20, sample.scores) for sample in worlds]
+    run = Run("dpp", {"space": "encoder"})
+    together = run(wanted, 36)
+    assert together == [run([task], 36)[0] for task in wanted] == [plain_dpp(task, "encoder") for task in wanted]
+
+
 def test_pivot_keeps_exactly_k_where_dart_rounds() -> None:
     rows = [[math.cos(a), math.sin(a)] for a in (0.0, 0.1, 0.2, 1.5, 3.0, 3.1, -1.5)]
     sample = line([9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], rows, text=[[0.1, 9.0], [0.0, 1.0]])
