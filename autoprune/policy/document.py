@@ -62,16 +62,14 @@ class Policy:
 
 
 def _checked(data: Any, parts: PartLookup | None, source: Source | None) -> Policy:
-    from autoprune.policy.validate import problems
+    from autoprune.policy.validate import order_problems, problems, problems_beside
 
     found = Problems()
-    policy = read_policy(data, found)
-    if policy is not None and parts is not None:
-        found.extend(problems(policy, parts, None))
+    policy = read_partly(data, found)
+    if policy is not None and found:
+        found.extend([] if parts is None else problems_beside(list(found), policy, parts, None))
     elif policy is not None:
-        from autoprune.policy.validate import order_problems
-
-        found.extend(order_problems(policy, None))
+        found.extend(order_problems(policy, None) if parts is None else problems(policy, parts, None))
     found.raise_for(source)
     if policy is None:
         raise AssertionError("a policy is missing without a problem")
@@ -80,6 +78,14 @@ def _checked(data: Any, parts: PartLookup | None, source: Source | None) -> Poli
 
 def read_policy(data: Any, found: Problems) -> Policy | None:
     """Structure and types. With any mistake (added to `found`) the result is None."""
+    before = len(found)
+    policy = read_partly(data, found)
+    return None if len(found) > before else policy
+
+
+def read_partly(data: Any, found: Problems) -> Policy | None:
+    """The policy with the stages that read well: mistakes in `found` hide none in the parts of the others. None where
+    nothing of it can be looked at."""
     before = len(found)
     own = Problems()
     if not check_keys(data, (), KEYS, ("schema", "stages"), own):
@@ -97,7 +103,8 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
     for hole in open_values:
         found.add(hole.path, f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
     found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
-    if len(found) > before:
+    wrong = {p.path[0] for p in list(found)[before:] if p.path}
+    if "criteria" in wrong:
         return None
     return Policy(
         texts["name"],
@@ -152,7 +159,12 @@ def _criteria(data: Mapping[str, Any], found: Problems) -> dict[str, ScoreUse]:
 def _stages(data: Mapping[str, Any], found: Problems) -> tuple[AnyStage, ...]:
     listed = data.get("stages", [])
     if not isinstance(listed, list):
-        found.add(("stages",), f"stages are a list, not {shown(listed)}")
+        found.add(
+            ("stages",),
+            "stages are a list of at least one stage; there are none"
+            if listed is None
+            else f"stages are a list, not {shown(listed)}",
+        )
         return ()
     read = [read_stage(value, ("stages", i), found) for i, value in enumerate(listed)]
     return tuple(stage for stage in read if stage is not None)

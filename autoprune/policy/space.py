@@ -71,9 +71,9 @@ def _checked(data: Any, parts: PartLookup | None, geometry: Geometry | None, sou
 
     found = Problems()
     space = read_space(data, parts, found)
+    if space is not None:
+        found.extend(model_problems(space, geometry, alone=bool(found)))
     found.raise_for(source)
     if space is None:
         raise AssertionError("a space is missing without a problem")
-    found.extend(model_problems(space, geometry))
-    found.raise_for(source)
     return space

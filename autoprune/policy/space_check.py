@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Path, Problem, Problems
-from autoprune.policy.document import read_policy
+from autoprune.policy.document import read_partly
 from autoprune.policy.geometry import Geometry, VisionGeometry
+from autoprune.policy.holes import REFERENCE
+from autoprune.policy.parameters import Param
 from autoprune.policy.placing import empty
 from autoprune.policy.sites import absolute
-from autoprune.policy.validate import order_problems, problems
+from autoprune.policy.validate import order_problems, problems, problems_beside
 
 if TYPE_CHECKING:
     from autoprune.policy.bound import BoundSpace
     from autoprune.policy.space import Space
 
 
-def model_problems(space: Space, geometry: Geometry | None) -> list[Problem]:
-    """Mistakes that show once layers are numbers. Without a model, a depth is assumed in which every layer exists."""
+def model_problems(space: Space, geometry: Geometry | None, *, alone: bool = False) -> list[Problem]:
+    """Mistakes that show once layers are numbers. Without a model, a depth is assumed in which every layer exists.
+    `alone`: only those that a stage has by itself, in a space whose frame is wrong."""
+    found = _ranges(space, geometry.depth) if geometry is not None else []
+    alone = alone or bool(found)
+    if found and geometry is not None:  # a layer beyond the model hides no other mistake
+        space = replace(space, params=tuple(_within(p, geometry.depth) for p in space.params))
     bound = space.bind(geometry or _nominal(space))
-    found = _ranges(bound) if geometry is not None else []
     blank = empty(tuple(bound.slots.values()))
     paths = {p.name: p.path for p in space.params}
-    for name in blank:
+    for name in blank if not found else ():
         slot = bound.slots[name]
         after = f" after {', '.join(slot.after)}" if slot.after else ""
         depth = f" in a model of {bound.geometry.depth} layers" if geometry is not None else ""
         found.append(Problem((*paths[name], "layer"), f"an empty placement range for {name!r}{after}{depth}"))
-    if found:
+    if blank:
         return found
     seen: dict[Path, Problem] = {}
     for values in _corners(bound):
-        for problem in _filled(bound, values, geometry):
+        for problem in _filled(bound, values, geometry, alone):
             seen.setdefault(problem.path, problem)
-    return list(seen.values())
+    return [*found, *seen.values()]
+
+
+def _within(param: Param, depth: int) -> Param:
+    """The same with both ends inside the model."""
+    if param.kind != "layer":
+        return param
+    low, high = (end if absolute(end, depth) < depth else depth - 1 for end in (param.low, param.high))
+    return replace(param, low=low, high=high)
 
 
 def _nominal(space: Space) -> Geometry:
@@ -44,14 +59,13 @@ def _nominal(space: Space) -> Geometry:
     return Geometry("any", depth, 1, 1, 1, 1, 1, 1, VisionGeometry(depth, 1, 1, 1, 1, 1), None)
 
 
-def _ranges(bound: BoundSpace) -> list[Problem]:
+def _ranges(space: Space, depth: int) -> list[Problem]:
     """Ends of layer ranges that the model does not have."""
-    depth = bound.geometry.depth
     return [
         Problem(
             (*p.path, "layer", i), f"layer {end} is beyond the model: its {depth} decoder layers are 0 to {depth - 1}"
         )
-        for p in bound.space.params
+        for p in space.params
         if p.kind == "layer"
         for i, end in enumerate((p.low, p.high))
         if absolute(end, depth) >= depth
@@ -66,17 +80,68 @@ def _corners(bound: BoundSpace) -> Iterator[dict[str, Any]]:
     numbers = [p for p in bound.parameters if p.kind == "float"]
     yield {**base, **{p.name: (float(p.low or 0) + float(p.high or 0)) / 2 for p in numbers}}
     for p in bound.parameters:
+        chosen = {**base, **_around(bound, p.name)}
         for value in p.choices[1:] if p.kind == "choice" else (p.high,):
-            yield {**base, p.name: value}
+            yield {**chosen, p.name: value}
             if p.kind == "choice":
-                yield {**base, p.name: value, **{q.name: q.high for q in bound.parameters if q.kind != "choice"}}
+                yield {**chosen, p.name: value, **{q.name: q.high for q in bound.parameters if q.kind != "choice"}}
 
 
-def _filled(bound: BoundSpace, values: Mapping[str, Any], geometry: Geometry | None) -> list[Problem]:
+def _around(bound: BoundSpace, name: str) -> dict[str, Any]:
+    """The options of choices in which an inline parameter stands: only with them does it tell."""
+    paths = [p.path for p in bound.space.params if p.name == name]
+    choices = [(p, (*p.path, "choice")) for p in bound.space.params if p.kind == "choice" and p.name != name]
+    return {
+        p.name: p.labels[int(path[len(inside)])]
+        for path in paths
+        for p, inside in choices
+        if path[: len(inside)] == inside
+    }
+
+
+def _filled(bound: BoundSpace, values: Mapping[str, Any], geometry: Geometry | None, alone: bool) -> Iterator[Problem]:
     found = Problems()
-    policy = read_policy(bound.document(values), found)
-    if policy is not None and bound.space.parts is not None:
-        found.extend(problems(policy, bound.space.parts, geometry))
+    parts, stages = bound.space.parts, bound.space.template["stages"]
+    policy = read_partly(bound.document(values), found)
+    if policy is not None and (found or alone):
+        found.extend([] if parts is None else problems_beside(list(found), policy, parts, geometry))
+    elif policy is not None and parts is not None:
+        found.extend(problems(policy, parts, geometry))
     elif policy is not None:
         found.extend(order_problems(policy, None if geometry is None else geometry.depth))
-    return list(found)
+    unfilled = {("stages", i) for i, stage in enumerate(stages) if stage is None}
+    for problem in found:
+        if problem.path[:2] not in unfilled:
+            yield _at_its_definition(problem, bound, values)
+
+
+def _at_its_definition(problem: Problem, bound: BoundSpace, values: Mapping[str, Any]) -> Problem:
+    """The problem where it is written: in a choice's option or a name of weights, not where the parameter is used."""
+    params = {p.name: p for p in bound.space.params}
+    by_path = {p.path: p for p in bound.space.params}
+    here: Any = bound.space.template
+    path: Path = ()
+    for n in range(len(problem.path) + 1):
+        while (param := by_path.get(path) or _named(here, params)) is not None:
+            rest = problem.path[n:]
+            if param.kind == "weights" and rest and rest[-1] in param.names:
+                path = (*param.path, "weights", param.names.index(str(rest[-1])))
+                return replace(problem, path=path, key=False)
+            if param.kind != "choice":
+                break
+            index = param.labels.index(values[param.name])
+            path, here = (*param.path, "choice", index), param.options[index]
+        if n == len(problem.path):
+            break
+        step = problem.path[n]
+        inside = isinstance(here, Mapping) and step in here
+        listed = isinstance(here, list | tuple) and isinstance(step, int) and step < len(here)
+        here = here[step] if inside or listed else None
+        path = (*path, step)
+    return replace(problem, path=path)
+
+
+def _named(value: Any, params: Mapping[str, Param]) -> Param | None:
+    """The parameter that a value refers to as a whole."""
+    match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return None if match is None else params.get(match[1])

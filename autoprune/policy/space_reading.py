@@ -23,8 +23,8 @@ BUDGET = "budget"
 
 
 def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | None:
-    """The space, or None with every mistake of its frame added to `found`."""
-    before = len(found)
+    """The space, with every mistake of its frame added to `found`: then it is good for a look at its parts alone, and
+    stages with a hole that cannot be filled are None in its template. None where there is nothing to look at."""
     if not check_keys(data, (), KEYS, ("stages",), found):
         return None
     if data.get("schema", SCHEMA) != SCHEMA:
@@ -32,10 +32,12 @@ def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | 
     template = {"criteria": data.get("criteria", {}), "stages": data.get("stages")}
     if not isinstance(template["stages"], list) or not template["stages"]:
         found.add(("stages",), f"stages are a list with at least one entry, not {shown(template['stages'])}")
+        template["stages"] = None
     declared = _declared(data, found)
     written = list(_all_holes(template, declared))
     inline = _inline(written, found)
-    _check_references(written, declared, found)
+    if "params" in data or not any(p.message.endswith("did you mean 'params'?") for p in found):
+        _check_references(written, declared, found)
     budget = _budget(data, written, found)
     params = (*(p for p in declared.values() if p is not None), *inline)
     order = _order(data, {p.name: p for p in params}, found)
@@ -45,9 +47,38 @@ def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | 
     name = data.get("name", "")
     if not isinstance(name, str):
         found.add(("name",), f"must be text, not {shown(name)}")
-    if len(found) > before:
+    fillable = _fillable(template, declared, {p.path for p in inline})
+    if fillable is None or sorted_names(tuple(p.name for p in params), order) is None:
         return None
-    return Space(name, template, params, order, budget, (BUDGET,), tuple(warm), parts)
+    if budget is None and any(hole.solve for hole in written):
+        budget = (Fraction(1, 2), Fraction(1, 2))  # a stand-in: that there is none was said
+    warm = tuple(warm) if isinstance(warm, list) else ()
+    return Space(str(name), fillable, params, order, budget, (BUDGET,), warm, parts)
+
+
+def _fillable(
+    template: Mapping[str, Any], declared: Mapping[str, Param | None], inline: set[Path]
+) -> Mapping[str, Any] | None:
+    """The template without the stages that have a hole nothing is known to fill; None where such a hole is a
+    criterion's, which any stage may use, or where nothing is left."""
+
+    def filled(value: Any, path: Path) -> bool:
+        for hole in holes(value, path):
+            if hole.kind is not None and hole.path not in inline:
+                return False
+            if hole.name is not None and declared.get(hole.name) is None:
+                return False
+            if hole.kind == "choice" and not filled(hole.value["choice"], (*hole.path, "choice")):
+                return False
+            param = declared.get(hole.name or "")
+            if param is not None and not filled(list(param.options), (*param.path, "choice")):
+                return False
+        return True
+
+    if template["stages"] is None or not filled(template["criteria"], ("criteria",)):
+        return None
+    stages = [stage if filled(stage, ("stages", i)) else None for i, stage in enumerate(template["stages"])]
+    return {**template, "stages": stages} if any(stage is not None for stage in stages) else None
 
 
 def _declared(data: Mapping[str, Any], found: Problems) -> dict[str, Param | None]:
@@ -91,15 +122,18 @@ def _inline(written: list[Hole], found: Problems) -> tuple[Param, ...]:
 
 def _check_references(written: list[Hole], declared: Mapping[str, Param | None], found: Problems) -> None:
     used = set()
+    meant = set()
     for hole in written:
         if hole.name is None:
             continue
         used.add(hole.name)
         if hole.name not in declared:
-            known = f"declared: {', '.join(declared) or 'none'}{suggest(hole.name, declared)}"
+            hint = suggest(hole.name, declared)
+            meant.add(hint)
+            known = f"declared: {', '.join(declared) or 'none'}{hint}"
             found.add(hole.path, f"unknown parameter ${hole.name}; {known}", offset=hole.offset)
     for name in declared:
-        if name not in used:
+        if name not in used and suggest(name, (name,)) not in meant:
             found.add(("params", name), f"the parameter {name!r} is not used", key=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,14 @@ __all__ = ["order_problems", "problems"]
 
 def problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> list[Problem]:
     """Every mistake that needs the registry of parts (and, with `geometry`, the model). Empty for a usable policy."""
+    ordered = order_problems(policy, None if geometry is None else geometry.depth)
+    return list(dict.fromkeys([*ordered, *part_problems(policy, parts, geometry)]))
+
+
+def part_problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> list[Problem]:
+    """Those of `problems` that a stage has by itself, whatever stands before and after it."""
     check = _Check(policy, parts, geometry)
-    found = [*order_problems(policy, None if geometry is None else geometry.depth), *check.named()]
+    found = list(check.named())
     for stage, pick in uses(policy.stages):
         found += check.pick(stage, pick)
     for stage in policy.stages:
@@ -33,6 +39,16 @@ def problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> li
         found += check.counted(stage)
         found += check.protected(stage)
     return list(dict.fromkeys(found))
+
+
+def problems_beside(
+    found: Iterable[Problem], policy: Policy, parts: PartLookup, geometry: Geometry | None
+) -> list[Problem]:
+    """Those of `part_problems` that do not follow from what was found: in a stage that did not read well, only names
+    that nothing has."""
+    wrong = {p.path[:2] for p in found}
+    beside = part_problems(policy, parts, geometry)
+    return [p for p in beside if p.path[:2] not in wrong or p.message.startswith("unknown ")]
 
 
 @dataclass(frozen=True)
@@ -206,8 +222,7 @@ class _Check:
                 use.path, f"{kind} {use.name!r} is for diagnostics: a prefill cannot give it, no policy can use it"
             )
         elif site not in sites:
-            why = "an LM row at projector: " if kind == "criterion" and site == "projector" else ""
-            yield Problem(use.path, f"{why}{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
+            yield Problem(use.path, f"{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
         elif kind in ("criterion", "count"):
             for key, layer in _layers(filled):
                 path = (*use.path, use.name, *key) if key[0] in use.params else use.path

@@ -108,7 +108,7 @@ SPACE_CASES = [
         'params:\n  l1: {layer: [2, 1/3]}\nstages:\n  - {at: "llm:$l1"',
         "stages:\n  - {at: projector",
         5,
-        "an LM row at projector",
+        "is legal at llm, not at projector",
     ),
     (
         'params:\n  l1: {layer: [2, 1/3]}\nstages:\n  - {at: "llm:$l1"',

@@ -132,7 +132,7 @@ STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
         (STAGE + 'parity: {rows: «total}', "parity.rows: must be one of mean, sum, not 'total'"),
         (STAGE + 'parity: {notes: «[a]}', "parity.notes: must be text"),
         (STAGE + 'parity: «compact', "parity: must be a mapping with the keys positions, rows, notes, not 'compact'"),
-        ('  - {at: projector, keep: 0.5, score: «llm_attention}', 'stages[0].score: an LM row at projector'),
+        ('  - {at: projector, keep: 0.5, score: «llm_attention}', "stages[0].score: criterion 'llm_attention' is legal at llm, not at projector"),
         ('  - {at: input, keep: 0.5, score: «llm_attention}', 'stages[0].score: `layer: prev` at llm:0'),
         ('  - {at: llm:0, keep: 0.5, score: {llm_attention: {layer: «prev}}}', 'stages[0].score.llm_attention.layer: `layer: prev`'),
         ('  - {at: llm:4, keep: 0.5, score: {llm_attention: {layer: «5}}}', 'the row of layer 5 does not exist yet at llm:4'),
@@ -228,7 +228,7 @@ def test_a_named_criterion_is_refused_where_it_is_used() -> None:
     assert [(p.line, p.path) for p in caught.value.problems] == [
         (3, "stages[0].score"), (4, "stages[1].score.mix.weights.last"),
     ]  # fmt: skip
-    assert caught.value.problems[0].message.startswith("last: an LM row at projector")
+    assert caught.value.problems[0].message == "last: criterion 'llm_attention' is legal at llm, not at projector"
 
 
 def test_all_mistakes_at_once() -> None:

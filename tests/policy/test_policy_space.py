@@ -223,12 +223,12 @@ ONE = "stages: [{at: llm:2, keep: $k, score: random}]\n"
         ("«arms: {}\nstages: [{at: llm:2, keep: 0.5, score: random}]", "'arms' is not available in this version"),
         ("stages: [{at: encoder:3, keep: 0.5, score: random}]", "the site 'encoder' is not available"),
         ("stages: [{at: llm:2, keep: 0.5, score: «randm}]", "unknown criterion 'randm'"),
-        ("stages: [{at: llm:2, keep: 0.5, score: random, select: «{choice: [top, tpo]}}]", "unknown selector 'tpo'"),
-        ("params: {w: {weights: [random, norm]}}\nstages: [{at: llm:2, keep: 0.5, score: {mix: {«weights: $w}}}]", "unknown criterion 'norm'"),
+        ("stages: [{at: llm:2, keep: 0.5, score: random, select: {choice: [top, «tpo]}}]", "unknown selector 'tpo'"),
+        ("params: {w: {weights: [random, «norm]}}\nstages: [{at: llm:2, keep: 0.5, score: {mix: {weights: $w}}}]", "unknown criterion 'norm'"),
         ("stages: [{at: llm:2, keep: «{float: [0.5, 1.5]}, score: random}]", "must be between 0 and 1, not 1.5"),
         ("params: {l: {float: [1, 2]}}\nstages: [{at: 'llm:«$l', keep: 0.5, score: random}]", "a fraction of the depth lies between 0 and 1, not '1.5'"),
         ("stages: [{at: llm:2, keep: {tokens: «{float: [1, 2]}}, score: random}]", "a number of tokens is an integer from 0, not 1.5"),
-        ("stages: [{at: projector, keep: 0.5, score: «llm_attention}]", "an LM row at projector"),
+        ("stages: [{at: projector, keep: 0.5, score: «llm_attention}]", "is legal at llm, not at projector"),
         ("params: {l: {layer: [0, 4]}}\nstages: [{at: 'llm:$l', keep: 0.5, score: «llm_attention}]", "`layer: prev` at llm:0"),
         ("stage: []", "unknown key 'stage'"),
         ("stages: «[]", "stages are a list with at least one entry"),
@@ -277,3 +277,51 @@ def test_digest_is_of_what_may_vary() -> None:
     assert of(MIXED) == of(MIXED.replace("name: mixed", "name: other").replace("warm_start: [fastv]", ""))
     assert of(MIXED) != of(MIXED.replace("0.60", "0.61"))
     assert of(MIXED) != of(MIXED.replace("stride, far", "far, stride"))
+
+
+def test_a_mistake_in_an_option_stands_at_the_parameter() -> None:
+    """Whole or inside a part's parameters, and in an option of an option; every option has its own mistake."""
+    text = """\
+params:
+  how: {choice: [top, farr, {stride: {stpe: 2}}]}
+  which: {choice: [random, {choice: [feature_norm, lenn]}]}
+stages: [{at: llm:2, keep: 0.5, score: $which, select: $how}, {at: llm:4, keep: 0.25, score: random, select: $how}]
+"""
+    with pytest.raises(BadInput) as caught:
+        Space.from_source(parse(SPACE + text), PARTS, geometry())
+    start = SPACE.count("\n")
+    found = {p.path: (p.line - start, p.message) for p in caught.value.problems}
+    assert {path: line for path, (line, _) in found.items()} == {
+        "params.how.choice[1]": 2,
+        "params.how.choice[2].stride.stpe": 2,
+        "params.which.choice[1].choice[1]": 3,
+    }, found
+    assert "unknown selector 'farr'" in found["params.how.choice[1]"][1]
+
+
+def test_a_wrong_frame_hides_no_mistake_in_the_parts() -> None:
+    """Unused, misspelt, empty and too deep parameters, and what only follows from them is not said."""
+    text = """\
+params:
+  first: {layer: [1, 4]}
+  second: {layer: [6, 3]}
+  third: {layer: [5, 300]}
+  spare: {float: [0, 1]}
+stages:
+  - {at: 'llm:$frist', keep: 0.5, score: randm}
+  - {at: 'llm:$second', keep: 0.4, score: random}
+  - {at: 'llm:$third', keep: 0.3, score: random, select: tpo}
+  - {at: llm:40, keep: 0.2, score: rnadom, selct: top}
+"""
+    with pytest.raises(BadInput) as caught:
+        Space.from_source(parse(SPACE + text), PARTS, geometry())
+    found = {(p.path, p.message.split(";")[0].split(":")[0]) for p in caught.value.problems}
+    assert found == {
+        ("params.second.layer", "an empty placement range"),
+        ("params.third.layer[1]", "layer 300 is beyond the model"),
+        ("params.spare", "the parameter 'spare' is not used"),
+        ("stages[0].at", "unknown parameter $frist"),
+        ("stages[2].select", "unknown selector 'tpo'"),
+        ("stages[3].score", "unknown criterion 'rnadom'"),
+        ("stages[3].selct", "unknown key 'selct'"),
+    }
