@@ -16,6 +16,10 @@ from autoprune.pruning.lookup import RegisteredParts
 BLIND = ("random", "stride", "lattice", "row", "pool", "top", "drop")  # parts that look at nothing themselves
 
 
+# What `autoprune methods --json` gives of each method.
+PROMISED = ("name", "class", "paper", "sites", "signal_tier", "confidence")
+
+
 def list_methods() -> list[dict[str, Any]]:
     """`[{"name", "class", "paper", "sites", "signal_tier", "count_rules", "confidence", "assumed"}]`, the user's own
     `policies/` included.

@@ -56,7 +56,7 @@ def methods(
 
     listing = api.list_methods()
     if json:
-        emit(listing)
+        emit([{key: method[key] for key in page.PROMISED} for method in listing])
         return
     if markdown:
         typer.echo(page.markdown(listing), nl=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from autoprune.api.methods import list_methods, markdown
+from autoprune.api.methods import PROMISED, list_methods, markdown
+from autoprune.cli.comparing import methods
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "methods.md"
@@ -44,3 +46,9 @@ def test_what_is_guessed_is_said_where_the_confidence_is_low() -> None:
     page = PAGE.read_text()
     low = [method["name"] for method in list_methods() if method["confidence"] == "low"]
     assert re.findall(r"^- \*\*(\w+)\*\*: .", page.partition("## What was guessed")[2], re.M) == low
+
+
+def test_the_command_gives_what_it_promises(capsys: pytest.CaptureFixture[str]) -> None:
+    methods(json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert listed == [{key: method[key] for key in PROMISED} for method in list_methods()]

@@ -38,11 +38,16 @@ def unit(similarity: float) -> float:
 
 def catp_objective(features: Array, text: Array, chosen: Sequence[int], weight: float = 0.7) -> float:
     """CATP, sheet C8 stage 1: sum_x max_{y in Y} sim(x,y) + 0.7 sum_{y in Y} sim(y, mean text). Y empty: 0."""
+    alike = [[unit(cosine(x, y)) for y in features] for x in features]
+    about = mean_vector(text)
+    return covered(alike, [unit(cosine(y, about)) for y in features], chosen, weight)
+
+
+def covered(alike: list[list[float]], asked: list[float], chosen: Sequence[int], weight: float) -> float:
+    """The objective from the likenesses of tokens to each other and to the text."""
     if not chosen:
         return 0.0
-    about = mean_vector(text)
-    cover = sum(max(unit(cosine(x, features[y])) for y in chosen) for x in features)
-    return cover + weight * sum(unit(cosine(features[y], about)) for y in chosen)
+    return sum(max(row[y] for y in chosen) for row in alike) + weight * sum(asked[y] for y in chosen)
 
 
 def catp_stage_1(features: Array, text: Array, k: int, weight: float = 0.7) -> list[int]:
@@ -51,11 +56,14 @@ def catp_stage_1(features: Array, text: Array, k: int, weight: float = 0.7) -> l
     features [N,d] of one image; text [T,d] of its pair. Decided: x runs over all tokens, chosen ones too. Equal gains
     (to 1e-12) go to the lower index.
     """
+    alike = [[unit(cosine(x, y)) for y in features] for x in features]
+    about = mean_vector(text)
+    asked = [unit(cosine(y, about)) for y in features]
     chosen: list[int] = []
     while len(chosen) < k:
         best, gain = -1, -math.inf
         for i in range(len(features)):
-            value = catp_objective(features, text, [*chosen, i], weight)
+            value = covered(alike, asked, [*chosen, i], weight)
             if i not in chosen and value > gain + 1e-12:
                 best, gain = i, value
         chosen.append(best)

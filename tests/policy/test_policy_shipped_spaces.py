@@ -21,7 +21,7 @@ from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import make_plan
 
 PARTS = RegisteredParts()
-DRAWS = 60
+DRAWS = 24
 
 
 def draw(parameter: Any, rng: random.Random) -> Any:

@@ -335,7 +335,7 @@ def test_key_norms_in_l1_do_not_depend_on_padding() -> None:
         (3, ("llm_attention", {"from": "text", "hops": 2, "over_keys": "vision"}), "no way between prompt rows"),
         (3, ("llm_attention", {"layer": 1, "layers": [0, 1]}), "not both"),
         (3, ("llm_attention", {"layer": 1, "over": "sum"}), "needs `layers"),
-        (3, ("llm_attention", {"layers": [2, 1]}), "the first must come before the last"),
+        (3, ("llm_attention", {"layers": [2, 1]}), "goes from shallow to deep, not from 2 to 1"),
         (3, ("llm_attention", {"layers": [2, 4]}), "between 0 and the stage's own layer 3"),
         (3, ("llm_attention", {"hops": 0}), "greater than or equal to 1"),
         (3, ("llm_attention", {"temperature": 0}), "greater than 0"),

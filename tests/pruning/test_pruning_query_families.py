@@ -40,5 +40,5 @@ def test_a_forced_pass_is_the_generation(name: str) -> None:
 
 
 def test_a_rotary_embedding_by_kind_of_layer_is_refused() -> None:
-    with pytest.raises(BadInput, match="`over_rope`: this model's rotary embedding cannot be undone"):
+    with pytest.raises(BadInput, match="`over_rope`: this model's layers differ in their rotary embeddings"):
         check_a_forced_pass_is_the_generation("gemma3", POLICIES["over_rope"])

@@ -148,7 +148,7 @@ def test_an_unreachable_budget_is_infeasible_with_its_distance() -> None:
         (policy(stage(2, "1/2", ("llm_attention", {"layer": 4}))), "between 0 and the stage's own layer 2"),
         (policy(stage(2, "1/2", ("encoder_attention", {"layer": 3}))), "outside the encoder's 3 blocks"),
         (policy(stage(2, "1/2", ("encoder_attention", {"form": "cls"}))), "Extra inputs"),
-        (policy(stage(2, "1/2", "attention")), "criterion 'attention' does not exist; known: encoder_attention"),
+        (policy(stage(2, "1/2", "attention")), "criterion 'attention' does not exist; known: .*encoder_attention"),
         (policy(stage(2, "1/2", "random", "best")), "selector 'best' does not exist"),
         (policy(stage(2, "1/2", "random", "top", "fold")), "merger 'fold' does not exist"),
     ],
