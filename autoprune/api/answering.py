@@ -29,6 +29,8 @@ def answer(
     The model is `model`, else the one the policy was made for. `parity`: as the method's release does it.
     `figure` gets a picture of what was kept.
     """
+    if not prompt.strip():
+        raise BadInput("the prompt is empty: ask something about the image")
     check_device(device)
     check_figure(figure)
     loaded = load_policy(policy, tracking_uri=tracking_uri)
@@ -77,7 +79,8 @@ def _image(path: str) -> Any:
         with Image.open(path) as opened:
             return opened.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
-        raise BadInput(f"{path} cannot be read as an image: {error}") from error
+        reason = getattr(error, "strerror", None) or "it holds no image of a known format"
+        raise BadInput(f"{path} cannot be read as an image: {reason}") from error
 
 
 def _draw(session: Any, picture: Any, figure: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune import check
 from autoprune.api import state
 from autoprune.api.study import PARTS, Prepared
+from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
 
@@ -54,12 +56,13 @@ def search(
     """
     observer = observer or SilentObserver()
     checked = check.check(spec)
+    _machine(checked.loaded, executor)
     observer.update(Progress("loading"))
     study = Prepared(checked)
     uri = state.mlflow_uri(checked.loaded)
     study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
     plan = study.plan(trials, None)
-    _preflight(checked.loaded, uri, executor)
+    _preflight(checked.loaded, uri)
     if (remark := study.holdout_remark()) is not None:
         observer.update(Progress("loading", message=remark))
 
@@ -80,11 +83,23 @@ def search(
             return _Run(study, log, uri, observer, executor, stop).run(plan)
 
 
-def _preflight(loaded: LoadedSpec, uri: str | None, executor: str | None) -> None:
-    """What this machine lacks for the spec. Raises BadInput, at the place in the spec where there is one."""
+def _machine(loaded: LoadedSpec, executor: str | None) -> None:
+    """What this machine lacks to measure what the spec asks for. Raises BadInput, where it can at its place."""
     if executor not in (None, "auto", "inline", "ray"):
-        raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray")
+        hint = suggest(executor, ("auto", "inline", "ray"))
+        raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray{hint}")
     state.check_machine(loaded)
+    if (executor or loaded.spec.search.executor.kind) != "ray" or importlib.util.find_spec("ray") is not None:
+        return
+    lacking = BadInput("executor ray: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing")
+    if executor is not None:
+        raise lacking
+    with loaded.at(("search", "executor")):
+        raise lacking
+
+
+def _preflight(loaded: LoadedSpec, uri: str | None) -> None:
+    """Raises BadInput, at its place in the spec, for a registry that cannot be reached."""
     if uri is not None:
         from autoprune.registry.tracking import check_reachable
 
@@ -213,7 +228,11 @@ class _Run:
         notes = [f"study {self.study.study_id} in {self.folder}"]
         for published in self.publisher.published:
             notes.append(f"registered models:/{published.name}@{published.alias} (version {published.version})")
-        if not self.publisher.published:
+        from autoprune.registry.tracking import NullPublisher
+
+        output = self.loaded.spec.output
+        asked = output.register_as is not None or output.tracking_uri is not None
+        if not self.publisher.published and (asked or not isinstance(self.publisher, NullPublisher)):
             notes.append(self.publisher.describe())
         if not any(member["selected"] for member in document["members"]):
             notes.append("no policy is certified: nothing was published")

@@ -115,6 +115,8 @@ def check_figure(path: Path | None) -> None:
     """Raises BadInput for a file no figure can be written to, before anything is computed for it."""
     if path is not None and path.suffix.lower() not in FIGURES:
         raise BadInput(f"a figure is written as {', '.join(FIGURES)}; not {path.name!r}")
+    if path is not None and not path.parent.is_dir():
+        raise BadInput(f"no such folder: {path.parent}")
 
 
 def study_folder(loaded: LoadedSpec, study_id: str) -> Path:
@@ -126,7 +128,7 @@ def _make(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AutoPruneError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        raise BadInput(f"the folder {folder} cannot be made: {error.strerror}") from error
     return folder
 
 

@@ -43,8 +43,10 @@ def digest_of(content: Any) -> str:
 
 def weights_folder(name: str, revision: str | None) -> str:
     """The local folder of a model. A hub id is fetched into the hub's cache if it is not there. Raises BadInput."""
-    if Path(name).is_dir() or not is_hub_id(name):
-        return name
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if not is_hub_id(name):
+        raise BadInput(f"no such model folder: {name}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -37,9 +37,13 @@ def report(error: AutoPruneError, *, as_json: bool) -> int:
     return 2 if isinstance(error, BadInput) else 1
 
 
-def report_interrupted(*, as_json: bool) -> int:
+CONTINUED = ("search", "compare")  # commands whose work is kept: the store remembers what was measured
+
+
+def report_interrupted(command: str = "", *, as_json: bool) -> int:
     """Ctrl-C; -> exit code 130."""
-    message = "interrupted; the same command continues where this one stopped"
+    goes_on = "; the same command continues where this one stopped"
+    message = "interrupted" + (goes_on if command in CONTINUED else "")
     if as_json:
         _emit([_unplaced(message)])
     else:

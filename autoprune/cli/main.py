@@ -59,13 +59,13 @@ def _run(arguments: list[str], as_json: bool) -> int:
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="autoprune")
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            return errors.report_interrupted(as_json=as_json)
+            return errors.report_interrupted(next(iter(arguments), ""), as_json=as_json)
         return code if isinstance(code, int) else 0
     except AutoPruneError as error:
         return errors.report(error, as_json=as_json)
     except TyperException as error:
         return errors.report_usage(error, as_json=as_json)
     except (KeyboardInterrupt, Abort):
-        return errors.report_interrupted(as_json=as_json)
+        return errors.report_interrupted(next(iter(arguments), ""), as_json=as_json)
     except Exception as error:  # noqa: BLE001  (the last line of defence: the traceback goes to a file, the exit code is 1)
         return errors.report_unexpected(error, as_json=as_json)

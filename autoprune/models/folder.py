@@ -25,14 +25,14 @@ def locate(path: str, revision: str | None = None) -> Path:
             raise BadInput(f"{folder} has no config.json: not a model folder")
         return folder
     if folder.is_absolute() or path.count("/") != 1:
-        raise BadInput(f"model folder {path!r} does not exist")
+        raise BadInput(f"no such model folder: {path}")
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         found = try_to_load_from_cache(path, "config.json", revision=revision)
     except HFValidationError as error:
-        raise BadInput(f"model {path!r} is neither a folder nor a hub id: {error}") from error
+        raise BadInput(f"model {path!r} is neither a folder nor a hub id") from error
     if isinstance(found, str):
         return Path(found).parent
     raise BadInput(f"model {path!r} is neither a local folder nor in the hub cache")

@@ -20,6 +20,7 @@ from autoprune.policy.sites import absolute
 from autoprune.policy.validate import problems
 
 if TYPE_CHECKING:
+    from autoprune.document.yaml import Source
     from autoprune.policy.document import Policy
     from autoprune.policy.geometry import Geometry
     from autoprune.policy.lookup import PartLookup
@@ -28,7 +29,13 @@ SCHEMA = "autoprune/canonical/1"
 
 
 def resolve(
-    policy: Policy, geometry: Geometry, parts: PartLookup, tokens: int | None = None, *, parity: bool = False
+    policy: Policy,
+    geometry: Geometry,
+    parts: PartLookup,
+    tokens: int | None = None,
+    *,
+    parity: bool = False,
+    source: Source | None = None,
 ) -> ResolvedPolicy:
     """Bind a policy to a geometry.
 
@@ -37,10 +44,11 @@ def resolve(
     is N where it is the same for all samples: keeps are then counts (up to the first stage that protects separators,
     whose number is the sample's). A curve's number is solved for images of `tokens_per_image` wherever that is known,
     so that a policy is the same with and without `tokens`. `parity`: as the policy's release does it.
+    `source`: the document, in which mistakes then have their positions.
 
     Raises BadInput with every mistake of the policy for this model, `Infeasible` if its budget cannot be met.
     """
-    Problems(problems(policy, parts, geometry)).raise_for(None)
+    Problems(problems(policy, parts, geometry)).raise_for(source)
     if parity:
         policy = replace(policy, stages=policy.parity.applied(policy.stages))
     placed = expand(policy, geometry.depth, geometry.tokens_per_image or tokens)

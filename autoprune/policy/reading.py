@@ -32,7 +32,10 @@ MIX_KEYS = ("weights", "normalise", "op")
 def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[str, ...], found: Problems) -> bool:
     """Whether `data` is a mapping; unknown, later and missing keys are added to `found`."""
     if not isinstance(data, Mapping):
-        found.add(path, f"must be a mapping with the keys {', '.join(allowed)}, not {shown(data)}")
+        keys = f"must be a mapping with the keys {', '.join(allowed)}"
+        found.add(
+            path, f"{keys}, not {shown(data)}" if path or data is not None else f"the document is empty: it {keys}"
+        )
         return False
     meant = set()
     for key in data:

@@ -19,6 +19,7 @@ from autoprune.pruning.attached import Attached
 from autoprune.pruning.lookup import RegisteredParts
 
 if TYPE_CHECKING:
+    from autoprune.document.yaml import Source
     from autoprune.policy.resolved import ResolvedPolicy
 
 POLICY_FILE, METADATA_FILE = "policy.yaml", "metadata.json"
@@ -29,11 +30,13 @@ TESTED = ((5, 23), (5, 24))  # transformers versions the equivalence suite ran o
 @dataclass(frozen=True)
 class LoadedPolicy:
     """`fingerprint` is None for policies that were made for no model in particular (the catalog). `metadata` holds
-    measurements and provenance; only its `environment.dtype` is read here."""
+    measurements and provenance; only its `environment.dtype` is read here. `source` is the document, where there is
+    one: mistakes for a model stand in it."""
 
     policy: Policy
     fingerprint: Fingerprint | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = field(default=None, compare=False, repr=False)
 
     def attach(self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False) -> Attached:
         """Prune every prefill of the model from now on, from any thread, until `.detach()` or the end of a `with`.
@@ -64,7 +67,9 @@ class LoadedPolicy:
         """The policy bound to a loaded model's geometry, in a parity run or not. Raises BadInput with every mistake."""
         from autoprune.models.family import geometry_of
 
-        return resolve(self.policy, geometry_of(_config(model)), RegisteredParts(), tokens, parity=parity)
+        return resolve(
+            self.policy, geometry_of(_config(model)), RegisteredParts(), tokens, parity=parity, source=self.source
+        )
 
     def uncertified(self, model: Any, parity: bool = False) -> list[str]:
         """Why the policy's measurements do not hold for this model; empty where they do or where it has none.
@@ -128,7 +133,7 @@ class LoadedPolicy:
             fingerprint = None if given is None else Fingerprint(**given)
         except TypeError as error:
             raise BadInput(f"{source / METADATA_FILE}: fingerprint: {error}") from error
-        return cls(policy, fingerprint, content["metadata"])
+        return cls(policy, fingerprint, content["metadata"], document)
 
 
 def refuse_untested(version: str) -> None:

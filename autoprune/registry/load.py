@@ -62,4 +62,5 @@ def _from_mlflow(uri: str, tracking_uri: str | None) -> LoadedPolicy:
 
 
 def _from_file(path: Path) -> LoadedPolicy:
-    return LoadedPolicy(Policy.from_source(read(path), RegisteredParts()))
+    source = read(path)
+    return LoadedPolicy(Policy.from_source(source, RegisteredParts()), source=source)

@@ -19,7 +19,7 @@ def notes(register: str | None, selected: bool, published: tuple[Published, ...]
         study=SimpleNamespace(study_id="s-1"),
         folder=Path("somewhere"),
         publisher=publisher,
-        loaded=SimpleNamespace(spec=SimpleNamespace(output=SimpleNamespace(register_as=register))),
+        loaded=SimpleNamespace(spec=SimpleNamespace(output=SimpleNamespace(register_as=register, tracking_uri=None))),
     )
     return "\n".join(_Run._notes(run, {"members": [{"selected": selected}]}))
 
@@ -39,4 +39,6 @@ def test_what_was_registered_is_said() -> None:
 
 
 def test_nothing_is_missing_where_nothing_was_to_be_registered() -> None:
-    assert "not registered" not in notes(None, True)
+    said = notes(None, True)
+    assert "not registered" not in said
+    assert "MLflow" not in said

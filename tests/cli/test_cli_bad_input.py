@@ -12,6 +12,7 @@ from conftest_cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
+CHECKPOINT = ROOT / "examples" / "reference_vlm" / "checkpoint"
 
 SPEC = f"""\
 schema: autoprune/spec/1
@@ -449,3 +450,49 @@ def test_what_a_model_cannot_give_is_said_where_the_part_stands(
     (error,) = errors(case)
     assert (error["line"], error["column"], error["path"]) == (line, column, path)
     assert says in error["message"]
+
+
+RUN = [
+    (["--model", "/nope"], "no such model folder: /nope"),
+    (["--figure", "/nope/x.png"], "no such folder: /nope"),
+    (["--prompt", " "], "the prompt is empty"),
+    (["--image", "nothing.png"], "nothing.png cannot be read as an image: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), RUN, ids=[r[0][0] for r in RUN])
+def test_what_run_is_given_is_looked_at_before_any_work(case: Path, options: list[str], says: str) -> None:
+    given = {"--image": str(case / "images" / "1.png"), "--prompt": "?", "--model": str(CHECKPOINT)}
+    given.update([tuple(options)])  # type: ignore[list-item]
+    done = cli("run", "fastv", *(word for pair in given.items() for word in pair), "--json")
+    assert done.code == 2, done.out
+    assert [e["message"] for e in done.json["errors"]] == [says] or says in done.json["errors"][0]["message"]
+    assert not Path("/nope").exists()
+
+
+def test_what_a_model_lacks_is_said_in_the_policys_document(case: Path) -> None:
+    stage = "{at: llm:80, keep: 1/2, score: feature_norm, protect: {index: [500]}}"
+    (case / "deep.yaml").write_text(f"schema: autoprune/policy/1\nname: deep\nstages:\n  - {stage}\n")
+    image = str(case / "images" / "1.png")
+    done = cli("run", str(case / "deep.yaml"), "--image", image, "--prompt", "?", "--model", str(CHECKPOINT), "--json")
+    assert done.code == 2, done.out
+    places = {(Path(e["file"]).name, e["line"], e["path"]) for e in done.json["errors"]}
+    assert places == {("deep.yaml", 4, "stages[0].at"), ("deep.yaml", 4, "stages[0].protect.index")}
+
+
+def test_an_executor_that_does_not_exist_is_found_before_the_model_is_loaded(
+    case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoprune.api.searching.Prepared", None)
+    done = cli("search", str(case / "spec.yaml"), "--executor", "rya", "--json")
+    assert done.code == 2, done.out
+    assert "did you mean 'ray'" in done.json["errors"][0]["message"]
+
+
+def test_only_what_goes_on_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    from autoprune.cli.errors import report_interrupted
+
+    assert [report_interrupted(command, as_json=False) for command in ("run", "search")] == [130, 130]
+    assert capsys.readouterr().err.splitlines() == [
+        "interrupted", "interrupted; the same command continues where this one stopped",
+    ]  # fmt: skip

@@ -83,7 +83,7 @@ def test_unusable_configs_are_refused_with_what_is_supported(change: dict[str, A
 
 
 def test_folders(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not exist"):
+    with pytest.raises(BadInput, match="no such model folder"):
         read_geometry(tmp_path / "nowhere")
     with pytest.raises(BadInput, match=r"has no config\.json"):
         read_geometry(tmp_path)
