@@ -164,8 +164,8 @@ class _Binder:
         apart = isinstance(pick.score, Part) and _by_head(pick.score)
         info = None if pick.group is None else parts.find("group", pick.group.name)
         wants = info is not None and "heads" in info.needs
-        if apart and not wants:
-            self._problem(f"{BY_HEAD} needs `group: head`")
+        if isinstance(pick.score, Part) and apart and not wants:
+            self._problem(f"{pick.score.name} {BY_HEAD} needs `group: head`")
         elif wants and not apart:
             self._problem(f"`group: head` needs a score with {BY_HEAD}")
         elif wants and pick.allocate is not None:
