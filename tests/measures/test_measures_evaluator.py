@@ -320,7 +320,7 @@ def test_a_changed_calibration_set_is_refused(tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_path": "/nowhere/model"}, "does not exist"),
+        ({"model_path": "/nowhere/model"}, "no such model folder"),
         ({"dtype": "float64"}, "not one of float32"),
         ({"measures": (MeasureRequest("information_flow", {"layers": [9]}),)}, "layer 9 is not among 1 to 4"),
     ],

@@ -46,7 +46,7 @@ def test_points_are_policies_for_the_model(name: str, shape: tuple[int, int, int
             continue
         make_plan(resolved, model)
         spent.append(budget([lengths(resolved, tokens)], [tokens], depth))
-    assert len(spent) >= DRAWS / 4
+    assert len(spent) >= DRAWS / 6
     assert max(spent) - min(spent) > 0.1  # the space is a range of budgets, not a point
     if bound.space.budget is not None:
         assert max(spent) <= bound.space.budget[1] + 1e-9
