@@ -194,6 +194,7 @@ class Binder:
         by_merge = self.parts.reads_score("merger", merge) if last else "no"  # mergers see the last pick's scores
         group = None if pick.group is None else self.part("group", pick.group, layer)
         split = None if group is None else group.params.get("split")
+        group = None if split == "pooled" else group  # all tokens together, as without one
         own = split in SCORED_SPLITS and pick.allocate is None
         by_group = "no" if not own else "order" if split == "overview" else "value"
         by_trim = "order" if pick.overlap or pick.dilate else "no"

@@ -74,6 +74,7 @@ def mix(weights: dict[str, Any], **more: Any) -> dict[str, Any]:
         ),
         ({**LAST, "protect": {"index": [3, 1, 3]}}, {**LAST, "protect": {"index": [1, 3]}}),
         (LAST, {**LAST, "protect": "newlines"}),
+        (LAST, {**LAST, "group": {"row": {"split": "pooled"}}}),
         ({"at": "projector", "keep": 0.5, "score": "random"}, {"at": "input", "keep": 0.5, "score": "random"}),
         (
             {"at": "llm:4", "keep": 0.5, "merge": "soft", "pick": [{"share": 0.5, "select": "stride"}, {"score": "random"}]},
