@@ -15,6 +15,7 @@ Where one matrix A follows the norm (Gemma 3), g is 1 and Ax̂ is what comes out
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,16 +54,16 @@ NORMS: Mapping[str, Kind] = {
 }
 
 
-class Jacobian:
+class Jacobian(ABC):
     """Of one projector, with its weights as they are now. `norms` takes what enters `entry` (None: nothing is needed)
     and what comes out of `inner`."""
 
     entry: nn.Module | None
     inner: nn.Module
 
+    @abstractmethod
     def norms(self, entered: Tensor | None, left: Tensor) -> Tensor:
         """Frobenius norms [...] in float32 from `left` [..., m], one per row of the projector's output."""
-        raise NotImplementedError
 
 
 def jacobian_of(projector: Any) -> Jacobian:
