@@ -256,6 +256,16 @@ def read_stage(value: Any, path: Path, found: Problems) -> AnyStage | None:
         check_keys(value, path, keys, keys[:2], found)
     else:
         check_keys(value, path, CURVE_KEYS, ("along", "curve"), found)
+    common = _read_common(value, path, found)
+    if common is None:
+        return None
+    if curved:
+        return _read_curved(value, path, found, common)
+    return _read_repeated(value, path, found, common) if repeated else _read_plain(value, path, found, common)
+
+
+def _read_common(value: Mapping[str, Any], path: Path, found: Problems) -> dict[str, Any] | None:
+    """What every kind of stage has, by the names of its fields."""
     picks = read_picks(value, path, found)
     merge = read_use(value["merge"], (*path, "merge"), "merger", found) if "merge" in value else Use("drop", {}, path)
     protect = read_protect(value.get("protect"), (*path, "protect"), found)
@@ -265,46 +275,27 @@ def read_stage(value: Any, path: Path, found: Problems) -> AnyStage | None:
     right = one_of(positions, (*path, "positions"), ("keep", "compact"), found) and right
     if not right or merge is None or not picks:
         return None
-    if repeated:
-        return _read_repeated(value, path, found, picks, merge, protect, positions, attend)
-    if not curved:
-        return _read_plain(value, path, found, picks, merge, protect, positions, attend)
-    along = read_along(value.get("along"), (*path, "along"), found) if "along" in value else None
-    curve = read_curve(value.get("curve"), (*path, "curve"), found) if "curve" in value else None
-    if along is None or curve is None:
-        return None
-    return CurveStage(picks, merge, protect, positions, path, attend=attend, along=along, curve=curve)
+    return {
+        "pick": picks,
+        "merge": merge,
+        "protect": protect,
+        "positions": positions,
+        "attend": attend,
+        "path": path,
+    }
 
 
-def _read_plain(
-    value: Mapping[str, Any],
-    path: Path,
-    found: Problems,
-    picks: tuple[Pick, ...],
-    merge: Use,
-    protect: Protect,
-    positions: Any,
-    attend: Any,
-) -> Stage | None:
+def _read_plain(value: Mapping[str, Any], path: Path, found: Problems, common: Mapping[str, Any]) -> Stage | None:
     site: Site | None = read_site(value["at"], (*path, "at"), found) if "at" in value else None
     keep = read_keep(value["keep"], (*path, "keep"), found) if "keep" in value else None
     restore = value.get("restore")
     right = restore is None or one_of(restore, (*path, "restore"), ("parked", "scattered"), found)
     if site is None or keep is None or not right:
         return None
-    return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep, restore=restore)
+    return Stage(**common, at=site, keep=keep, restore=restore)
 
 
-def _read_repeated(
-    value: Mapping[str, Any],
-    path: Path,
-    found: Problems,
-    picks: tuple[Pick, ...],
-    merge: Use,
-    protect: Protect,
-    positions: Any,
-    attend: Any,
-) -> Stage | None:
+def _read_repeated(value: Mapping[str, Any], path: Path, found: Problems, common: Mapping[str, Any]) -> Stage | None:
     along = read_along(value["along"], (*path, "along"), found)
     keep = read_keep(value["keep"], (*path, "keep"), found)
     if along is None or keep is None:
@@ -314,8 +305,13 @@ def _read_repeated(
         found.add((*path, "keep"), f"before every layer of `along` the keep is one of {allowed}")
         return None
     first, until = along
-    site = Site("llm", first)
-    return Stage(picks, merge, protect, positions, path, attend=attend, at=site, keep=keep, until=until)
+    return Stage(**common, at=Site("llm", first), keep=keep, until=until)
+
+
+def _read_curved(value: Mapping[str, Any], path: Path, found: Problems, common: Mapping[str, Any]) -> CurveStage | None:
+    along = read_along(value.get("along"), (*path, "along"), found) if "along" in value else None
+    curve = read_curve(value.get("curve"), (*path, "curve"), found) if "curve" in value else None
+    return None if along is None or curve is None else CurveStage(**common, along=along, curve=curve)
 
 
 def read_along(value: Any, path: Path, found: Problems) -> tuple[Layer, Layer] | None:
