@@ -272,6 +272,14 @@ def see_gemma3(made: Any, sizes: Sequence[Size], generator: torch.Generator) -> 
 
 AXES = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 MARKS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": BEGIN, "vision_end_token_id": END}
+TOWER = {  # of Qwen2.5-VL and Qwen3-VL
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "patch_size": SMALL,
+    "out_hidden_size": 64,
+}
 
 
 def qwen2(attention: str) -> Any:
@@ -282,16 +290,7 @@ def qwen2(attention: str) -> Any:
 
 def qwen2_5(attention: str) -> Any:
     """Windows of 4 x 4 patches, and one block in the middle that sees the whole image."""
-    vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "patch_size": SMALL,
-        "out_hidden_size": 64,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }
+    vision = {**TOWER, "window_size": 16, "fullatt_block_indexes": [1]}
     config = Qwen2_5_VLConfig(
         vision_config=vision, text_config=text(Qwen2_5_VLTextConfig, rope_parameters=AXES), **MARKS
     )
@@ -299,16 +298,7 @@ def qwen2_5(attention: str) -> Any:
 
 
 def qwen3(attention: str) -> Any:
-    vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "patch_size": SMALL,
-        "out_hidden_size": 64,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1, 2],
-    }
+    vision = {**TOWER, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]}
     decoder = text(Qwen3VLTextConfig, head_dim=16, rope_parameters={**AXES, "mrope_interleaved": True})
     config = Qwen3VLConfig(vision_config=vision, text_config=decoder, **MARKS)
     return Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=attention)
