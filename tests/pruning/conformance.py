@@ -20,8 +20,8 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch
+from part_worlds import identifier, variants
 from pruning_support import part as use
-from test_pruning_parts import identifier, variants
 from tiny_families import LAYERS, TINY, Batch, Sample, model, together
 
 from autoprune.document.yaml import read

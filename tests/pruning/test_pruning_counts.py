@@ -11,8 +11,8 @@ import pytest
 import torch
 from llm_reference import Prompt, maps
 from oracles import counts as oracle
+from part_worlds import COUNTS, RANDOM, World, layout, plan_stage
 from pruning_support import LAYERS, Sample, generate, inputs, model, policy, single, stage
-from test_pruning_parts import COUNTS, RANDOM, World, layout, plan_stage
 
 from autoprune.errors import BadInput
 from autoprune.policy.budget import counts, lengths

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from part_worlds import ALL, COUNTS, RANDOM, SELECTORS, World, identifier, plan_stage, variants
 from pruning_support import Sample, generate, inputs, model, policy, single, stage
-from test_pruning_parts import ALL, COUNTS, RANDOM, SELECTORS, World, identifier, plan_stage, variants
 
 from autoprune.models.family import ImageLayout
 from autoprune.policy.resolved import Part

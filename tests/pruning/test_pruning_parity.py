@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from merger_worlds import DIM, cosine, padded, use, view_of
+from merger_worlds import Sample as Lists
 from pruning_support import IMAGE, Sample, difference, generate, inputs, model
-from test_pruning_mergers import DIM, cosine, padded, use, view_of
-from test_pruning_mergers import Sample as Lists
 from tiny_families import model as tiny_model
 
 from autoprune.errors import BadInput, PolicyMismatch

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_pruning_parts import ALL, COUNTS, GEOMETRY, PROTECTED, RANDOM, World, check_kept, plan_stage
+from part_worlds import ALL, COUNTS, GEOMETRY, PROTECTED, RANDOM, World, plan_stage
+from test_pruning_parts import check_kept
 
 from autoprune.errors import BadInput
 from autoprune.models.family import ImageLayout

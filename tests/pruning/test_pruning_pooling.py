@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from part_worlds import RANDOM, World, plan_stage
 from pruning_support import Sample, inputs, model, policy, single, stage
-from test_pruning_parts import RANDOM, World, plan_stage
 
 from autoprune.document.yaml import read
 from autoprune.models.family import ImageLayout, geometry_of

@@ -1,0 +1,97 @@
+"""What the spec's model cannot give is found before the search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bad_input_support import CHECKPOINT, ROOT, edit, errors
+from conftest_cli import cli
+
+
+def test_unsupported_family(case: Path) -> None:
+    (case / "model").mkdir()
+    (case / "model" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), "model")
+    found = errors(case)
+    assert "bert" in found[0]["message"]
+    assert "llava" in found[0]["message"]
+    assert found[0]["path"] == "model.path"
+
+
+def test_a_hub_id_that_cannot_be_looked_up_is_a_warning(case: Path) -> None:
+    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), "somebody/unknown-model")
+    done = cli("validate", str(case / "spec.yaml"), "--json")
+    assert done.code == 0
+    assert "model checks skipped" in done.json["warnings"][0]["message"]
+
+
+def without_class_token(case: Path) -> None:
+    """The case's model is one with a SigLIP tower."""
+    model = case / "model"
+    model.mkdir()
+    tower = {"model_type": "siglip_vision_model", "image_size": 56, "patch_size": 14}
+    text = {"model_type": "llama", "num_hidden_layers": 8}
+    config = {
+        "model_type": "llava",
+        "vision_config": tower,
+        "text_config": text,
+        "vision_feature_select_strategy": "full",
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), str(model))
+
+
+def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_search(case: Path) -> None:
+    """In any option of any choice: here only the second one asks a SigLIP tower for its class token."""
+    without_class_token(case)
+    (case / "space.yaml").write_text(
+        "schema: autoprune/space/1\nname: case\nparams:\n  how: {choice: [all, cls]}\n"
+        "stages:\n  - {at: projector, keep: 1/2, score: {encoder_attention: {from: $how}}}\n"
+    )
+    (error,) = errors(case)
+    assert (error["line"], error["column"], error["path"]) == (6, 39, "stages[0].score")
+    assert "this model's vision tower has no class token; `without_cls: all`" in error["message"]
+
+
+CLS = "no class token"
+HALVES = "{encoder_attention: {from: all, heads: top_half}}"
+RISE = "{llm_attention: {rise: true}}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "column", "path", "says"),
+    [
+        (["at: projector", "keep: 1/2", f"score: {HALVES}"], 6, 12, "stages[0].score", "top_half"),
+        (["at: llm:1", "keep: 1/2", f"score: {RISE}"], 6, 12, "stages[0].score", "rise"),
+        (
+            ["at: llm:1", "keep: 1/2", "pick:", "  - {share: 1/2, score: random}", f"  - {{score: {RISE}}}"],
+            8,
+            17,
+            "stages[0].pick[1].score",
+            "rise",
+        ),
+        (["at: projector", "keep: 1/2", "score: named"], 6, 12, "stages[0].score", CLS),
+    ],
+)
+def test_what_a_model_cannot_give_is_said_where_the_part_stands(
+    case: Path, lines: list[str], line: int, column: int, path: str, says: str
+) -> None:
+    without_class_token(case)
+    stage = "\n    ".join(lines)
+    named = "criteria: {named: {encoder_attention: {}}}\n" if "named" in stage else ""
+    (case / "space.yaml").write_text(f"schema: autoprune/space/1\nname: case\nstages:\n  - {stage}\n{named}")
+    (error,) = errors(case)
+    assert (error["line"], error["column"], error["path"]) == (line, column, path)
+    assert says in error["message"]
+
+
+def test_what_a_model_lacks_is_said_in_the_policys_document(case: Path) -> None:
+    stage = "{at: llm:80, keep: 1/2, score: feature_norm, protect: {index: [500]}}"
+    (case / "deep.yaml").write_text(f"schema: autoprune/policy/1\nname: deep\nstages:\n  - {stage}\n")
+    image = str(case / "images" / "1.png")
+    done = cli("run", str(case / "deep.yaml"), "--image", image, "--prompt", "?", "--model", str(CHECKPOINT), "--json")
+    assert done.code == 2, done.out
+    places = {(Path(e["file"]).name, e["line"], e["path"]) for e in done.json["errors"]}
+    assert places == {("deep.yaml", 4, "stages[0].at"), ("deep.yaml", 4, "stages[0].protect.index")}
