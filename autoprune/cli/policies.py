@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.output import JsonFlag, console, emit, notes, table
+from autoprune.document.yaml import inline
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 Uri = Annotated[str, typer.Argument(help="models:/NAME@alias, a folder, a YAML file or a catalog name.")]
@@ -58,7 +59,13 @@ def diff(a: Uri, b: Uri, tracking_uri: Tracking = None, json: JsonFlag = False) 
     if not changes:
         console().print("no difference")
     for change in changes:
-        console().print(f"{change['path']}: {change['before']} -> {change['after']}", markup=False)
+        before, after = (_written(change[side]) for side in ("before", "after"))
+        console().print(f"{change['path']}: {before} -> {after}", markup=False, soft_wrap=True)
+
+
+def _written(value: object) -> str:
+    """A value as a document has it."""
+    return "(absent)" if value is None else inline(value)
 
 
 @app.command()

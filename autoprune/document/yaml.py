@@ -59,6 +59,25 @@ def write(data: Any) -> str:
     return pyyaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+class _LineDumper(_Dumper):
+    """Texts of several lines in double quotes, so that they stay in one."""
+
+
+def _text(dumper: _LineDumper, value: str) -> pyyaml.Node:
+    return dumper.represent_scalar(_TAG + "str", value, style='"' if len(value.splitlines()) > 1 else None)
+
+
+_LineDumper.add_representer(str, _text)
+
+
+def inline(data: Any) -> str:
+    """Plain data as YAML in one line; `parse` gives it back."""
+    text = pyyaml.dump(
+        data, Dumper=_LineDumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return str(text).removesuffix("\n").removesuffix("\n...")
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a value is written: its key (None for list items and the root) and its node."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +120,16 @@ def test_the_front_shows_the_bound_that_is_proven(capsys: pytest.CaptureFixture[
     assert "undecided: exact_match >= 0.95 * baseline (shown: exact_match >= 0.9312 * baseline)" in said
     assert "violated: exact_match >= 0.95 * baseline" in said
     assert "[/remark] is no markup" in said
+
+
+def test_what_differs_is_shown_as_a_document_has_it(tmp_path: Path) -> None:
+    head = "schema: autoprune/policy/1\nstages:\n  - {at: llm:2, keep: 1/3, "
+    (tmp_path / "a.yaml").write_text(head + 'score: random}\nclaims: {old: true, say: "a\\nb"}\n')
+    (tmp_path / "b.yaml").write_text(head + "score: {random: {seed: 3}}, merge: soft}\nclaims: {old: 'true'}\n")
+    done = cli("policy", "diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
+    assert done.out.splitlines() == [
+        "claims.old: true -> 'true'",
+        'claims.say: "a\\nb" -> (absent)',
+        "stages[0].score: random -> {random: {seed: 3}}",
+        "stages[0].merge: (absent) -> soft",
+    ]

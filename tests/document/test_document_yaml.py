@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.document.yaml import parse, read, write
+from autoprune.document.yaml import inline, parse, read, write
 from autoprune.errors import BadInput
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cn", "Co")), max_size=12)
@@ -25,6 +25,8 @@ TREES = st.recursive(
 @given(TREES)
 def test_what_is_written_reads_back(tree: object) -> None:
     assert parse(write(tree)).data == tree
+    assert parse(inline(tree)).data == tree
+    assert len(inline(tree).splitlines()) == 1
 
 
 def test_words_stay_words_and_numbers_numbers() -> None:
