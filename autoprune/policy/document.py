@@ -84,9 +84,8 @@ def read_policy(data: Any, found: Problems) -> Policy | None:
 
 
 def read_partly(data: Any, found: Problems) -> Policy | None:
-    """The policy with the stages that read well: mistakes in `found` hide none in the parts of the others. None where
-    nothing of it can be looked at."""
-    before = len(found)
+    """The policy with the stages and criteria that read well: mistakes in `found` hide none in the parts of the others.
+    None where nothing of it can be looked at."""
     own = Problems()
     if not check_keys(data, (), KEYS, ("schema", "stages"), own):
         found.extend(own)
@@ -103,9 +102,6 @@ def read_partly(data: Any, found: Problems) -> Policy | None:
     for hole in open_values:
         found.add(hole.path, f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
     found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
-    wrong = {p.path[0] for p in list(found)[before:] if p.path}
-    if "criteria" in wrong:
-        return None
     return Policy(
         texts["name"],
         stages,

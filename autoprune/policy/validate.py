@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,12 @@ def problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> li
     return list(dict.fromkeys([*ordered, *part_problems(policy, parts, geometry)]))
 
 
-def part_problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> list[Problem]:
-    """Those of `problems` that a stage has by itself, whatever stands before and after it."""
-    check = _Check(policy, parts, geometry)
+def part_problems(
+    policy: Policy, parts: PartLookup, geometry: Geometry | None, unread: frozenset[str] | None = frozenset()
+) -> list[Problem]:
+    """Those of `problems` that a stage has by itself, whatever stands before and after it. `unread`: names that stand
+    in `criteria`, but could not be read (None: any may)."""
+    check = _Check(policy, parts, geometry, unread)
     found = list(check.named())
     for stage, pick in uses(policy.stages):
         found += check.pick(stage, pick)
@@ -42,23 +45,43 @@ def part_problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) 
 
 
 def problems_beside(
-    found: Iterable[Problem], policy: Policy, parts: PartLookup, geometry: Geometry | None
+    found: Sequence[Problem], policy: Policy, parts: PartLookup, geometry: Geometry | None
 ) -> list[Problem]:
     """Those of `part_problems` that do not follow from what was found: in a stage that did not read well, only names
     that nothing has."""
     wrong = {p.path[:2] for p in found}
-    beside = part_problems(policy, parts, geometry)
+    beside = part_problems(policy, parts, geometry, _unread(found, policy))
     return [p for p in beside if p.path[:2] not in wrong or p.message.startswith("unknown ")]
+
+
+def _unread(found: Sequence[Problem], policy: Policy) -> frozenset[str] | None:
+    """Names for criteria that did not read well; None where the names themselves are not known."""
+    inside = [p for p in found if p.path[:1] == ("criteria",)]
+    if any(len(p.path) == 1 for p in inside) or any(p.message.endswith("did you mean 'criteria'?") for p in found):
+        return None
+    return frozenset(str(p.path[1]) for p in inside) - set(policy.criteria)
 
 
 @dataclass(frozen=True)
 class _Check:
+    """`unread`: see `_unread`. What uses such a name is not known, and no mistake."""
+
     policy: Policy
     parts: PartLookup
     geometry: Geometry | None
+    unread: frozenset[str] | None = frozenset()
+
+    def names(self) -> tuple[str, ...]:
+        """The policy's own names for criteria, those that did not read well among them."""
+        return (*self.policy.criteria, *sorted(self.unread or ()))
+
+    def unclear(self, name: str) -> bool:
+        """Whether a score's name stands, or may stand, for a criterion that did not read well."""
+        known = name in self.policy.criteria or name in self.parts.names("criterion")
+        return not known and (self.unread is None or name in self.unread)
 
     def named(self) -> Iterator[Problem]:
-        """The policy's own names for criteria."""
+        """What is wrong with the policy's own names for criteria."""
         known = self.parts.names("criterion")
         for name, score in self.policy.criteria.items():
             if name in known:
@@ -67,7 +90,7 @@ class _Check:
                 )
             elif isinstance(score, MixUse):
                 yield from self.mix(score, None)
-            elif score.name in self.policy.criteria and score.name not in known:
+            elif score.name in self.names() and score.name not in known:
                 yield Problem(score.path, f"{score.name!r} is a name itself; names stand for criteria and their mixes")
             else:
                 yield from self.use("criterion", score, None)
@@ -123,6 +146,8 @@ class _Check:
 
     def by_head(self, pick: Pick) -> Iterator[Problem]:
         """Scores of single heads are for a group of heads, and such a group is for them."""
+        if isinstance(pick.score, Use) and self.unclear(pick.score.name):
+            return
         heads = pick.group is not None and pick.group.name == "head"
         apart = pick.score is not None and self.apart(pick.score)
         if heads and not apart and pick.group is not None:
@@ -193,7 +218,9 @@ class _Check:
         """One part: it exists, its parameters are right, and it is legal where it stands."""
         known = self.parts.names(kind)
         if use.name not in known:
-            own = tuple(self.policy.criteria) if kind == "criterion" else ()
+            if kind == "criterion" and self.unclear(use.name):
+                return
+            own = self.names() if kind == "criterion" else ()
             allowed = f"known: {', '.join((*known, *own))}{suggest(use.name, (*known, *own))}"
             called = "count rule" if kind == "count" else kind
             path, at_key = ((*use.path, use.name), True) if use.params else (use.path, False)

@@ -14,6 +14,7 @@ from autoprune.errors import BadInput
 from autoprune.policy.canonical import digest, from_json, resolve, to_json
 from autoprune.policy.document import Policy
 from autoprune.policy.validate import problems
+from autoprune.pruning.lookup import RegisteredParts
 
 HEAD = "schema: autoprune/policy/1\nstages:\n"
 
@@ -238,6 +239,40 @@ def test_all_mistakes_at_once() -> None:
     assert [(p.line, p.path) for p in caught.value.problems] == [
         (3, "stages[0].at"), (3, "stages[0].keep"), (4, "stages[1].keep"), (4, "stages[1].group"), (5, "claim"),
     ]  # fmt: skip
+
+
+def test_a_mistake_in_criteria_hides_none_in_stages_and_brings_none_along() -> None:
+    text = (
+        "  - {at: llm:2, keep: 0.5, score: bad}\n"
+        "  - {at: llm:3, keep: 0.4, score: good, merge: sofd}\n"
+        "  - {at: llm:4, keep: 0.3, score: {mix: {weights: {bad: 1, god: 1}}}}\n"
+        "  - {at: lm:5, keep: 0.2, score: random}\n"
+        "criteria:\n"
+        "  bad: {random: 3}\n"
+        "  good: {random: {sed: 3}}\n"
+        "  third: bad\n"
+    )
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + text), PARTS)
+    assert [(p.line, p.path) for p in caught.value.problems] == [
+        (4, "stages[1].merge"), (5, "stages[2].score.mix.weights.god"), (6, "stages[3].at"),
+        (8, "criteria.bad.random"), (9, "criteria.good.random.sed"), (10, "criteria.third"),
+    ]  # fmt: skip
+    assert "did you mean 'good'?" in caught.value.problems[1].message
+
+
+def test_a_group_of_heads_is_no_mistake_where_its_criterion_did_not_read_well() -> None:
+    text = "  - {at: llm:2, keep: 0.5, score: bad, group: head}\ncriteria: {bad: {llm_attention: each}}"
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + text), RegisteredParts())
+    assert [p.path for p in caught.value.problems] == ["criteria.bad.llm_attention"]
+
+
+@pytest.mark.parametrize(("key", "place"), [("criteria: 3", "criteria"), ("criterai: {bad: random}", "criterai")])
+def test_where_the_names_of_criteria_are_not_known_none_is_called_unknown(key: str, place: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + "  - {at: llm:2, keep: 0.5, score: bad, merge: sofd}\n" + key), PARTS)
+    assert [(p.line, p.path) for p in caught.value.problems] == [(3, "stages[0].merge"), (4, place)]
 
 
 @pytest.mark.parametrize("data", [None, [], 3, {}, {"schema": "autoprune/space/1", "stages": []}, {"stages": []}])
