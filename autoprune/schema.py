@@ -137,7 +137,7 @@ def _policy() -> Json:
         "merge": {"$ref": "#/$defs/merge"},
         "protect": {
             "anyOf": [
-                {"const": "newlines"},
+                {"enum": ["newlines", "last"]},
                 _object({"index": {"type": "array", "items": {"type": "integer"}}}, ("index",)),
             ]
         },

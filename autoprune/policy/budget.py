@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from autoprune.errors import AutoPruneError
-from autoprune.policy.resolved import Keep
+from autoprune.policy.resolved import Keep, named
 
 if TYPE_CHECKING:
     from autoprune.policy.resolved import ResolvedPolicy
@@ -155,11 +155,11 @@ def steps_of(policy: ResolvedPolicy) -> list[Step]:
 
 
 def _held(policy: ResolvedPolicy, n: int, protected: int | Sequence[int]) -> list[int]:
-    """Protected positions per stage: those the caller counted and those on the stage's own list."""
+    """Protected positions per stage: those the caller counted and those that the stage names."""
     given = [protected] * len(policy.stages) if isinstance(protected, int) else list(protected)
     if len(given) != len(policy.stages):
         raise ValueError(f"{len(given)} numbers of protected positions for {len(policy.stages)} stages")
-    own = [sum(i < n for i in s.protect) if isinstance(s.protect, tuple) else 0 for s in policy.stages]
+    own = [sum(i < n for i in named(s.protect)) for s in policy.stages]
     return [min(a + b, n) for a, b in zip(given, own, strict=True)]
 
 

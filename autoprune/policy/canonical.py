@@ -15,7 +15,17 @@ from autoprune.errors import BadInput
 from autoprune.policy.budget import PARK, Counting, count_steps, fractional_budget
 from autoprune.policy.expand import Placed, expand
 from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Stage, Use
-from autoprune.policy.resolved import Keep, KeepKind, Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
+from autoprune.policy.resolved import (
+    Keep,
+    KeepKind,
+    Mix,
+    Part,
+    ResolvedPick,
+    ResolvedPolicy,
+    ResolvedStage,
+    Score,
+    named,
+)
 from autoprune.policy.sites import absolute
 from autoprune.policy.validate import problems
 
@@ -97,7 +107,7 @@ class _Kept:
 
     def _counts(self, placed: tuple[Placed, ...]) -> None:
         current = self.tokens or 0
-        held = [sum(position < current for position in _listed(p)) for p in placed]
+        held = [sum(position < current for position in named(p.stage.protect)) for p in placed]
         steps = [(p.layer, p.keep) for p in placed]
         counting = Counting(steps, current, self.depth, held)
         for place in placed:
@@ -107,7 +117,7 @@ class _Kept:
     def _fractions(self, placed: tuple[Placed, ...]) -> None:
         least, guarded = (Fraction(1), frozenset[int]()) if self.tokens is None else (None, frozenset[int]())
         for place in placed:
-            keep, listed = place.keep, frozenset(_listed(place))
+            keep, listed = place.keep, frozenset(named(place.stage.protect))
             least = None if keep.restores else least
             below = least is None or keep.value < least or not listed >= guarded
             drops = keep.kind in ("tokens", "rule", "shared") or (keep.value < 1 and (keep.kind != "fraction" or below))
@@ -138,10 +148,6 @@ class _Kept:
             self.result.append(replace(place, keep=Keep("of_current", Fraction(1)), stage=bare))
             self.gaps &= not compact
         self.attends |= begins
-
-
-def _listed(place: Placed) -> tuple[int, ...]:
-    return place.stage.protect if isinstance(place.stage.protect, tuple) else ()
 
 
 def _countable(placed: tuple[Placed, ...], geometry: Geometry) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from autoprune.document.problems import Path
 from autoprune.policy.curves.base import CurveSpec
-from autoprune.policy.resolved import KeepKind
+from autoprune.policy.resolved import KeepKind, Protect
 from autoprune.policy.sites import Layer, Site
 
 Normalise = Literal["rank", "minmax", "softmax", "sum", "none"]
@@ -20,7 +20,6 @@ Restore = Literal["parked", "scattered"]  # how tokens come back that an earlier
 Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
 Dilate = Literal["cross"] | None
 SCORED_SPLITS = ("proportional", "mean", "whole", "rule", "overview")  # how a group shares a count out by its scores
-Protect = Literal["newlines"] | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)

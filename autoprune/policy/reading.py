@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, from_pydantic, shown, suggest
 from autoprune.policy.curves import CURVES, CurveSpec, Solve, build, replaced, solve_range
-from autoprune.policy.model import AnyStage, CurveStage, Dilate, KeepSpec, MixUse, Pick, Protect, ScoreUse, Stage, Use
-from autoprune.policy.resolved import KeepKind
+from autoprune.policy.model import AnyStage, CurveStage, Dilate, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
+from autoprune.policy.resolved import KeepKind, Protect
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
 LATER_KEYS = ("arms",)
@@ -231,8 +231,8 @@ def _check_shares(listed: list[Any], picks: list[Pick | None], path: Path, found
 
 
 def read_protect(value: Any, path: Path, found: Problems) -> Protect:
-    if value is None or value == "newlines":
-        return "newlines" if value else None
+    if value in (None, "newlines", "last"):
+        return cast(Protect, value)
     if isinstance(value, Mapping) and tuple(value) == ("index",):
         index = value["index"]
         good = isinstance(index, list) and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in index)
@@ -240,7 +240,8 @@ def read_protect(value: Any, path: Path, found: Problems) -> Protect:
             return tuple(sorted(set(index)))
         found.add((*path, "index"), f"index is a list of visual positions from 0, not {shown(index)}")
     else:
-        found.add(path, f"protect is `newlines` or {{index: […]}}, not {shown(value)}{suggest(value, ('newlines',))}")
+        hint = suggest(value, ("newlines", "last"))
+        found.add(path, f"protect is `newlines`, `last` or {{index: […]}}, not {shown(value)}{hint}")
     return None
 
 

@@ -12,6 +12,14 @@ from typing import Any, Literal
 
 KeepKind = Literal["fraction", "of_current", "tokens", "to_budget", "rule", "shared"]
 
+Protect = Literal["newlines", "last"] | tuple[int, ...] | None
+LAST = -1  # in place of a position: a sample's last visual token that is no separator
+
+
+def named(protect: Protect) -> tuple[int, ...]:
+    """The positions of a sample that a stage protects by itself, LAST among them; separators are counted apart."""
+    return protect if isinstance(protect, tuple) else (LAST,) if protect == "last" else ()
+
 
 @dataclass(frozen=True)
 class Part:
@@ -86,7 +94,7 @@ class ResolvedStage:
     keep: Keep
     picks: tuple[ResolvedPick, ...]
     merge: Part
-    protect: Literal["newlines"] | tuple[int, ...] | None = None
+    protect: Protect = None
     positions: Literal["keep", "compact"] = "keep"
     rows: Literal["mean", "sum"] = "mean"
     attend: Literal["mass"] | None = None

@@ -39,7 +39,7 @@ def dump_stage(stage: AnyStage) -> dict[str, Any]:
     if stage.merge != Use("drop"):
         data["merge"] = dump_use(stage.merge)
     if stage.protect is not None:
-        data["protect"] = stage.protect if stage.protect == "newlines" else {"index": list(stage.protect)}
+        data["protect"] = stage.protect if isinstance(stage.protect, str) else {"index": list(stage.protect)}
     if stage.positions != "keep":
         data["positions"] = stage.positions
     if stage.attend is not None:

@@ -112,6 +112,10 @@ class Prefill:
         if isinstance(planned.stage.protect, tuple):
             named = torch.tensor(planned.stage.protect, dtype=torch.long, device=mask.device)
             mask = mask | torch.isin(self.tokens, named)
+        if planned.stage.protect == "last":
+            every = torch.arange(self.newline.shape[1], device=mask.device)
+            picture = (every < self._host(self.prompt.n)[:, None]) & ~self.newline
+            mask = mask | (self.tokens == torch.where(picture, every, -1).amax(1, keepdim=True))
         return mask
 
     def _count(self) -> None:

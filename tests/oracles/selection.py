@@ -62,12 +62,17 @@ def zoo(scores: Sequence[float], features: Array, k: int) -> list[int]:
 
 def greedyprune(scores: Sequence[float], features: Array, k: int, tau: float = 0.9) -> list[int]:
     """GreedyPrune, sheet C6: visit by decreasing saliency, keep if cos to every kept token <= tau, until k; then fill
-    by saliency. The forced last visual token belongs to the host, not here."""
+    by saliency. The forced last visual token is `greedyprune_forced`."""
     order, kept = ranking(scores), list[int]()
     for i in order:
         if len(kept) < k and all(cosine(features[i], features[j]) <= tau for j in kept):
             kept.append(i)
     return kept + [i for i in order if i not in kept][: k - len(kept)]
+
+
+def greedyprune_forced(scores: Sequence[float], features: Array, k: int, tau: float = 0.9) -> list[int]:
+    """The same beside the last token, which is one of the k and suppresses none (sheet C6: the paper forces it)."""
+    return [*greedyprune(scores[:-1], features[:-1], k - 1, tau), len(scores) - 1]
 
 
 def cover(matrix: Array, k: int, bonus: Sequence[float] | None = None) -> list[int]:

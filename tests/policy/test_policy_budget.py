@@ -15,14 +15,12 @@ from policy_fakes import PARTS, geometry
 from autoprune.policy.budget import Infeasible, asked, budget, counts, lengths
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
-from autoprune.policy.resolved import Keep, KeepKind, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+from autoprune.policy.resolved import Keep, KeepKind, Part, Protect, ResolvedPick, ResolvedPolicy, ResolvedStage
 
 PICK = (ResolvedPick(None, Part("stride")),)
 
 
-def policy(
-    *stages: tuple[int, KeepKind, Fraction | int], depth: int = 8, protect: tuple[int, ...] | None = None
-) -> ResolvedPolicy:
+def policy(*stages: tuple[int, KeepKind, Fraction | int], depth: int = 8, protect: Protect = None) -> ResolvedPolicy:
     made = (
         ResolvedStage("llm", layer, Keep(kind, Fraction(v)), PICK, Part("drop"), protect) for layer, kind, v in stages
     )
@@ -95,6 +93,10 @@ def test_protected_positions_count_toward_k_and_stay() -> None:
     assert counts(policy((0, "tokens", 2), protect=(1, 3, 5, 99)), 16, protected=4) == (7,)
     with pytest.raises(Infeasible):
         counts(policy((0, "to_budget", Fraction(1, 8))), 16, protected=3)
+    assert counts(policy((0, "tokens", 2), protect="last"), 16) == (2,)
+    assert counts(policy((0, "tokens", 2), protect="last"), 16, protected=4) == (5,)
+    assert counts(policy((0, "fraction", Fraction(0)), protect="last"), 16) == (0,)
+    assert counts(policy((0, "tokens", 2), protect="last"), 0) == (0,)
     with pytest.raises(ValueError, match="1 numbers of protected positions for 2 stages"):
         counts(p, 16, protected=[1])
 

@@ -98,6 +98,7 @@ def test_equal_effects_share_one_digest(a: dict[str, Any], b: dict[str, Any]) ->
         {**LAST, "merge": "nearest"},
         {**LAST, "positions": "compact"},
         {**LAST, "protect": {"index": [1]}},
+        {**LAST, "protect": "last"},
         {**LAST, "score": mix({"llm_attention": 1, "random": 1})},
         # a merger that reads the values of scores sees the difference between a criterion and its ranks
     ],

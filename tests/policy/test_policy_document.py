@@ -49,8 +49,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         stage |= draw(st.sampled_from([one, {"pick": [{"share": "1/3", **one}, {"score": draw(scores)}]}]))
         stage |= {"merge": draw(st.sampled_from(["drop", "soft", {"nearest": {"space": "hidden"}}]))}
         stage |= draw(
-            st.sampled_from([{}, {"protect": "newlines"}, {"protect": {"index": [4, 1]}}, {"positions": "compact"}])
+            st.sampled_from([{}, {"protect": "newlines"}, {"protect": "last"}, {"protect": {"index": [4, 1]}}])
         )
+        stage |= draw(st.sampled_from([{}, {"positions": "compact"}]))
         stage |= draw(st.sampled_from([{}, {"attend": "mass"}]))
         stages.append(stage)
     return {"schema": "autoprune/policy/1", "name": draw(st.text(max_size=5)), "criteria": named, "stages": stages}
@@ -158,6 +159,7 @@ STAGE = "  - {at: llm:4, keep: 0.5, score: feature_norm}\n"
         ('  - {at: llm:2, keep: 0.5, score: random, protect: {index: «[1, -1]}}', 'stages[0].protect.index: index is a list of visual positions'),
         ('  - {at: llm:2, keep: 0.5, score: random, protect: {index: «[64]}}', "position 64 is beyond an image's 64 visual tokens"),
         ('  - {at: llm:2, keep: 0.5, score: random, protect: «newline}', "did you mean 'newlines'?"),
+        ('  - {at: llm:2, keep: 0.5, score: random, protect: «lost}', "protect is `newlines`, `last` or {index: […]}, not 'lost'; did you mean 'last'?"),
         ('  - {at: llm:2, keep: 0.5, score: random, positions: «compct}', "did you mean 'compact'?"),
         ('  - {along: [2, «9], curve: {linear: {from: 1, to: 0}}, score: random}', 'stages[0].along[1]: llm:9 is beyond the model'),
         ('  - {along: «[5, 2], curve: {linear: {from: 1, to: 0}}, score: random}', 'along goes from shallow to deep'),

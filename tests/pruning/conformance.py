@@ -73,19 +73,25 @@ def geometry(name: str) -> Geometry:
 
 
 @cache
-def newlines(name: str) -> tuple[int, ...]:
-    """Separators among the visual tokens of each sample, as the family lays its images out."""
+def separator_places(name: str) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the visual tokens of each sample that are separators, as the family lays its images out."""
     found: list[ImageLayout] = []
     family = family_of(model(name).config.to_dict())
     undo = family.watch(family.places(model(name)), found.extend)
-    counts = []
+    places = []
     for alone in batches(name)[1]:
         found.clear()
         with torch.no_grad():
             model(name)(**alone, use_cache=False, logits_to_keep=1)
-        counts.append(sum(layout.newlines for layout in found))
+        source = torch.cat([layout.source for layout in found])
+        places.append(tuple(int(i) for i in (source < 0).nonzero()[:, 0]))
     undo()
-    return tuple(counts)
+    return tuple(places)
+
+
+def newlines(name: str) -> tuple[int, ...]:
+    """Separators among the visual tokens of each sample."""
+    return tuple(len(places) for places in separator_places(name))
 
 
 def one_stage(kind: parts.Kind, part: Part, site: str, layer: int, keep: Fraction = KEEP) -> ResolvedPolicy:

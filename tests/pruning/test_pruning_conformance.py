@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -30,8 +30,10 @@ from conformance import (
     first_cells,
     geometry,
     newlines,
+    one_stage,
     part_lines,
     published,
+    separator_places,
     why_not,
 )
 from tiny_families import LAYERS, Batch, model
@@ -40,7 +42,7 @@ from autoprune.errors import BadInput
 from autoprune.policy.budget import budget, lengths, separators
 from autoprune.policy.canonical import from_json, to_json
 from autoprune.policy.document import Policy
-from autoprune.policy.resolved import ResolvedPolicy
+from autoprune.policy.resolved import Keep, Part, ResolvedPolicy
 from autoprune.pruning import prefill
 from autoprune.pruning.record import Run
 from autoprune.pruning.session import Session
@@ -145,6 +147,30 @@ def check_rows(done: Reduction, view: Any) -> None:
     shielded = kept.valid & ~view.candidates.gather(1, kept.index)
     before = view.hidden.gather(1, kept.index[..., None].expand(-1, -1, view.hidden.shape[2]))
     assert torch.equal(done.rows(view.hidden)[shielded], before[shielded])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_last_visual_token_stays_where_a_stage_protects_it(name: str) -> None:
+    """As one of K, in its stage alone; a keep of 0 drops it, and what is gone by then is not brought back."""
+    network, (batch, singles) = model(name), batches(name)
+    protects = geometry(name).protects_newlines
+    one, none = Keep("tokens", Fraction(1)), Keep("tokens", Fraction(0))
+    held = replace(one_stage("selector", Part("stride"), "llm", 2).stages[0], keep=one, protect="last")
+    other = replace(held, layer=3, protect=None)  # which would choose the one in the middle
+    found, free = (run(network, ResolvedPolicy((stage,), LAYERS), batch).run for stage in (held, other))
+    again = run(network, ResolvedPolicy((replace(other, layer=2), replace(held, layer=3)), LAYERS), batch).run
+    emptied = run(network, ResolvedPolicy((replace(held, keep=none),), LAYERS), batch).run
+    for b, n in enumerate(found.n):
+        kept, apart = found.kept(2, b), separator_places(name)[b]
+        pictures = set(range(n)) - set(apart)
+        assert kept == sorted({*(apart if protects else ()), max(pictures)})
+        assert max(pictures) not in free.kept(3, b)
+        count = separators(ResolvedPolicy((held,), LAYERS), newlines(name)[b], protects)
+        assert tuple(layer[b] for layer in found.lengths) == lengths(ResolvedPolicy((held,), LAYERS), n, count)
+        assert emptied.kept(2, b) == []
+        assert again.kept(3, b) == again.kept(2, b) == free.kept(3, b)
+        alone = run(network, ResolvedPolicy((held,), LAYERS), singles[b]).run
+        assert alone.kept(2, 0) == kept
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -136,7 +136,7 @@ def cdpruner(now: Now) -> list[int]:
 def greedy_prune(now: Now) -> list[int]:
     hidden = now.seen.hidden[now.layer]
     saliency = similarity.greedyprune_saliency(hidden[now.columns], hidden[-1])
-    return selection.greedyprune(saliency, hidden[now.columns], now.k)
+    return selection.greedyprune_forced(saliency, hidden[now.columns], now.k)
 
 
 def dart(now: Now) -> list[int]:

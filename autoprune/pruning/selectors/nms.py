@@ -56,7 +56,7 @@ def nms(view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, take
     """By falling score, a token is chosen if its cosine to every chosen one is at most tau; the rest by score.
 
     Suppressed tokens stay suppressed, so one visit in order is the same as this greedy loop. Earlier picks suppress,
-    too. GreedyPrune also forces the last visual token; `protect` does that.
+    too. GreedyPrune also forces the last visual token: `protect: last`.
     """
     from autoprune.pruning.greedy import Likeness, greedy
     from autoprune.pruning.tensors import rank, unit
