@@ -94,14 +94,14 @@ class _Goals:
             self.found.append(document.problem(path, message, offset=offset))
             return measure
         try:
-            options = info.config.model_validate(dict(measure.options)).model_dump(mode="json")
+            config = info.config.model_validate(dict(measure.options))
         except ValidationError as error:
             for problem in from_pydantic(error, (*path, measure.name), model=info.config):
                 self.found.append(document.problem(problem.path, problem.message, key=problem.key))
             return measure
-        if "answers" in info.needs and not self.needs_answers:
+        if "answers" in info.needs_of(config) and not self.needs_answers:
             self.needs_answers = measure.name
-        filled = replace(measure, options=options)
+        filled = replace(measure, options=config.model_dump(mode="json"))
         self.by_label[filled.label] = filled
         self.places.setdefault(filled.label, (document, (*path, measure.name, "layers")))
         return filled
@@ -111,7 +111,7 @@ class _Goals:
         found = []
         for label, measure in self.by_label.items():
             try:
-                parse(measure).layers(depth)
+                parse(measure).states(depth)
             except BadInput as error:
                 document, path = self.places[label]
                 found.append(document.problem(path, str(error)))

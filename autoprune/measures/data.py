@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autoprune.calibration.batches import batches
 from autoprune.calibration.encoding import Encoder, Row
 from autoprune.calibration.records import Record
+from autoprune.measures.capture import State
 from autoprune.measures.loading import Loaded
 from autoprune.measures.passes import count_newlines, own_answers, run
 
@@ -28,7 +29,7 @@ class SplitData:
         self._size = size
         self._rows: list[Row] = []
         self._logits: dict[int, Tensor] = {}
-        self._states: dict[int, dict[int, Tensor]] = {}
+        self._states: dict[State, dict[int, Tensor]] = {}
         self._own: dict[int, list[tuple[int, ...]]] = {}
         self._newlines: list[int] = []
 
@@ -56,27 +57,28 @@ class SplitData:
             self._newlines.append(count_newlines(self._loaded, row))
         return self._newlines[:count]
 
-    def prepare(self, count: int, layers: Sequence[int], logits: bool = True) -> None:
-        """Run the unpruned model on those of the first `count` records whose reference is not there yet: states after
-        `layers`, and `logits` where they are wanted (they are large). The model must be unpruned while this runs."""
+    def prepare(self, count: int, wanted: Sequence[State], logits: bool = True) -> None:
+        """Run the unpruned model on those of the first `count` records whose reference is not there yet: the
+        `wanted` states, and `logits` where they are wanted (they are large). The model must be unpruned meanwhile."""
         import torch
 
         rows = self.rows(count)
-        states = [self._states.setdefault(layer, {}) for layer in layers]
-        wanted = [*states, self._logits] if logits else states
-        missing = [i for i in range(count) if any(i not in known for known in wanted)]
+        states = [self._states.setdefault(state, {}) for state in wanted]
+        stores = [*states, self._logits] if logits else states
+        missing = [i for i in range(count) if any(i not in known for known in stores)]
         chosen = [rows[i] for i in missing]
         device = str(self._loaded.model.device)
         answers = [row.answer for row in chosen]
         for batch in batches(chosen, answers, self._size, self._loaded.pad, device):
-            trace = run(self._loaded, batch, layers)
+            trace = run(self._loaded, batch, wanted)
             places = [missing[place] for place in batch.indices]
             parts = torch.split(trace.logits.cpu(), [len(answers[place]) for place in batch.indices])
             for place, part in zip(places, parts if logits else (), strict=logits):
                 self._logits[place] = part.clone()
-            for layer in layers:
-                for place, state in zip(places, trace.states[layer].cpu(), strict=True):
-                    self._states[layer][place] = state.clone()
+            for state in wanted:
+                counts = trace.rows[state[0]].bincount(minlength=batch.size).tolist()
+                for place, part in zip(places, torch.split(trace.states[state].cpu(), counts), strict=True):
+                    self._states[state][place] = part.clone()
 
     def logits(self, indices: Iterable[int], device: str) -> Tensor:
         """[T, V] of the unpruned model at the answer positions of these records, float32."""
@@ -84,8 +86,8 @@ class SplitData:
 
         return torch.cat([self._logits[i] for i in indices]).to(device).float()
 
-    def states(self, layer: int, indices: Iterable[int], device: str) -> Tensor:
-        """[B, width]: the unpruned model's last prompt token after `layer` decoder layers."""
+    def states(self, state: State, indices: Iterable[int], device: str) -> Tensor:
+        """[R, width]: a state's rows of these records in the unpruned model."""
         import torch
 
-        return torch.stack([self._states[layer][i] for i in indices]).to(device)
+        return torch.cat([self._states[state][i] for i in indices]).to(device)

@@ -19,12 +19,13 @@ from autoprune.calibration.encoding import Encoder
 from autoprune.calibration.records import Record, load_records
 from autoprune.calibration.splits import split
 from autoprune.errors import BadInput
+from autoprune.measures.capture import State
 from autoprune.measures.costs import SampleCost, costs
 from autoprune.measures.data import SplitData
 from autoprune.measures.errors import NonFinite
 from autoprune.measures.latency import Timing, time_prefill
 from autoprune.measures.loading import Loaded, load
-from autoprune.measures.passes import run
+from autoprune.measures.passes import readout, run
 from autoprune.measures.requests import Requested, requested
 from autoprune.measures.views import View
 from autoprune.policy import canonical
@@ -65,7 +66,7 @@ class ModelEvaluator:
         self._measures = dict(measures)
         self._size = batch_size
         for one in measures.values():
-            one.layers(self.geometry.depth)
+            one.states(self.geometry.depth)
 
     def evaluate(self, request: EvalRequest) -> Measurement:
         """The request's measures of its policy on the first `limit` records of its split.
@@ -133,8 +134,8 @@ class ModelEvaluator:
         given = [one for one in chosen if "own_answers" not in one.info.needs]
         own = [one for one in chosen if "own_answers" in one.info.needs]
         logits = any("reference_logits" in one.info.needs for one in given)
-        if logits or self._layers(given):
-            data.prepare(count, self._layers(given), logits)
+        if logits or self._states(given):
+            data.prepare(count, self._states(given), logits)
         answers = {one.label: data.own_answers(count, one.config.max_new_tokens) for one in own}
         found: dict[str, tuple[float, ...]] = {}
         attached: AbstractContextManager[Any] = nullcontext()
@@ -159,11 +160,11 @@ class ModelEvaluator:
         """One teacher-forced pass over the first records, as many as there are answers. `kept`, where it has room,
         takes the counts after every stage of each."""
         numbers = {one.label: [0.0] * len(answers) for one in chosen}
-        layers = self._layers(chosen)
+        wanted = self._states(chosen)
         rows = data.rows(len(answers))
         device = str(self.loaded.model.device)
         for batch in batches(rows, answers, self._size, self.loaded.pad, device):
-            view = self._view(chosen, data, batch, layers, session)
+            view = self._view(chosen, data, batch, wanted, session)
             if kept:
                 for place, counts in zip(batch.indices, zip(*session.run.counts, strict=True), strict=True):
                     kept[place] = counts
@@ -174,11 +175,11 @@ class ModelEvaluator:
         return {label: tuple(found) for label, found in numbers.items()}
 
     def _view(
-        self, chosen: Sequence[Requested], data: SplitData, batch: Batch, layers: Sequence[int], session: Any
+        self, chosen: Sequence[Requested], data: SplitData, batch: Batch, wanted: Sequence[State], session: Any
     ) -> View:
         import torch
 
-        trace = run(self.loaded, batch, layers, session)
+        trace = run(self.loaded, batch, wanted, session)
         device = str(trace.logits.device)
         compared = any("reference_logits" in one.info.needs for one in chosen)
         return View(
@@ -190,11 +191,14 @@ class ModelEvaluator:
             ends=torch.tensor(self.loaded.eos, device=device),
             reference=data.logits(batch.indices, device) if compared else None,
             states=trace.states,
-            reference_states={layer: data.states(layer, batch.indices, device) for layer in layers},
+            reference_states={state: data.states(state, batch.indices, device) for state in wanted},
+            rows=trace.rows,
+            readout=readout(self.loaded),
+            records=tuple(data.records[i].id for i in batch.indices),
         )
 
-    def _layers(self, chosen: Sequence[Requested]) -> list[int]:
-        return sorted({layer for one in chosen for layer in one.layers(self.geometry.depth)})
+    def _states(self, chosen: Sequence[Requested]) -> list[State]:
+        return sorted({state for one in chosen for state in one.states(self.geometry.depth)})
 
 
 def _records(source: CalibrationSource) -> tuple[Record, ...]:
@@ -205,7 +209,7 @@ def _records(source: CalibrationSource) -> tuple[Record, ...]:
 
 
 def _check_answers(measures: Sequence[Requested] | Any, records: Sequence[Record]) -> None:
-    needing = [one.label for one in measures if "answers" in one.info.needs]
+    needing = [one.label for one in measures if "answers" in one.needs]
     lacking = [record.id for record in records if record.answer is None]
     if needing and lacking:
         shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")

@@ -6,14 +6,14 @@ end the answer positions and the last prompt token are where they were: physical
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.calibration.batches import Batch, batches
 from autoprune.calibration.encoding import Row
-from autoprune.measures.capture import captured_states
+from autoprune.measures.capture import State, Tokens, Where, captured_states
 from autoprune.measures.loading import Loaded
 from autoprune.models.family import ImageLayout
 from autoprune.pruning.refuse import multi_axis
@@ -24,19 +24,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trace:
-    """`logits` [T, V] in the model's dtype, `states[l]` [B, width]; rows as in the batch."""
+    """`logits` [T, V] and `states[tokens, l]` [R, width] in the model's dtype, rows as in the batch; `rows[tokens]` [R]
+    says which sample each of the latter belongs to."""
 
     logits: Tensor
-    states: dict[int, Tensor]
+    states: dict[State, Tensor]
+    rows: dict[Tokens, Tensor]
 
 
-def run(loaded: Loaded, batch: Batch, layers: Sequence[int], session: Any = None) -> Trace:
+def run(loaded: Loaded, batch: Batch, wanted: Iterable[State], session: Any = None) -> Trace:
     """The batch through the model; `session` is the pruning session whose hooks are attached, or None."""
-    places = loaded.family.places(loaded.model)
+    places, wanted = loaded.family.places(loaded.model), tuple(wanted)
     forced = session.teacher_forced(batch.answer_start) if session is not None else nullcontext()
-    with forced, captured_states(places.layers, layers, batch.last_prompt) as states:
+    where = _where(loaded, batch, session)
+    with forced, captured_states(places.layers, wanted, where) as states:
         output = loaded.model(**batch.inputs, **positions(loaded, batch), use_cache=False, logits_to_keep=batch.scored)
-    return Trace(output.logits[batch.owners, batch.columns], dict(states))
+    rows = {state[0]: where(state)[0] for state in wanted}
+    return Trace(output.logits[batch.owners, batch.columns], dict(states), rows)
+
+
+def _where(loaded: Loaded, batch: Batch, session: Any) -> Where:
+    """Sample and physical column of every row of a state. Answers and the last prompt token are counted from the right;
+    text ahead of an image has moved, so the layout at the layer says where it is."""
+    import torch
+
+    samples = torch.arange(batch.size, device=batch.owners.device)
+    logical = _text(loaded, batch)
+
+    def where(state: State) -> tuple[Tensor, Tensor]:
+        tokens, layer = state
+        if tokens == "last":
+            return samples, batch.last_prompt
+        if tokens == "answer":
+            return batch.owners, batch.columns
+        text = logical
+        if session is not None:
+            index, valid = session.run.index(layer - 1)
+            text = logical.gather(1, index)
+            text = text if valid is None else text & valid
+        found = text.nonzero(as_tuple=True)
+        return found[0], found[1]
+
+    return where
+
+
+def _text(loaded: Loaded, batch: Batch) -> Tensor:
+    """[B, S]: prompt tokens that are no image placeholders."""
+    import torch
+
+    ids = batch.inputs["input_ids"]
+    asked = torch.arange(ids.shape[1], device=ids.device) < batch.answer_start[:, None]
+    return asked & (ids != loaded.image_token) & batch.inputs["attention_mask"].bool()
+
+
+def readout(loaded: Loaded) -> Callable[[Tensor], Tensor]:
+    """Hidden states [R, width] of any layer -> logits [R, V] as after the last one, float32 ("logit lens")."""
+    norm: Any = loaded.family.places(loaded.model).language_model.norm
+    head = loaded.model.get_output_embeddings()
+    return lambda hidden: head(norm(hidden)).float()
 
 
 def positions(loaded: Loaded, batch: Batch) -> dict[str, Tensor]:

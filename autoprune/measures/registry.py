@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class MeasureInfo:
     """What is known of a measure without running it. `version` changes whenever its numbers would; `direction` says
-    which way is better; `bounded` is its range where it has one."""
+    which way is better; `bounded` is its range where it has one; `also_needs` is what only some options need."""
 
     name: str
     config: type[Config]
@@ -32,11 +32,16 @@ class MeasureInfo:
     version: str
     direction: Direction
     needs: frozenset[Need]
+    also_needs: Callable[[Any], Iterable[Need]]
     unit: str
     bounded: tuple[float, float] | None
     cost: bool
     paper: str
     summary: str
+
+    def needs_of(self, config: Any) -> frozenset[Need]:
+        """What it needs with these options."""
+        return self.needs.union(self.also_needs(config))
 
 
 _MEASURES: dict[str, MeasureInfo] = {}
@@ -49,6 +54,7 @@ def measure(
     version: str = "1",
     direction: Direction,
     needs: Iterable[Need] = (),
+    also_needs: Callable[[Any], Iterable[Need]] = lambda config: (),
     unit: str = "",
     bounded: tuple[float, float] | None = None,
     cost: bool = False,
@@ -61,7 +67,7 @@ def measure(
             raise ValueError(f"measure {name!r} is registered twice")
         summary = (run.__doc__ or "").strip().split("\n")[0]
         _MEASURES[name] = MeasureInfo(
-            name, config, run, version, direction, frozenset(needs), unit, bounded, cost, paper, summary
+            name, config, run, version, direction, frozenset(needs), also_needs, unit, bounded, cost, paper, summary
         )
         return run
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
-from autoprune.measures.registry import MeasureInfo, find, names
+from autoprune.measures.capture import State
+from autoprune.measures.registry import MeasureInfo, Need, find, names
 from autoprune.ports import MeasureRequest
 
 
@@ -22,12 +23,17 @@ class Requested:
     info: MeasureInfo
     config: Any
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        """After which decoder layers it looks at hidden states. Raises BadInput for a layer the model lacks."""
-        if "states" not in self.info.needs:
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it needs with these options."""
+        return self.info.needs_of(self.config)
+
+    def states(self, depth: int) -> tuple[State, ...]:
+        """Which hidden states it looks at. Raises BadInput for a layer the model lacks."""
+        if "states" not in self.needs:
             return ()
         try:
-            return tuple(self.config.absolute(depth))
+            return tuple(self.config.states(depth))
         except ValueError as error:
             raise BadInput(f"measure {self.label!r}: {error}") from error
 

@@ -1,10 +1,12 @@
-"""What a model measure sees of a run: one batch, scored at its answer positions and at its last prompt token."""
+"""What a model measure sees of a run: one batch, scored at its answer positions and at the tokens it asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from autoprune.measures.capture import State, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +18,10 @@ class View:
 
     `logits` [T, V]: what predicts each answer token, float32. `reference` [T, V]: the same from the unpruned model,
     where a measure needs it. `targets` [T]: the answer tokens. `owners` [T]: each one's sample. `ends`: ids that end a
-    generation. `states[l]` [B, width]: the last prompt token's hidden state after l decoder layers (before the final
-    norm), and `reference_states` the same from the unpruned model, for every layer a measure asked for.
+    generation. `states[tokens, l]` [R, width]: those tokens' hidden states after l decoder layers (before the final
+    norm), sample after sample, and `reference_states` the same from the unpruned model, for every state a measure asked
+    for; `rows[tokens]` [R]: each one's sample. `readout` makes logits [R, V], float32, of hidden states, by the final
+    norm and the head. `records`: ids.
     """
 
     size: int
@@ -27,13 +31,17 @@ class View:
     owners: Tensor
     ends: Tensor
     reference: Tensor | None = None
-    states: Mapping[int, Tensor] = field(default_factory=dict)
-    reference_states: Mapping[int, Tensor] = field(default_factory=dict)
+    states: Mapping[State, Tensor] = field(default_factory=dict)
+    reference_states: Mapping[State, Tensor] = field(default_factory=dict)
+    rows: Mapping[Tokens, Tensor] = field(default_factory=dict)
+    readout: Callable[[Tensor], Tensor] | None = None
+    records: tuple[str, ...] = ()
 
-    def mean_per_sample(self, values: Tensor) -> Tensor:
-        """[T] -> [B]: the mean over each sample's answer tokens."""
-        total = values.new_zeros(self.size).index_add_(0, self.owners, values)
-        count = values.new_zeros(self.size).index_add_(0, self.owners, values.new_ones(values.shape))
+    def mean_per_sample(self, values: Tensor, owners: Tensor | None = None) -> Tensor:
+        """[R] -> [B]: the mean over each sample's values; `owners` [R] says whose they are (the answer tokens')."""
+        owners = self.owners if owners is None else owners
+        total = values.new_zeros(self.size).index_add_(0, owners, values)
+        count = values.new_zeros(self.size).index_add_(0, owners, values.new_ones(values.shape))
         return total / count
 
     def right(self) -> Tensor:

@@ -37,6 +37,8 @@ def request(name: str, options: Mapping[str, Any] | None = None) -> MeasureReque
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "/".join(f"{key}:{weight}" for key, weight in value.items())
     return "/".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
 
 

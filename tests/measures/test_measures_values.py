@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autoprune.errors import BadInput
+from autoprune.measures import distances
 from autoprune.measures.costs import SampleCost
 from autoprune.measures.registry import find, measure, names
 from autoprune.measures.requests import parse, requested
@@ -91,8 +92,15 @@ def test_information_flow_averages_distances_over_layers() -> None:
         targets=torch.zeros(0, dtype=torch.long),
         owners=torch.zeros(0, dtype=torch.long),
         ends=torch.tensor([3]),
-        states={2: torch.tensor([[1.0, 0.0], [3.0, 4.0]]), 4: torch.tensor([[0.0, 2.0], [3.0, 4.0]])},
-        reference_states={2: torch.tensor([[1.0, 1.0], [3.0, 4.0]]), 4: torch.tensor([[0.0, 1.0], [6.0, 8.0]])},
+        states={
+            ("last", 2): torch.tensor([[1.0, 0.0], [3.0, 4.0]]),
+            ("last", 4): torch.tensor([[0.0, 2.0], [3.0, 4.0]]),
+        },
+        reference_states={
+            ("last", 2): torch.tensor([[1.0, 1.0], [3.0, 4.0]]),
+            ("last", 4): torch.tensor([[0.0, 1.0], [6.0, 8.0]]),
+        },
+        rows={"last": torch.tensor([0, 1])},
     )
     half = 1 - 1 / math.sqrt(2)
     assert run(seen, "information_flow") == pytest.approx([half / 2, 0], abs=1e-6)
@@ -100,16 +108,59 @@ def test_information_flow_averages_distances_over_layers() -> None:
     assert run(seen, "information_flow", layers=["1/2", -1], distance="l2") == pytest.approx(
         [(1 / math.sqrt(2) + 1) / 2, 0.25], abs=1e-6
     )
+    assert run(seen, "information_flow", layers={"1/2": 1, "last": 3}, distance="l2") == pytest.approx(
+        [(1 / math.sqrt(2) + 3) / 4, 0.375], abs=1e-6
+    )
 
 
 def test_layers_round_half_up_and_stay_inside_the_model() -> None:
     def layers(*given: object) -> tuple[int, ...]:
-        return parse(MeasureRequest("information_flow", {"layers": list(given)})).layers(5)
+        states = parse(MeasureRequest("information_flow", {"layers": list(given)})).states(5)
+        assert {tokens for tokens, _ in states} == {"last"}
+        return tuple(layer for _, layer in states)
 
-    assert layers("1/2", "1/10", 0.3, -1, -5, 4) == (3, 1, 2, 5, 1, 4)
+    assert layers("1/2", "1/10", 0.3, -1, 4) == (3, 1, 2, 5, 4)
+    assert layers(-5) == (1,)
     for outside in (0, 6, -6):
         with pytest.raises(BadInput, match=f"layer {outside} is not among 1 to 5"):
             layers(outside)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("last", {4: 1}),
+        ("every", {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25}),
+        ("weighted", {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}),
+        ({"1/2": 0.3, "last": 0.9}, {2: 0.25, 4: 0.75}),
+        (["1/2", 2, -1], {2: 2 / 3, 4: 1 / 3}),
+    ],
+)
+def test_layers_have_weights(layers: object, expected: dict[int, float]) -> None:
+    config = parse(MeasureRequest("information_flow", {"layers": layers})).config
+    assert config.weights(4) == pytest.approx(expected)
+    again = parse(MeasureRequest("information_flow", config.model_dump(mode="json"))).config
+    assert again == config
+
+
+def test_options_that_came_later_do_not_show_where_they_are_not_used() -> None:
+    """The version is part of what an evaluation is remembered under."""
+    assert parse(MeasureRequest("information_flow")).version == '1:{"layers":["1/2",-1],"distance":"cosine"}'
+    assert '"tokens":"text"' in parse(MeasureRequest("information_flow", {"tokens": "text"})).version
+
+
+def test_only_answer_tokens_need_answers() -> None:
+    for tokens, needs in (("last", {"states"}), ("text", {"states"}), ("answer", {"states", "answers"})):
+        assert parse(MeasureRequest("information_flow", {"tokens": tokens})).needs == needs
+
+
+def test_cka_forgives_rotations_but_not_new_relations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(9, 3, generator=generator)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    assert distances.cka(2 * full @ turn + 1, full, [4, 5]).tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert distances.cka(full.flip(0), full, [4, 5]).min() > 0.05
+    assert distances.cka(full[:2], full[2:4], [2]).tolist() == pytest.approx([0], abs=1e-6)  # why two do not do
 
 
 def test_budgets_pool_samples_and_find_the_worst() -> None:
@@ -146,9 +197,13 @@ def test_a_name_is_taken_once() -> None:
         (MeasureRequest("exact_macth"), ["unknown measure 'exact_macth'; did you mean 'exact_match'?", "answer_nll, "]),
         (MeasureRequest("budget", {"layer": 1}), ["'budget': unknown option 'layer'; it has no options"]),
         (MeasureRequest("information_flow", {"layer": [1]}), ["did you mean 'layers'?", "allowed: distance, layers"]),
-        (MeasureRequest("information_flow", {"layers": ["3/2"]}), ["'layers.0'", "between 0 and 1, not 3/2"]),
+        (MeasureRequest("information_flow", {"layers": ["3/2"]}), ["'layers'", "between 0 and 1, not 3/2"]),
+        (MeasureRequest("information_flow", {"layers": "all"}), ["'layers'", "`last`, `every`, `weighted`, a list"]),
+        (MeasureRequest("information_flow", {"layers": {1: 0}}), ["'layers'", "a number above 0, not 0"]),
+        (MeasureRequest("information_flow", {"layers": {-1: 1, "last": 2}}), ["'layers'", "has two weights"]),
+        (MeasureRequest("information_flow", {"distance": "cka"}), ["'tokens'", "it needs `tokens: text` or `answer`"]),
         (MeasureRequest("information_flow", {"layers": []}), ["'layers'"]),
-        (MeasureRequest("information_flow", {"distance": "l1"}), ["'distance'", "'cosine' or 'l2'"]),
+        (MeasureRequest("information_flow", {"distance": "l1"}), ["'distance'", "'cosine', 'l2', 'cka' or 'logit_kl'"]),
         (MeasureRequest("loyalty", {"max_new_tokens": 0}), ["'max_new_tokens'", "greater than or equal to 1"]),
     ],
 )

@@ -88,3 +88,8 @@ def test_durations() -> None:
     for wrong in ("3 hours", "", "h", "0s", True):
         with pytest.raises(ValueError, match="duration"):
             seconds(wrong)
+
+
+def test_weights_show_in_a_label() -> None:
+    weighed = parse_objective({"minimize": {"information_flow": {"layers": {"1/2": 0.3, "last": 0.7}}}})
+    assert weighed.label == "information_flow(layers=1/2:0.3/last:0.7)"
