@@ -45,6 +45,13 @@ def save_front_figure(document: Mapping[str, Any], trials: Sequence[TrialRecord]
     save(front_figure(document, trials=trials), path)
 
 
+def save_curve_figure(document: Mapping[str, Any], path: Path) -> None:
+    """How the front grew, trial by trial."""
+    from autoprune.figures import hypervolume_figure, save
+
+    save(hypervolume_figure(list(enumerate(document["hypervolume"], start=1))), path)
+
+
 def _front_and_trials(study: str | None, where: str | None) -> tuple[dict[str, Any], Sequence[TrialRecord]]:
     opened, wanted = state.open_existing(where, study)
     with opened:
@@ -74,4 +81,5 @@ def _unfinished(study_id: str, found: str, trials: Sequence[TrialRecord]) -> dic
         "members": [],
         "trials": {"complete": complete, "failed": sum(t.state == "failed" for t in counted), "running": 0},
         "explanation": [NO_FRONT.get(found, f"the search has not come to its end: {AGAIN}")],
+        "explanations": {"stopped": {"reason": found}},
     }

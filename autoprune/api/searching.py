@@ -128,13 +128,15 @@ class _Run:
         from dataclasses import replace
 
         from autoprune.search import driver
+        from autoprune.search.explanations.constant import Watch
 
         plan = replace(plan, storage=state.optuna_url(self.loaded))
+        watch = Watch(self.observer, self.log, plan.objectives)
         workers = self._executor()
         self.log.set_state("running")
         outcome: StudyState = "failed"
         try:
-            front = driver.run(plan, workers, self.log, self.publisher, self.observer, self.stop)
+            front = driver.run(plan, workers, self.log, self.publisher, watch, self.stop)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
@@ -219,10 +221,12 @@ class _Run:
     def _write(self, document: Mapping[str, Any]) -> None:
         (self.folder / "front.json").write_text(json.dumps(document, indent=2, ensure_ascii=False))
         (self.folder / "spec.yaml").write_text(self.loaded.source.text)
-        from autoprune.api.reading import save_front_figure
+        from autoprune.api.reading import save_curve_figure, save_front_figure
 
         if document["members"]:
             save_front_figure(document, self.log.trials(), self.folder / "front.png")
+        if document["hypervolume"]:
+            save_curve_figure(document, self.folder / "hypervolume.png")
 
     def _notes(self, document: Mapping[str, Any]) -> list[str]:
         notes = [f"study {self.study.study_id} in {self.folder}"]

@@ -16,6 +16,7 @@ from autoprune.policy.holes import REFERENCE, inline_kind
 from autoprune.policy.holes import holes as holes_in
 from autoprune.policy.parameters import Param, Parameter, snap, to_simplex
 from autoprune.policy.placing import Slot, slots
+from autoprune.policy.sites import Layer, absolute
 
 if TYPE_CHECKING:
     from autoprune.policy.geometry import Geometry
@@ -59,9 +60,7 @@ class BoundSpace:
     def parameters(self) -> tuple[Parameter, ...]:
         """What a sampler is asked for, flattened: also the parameters of options that may not be chosen."""
         budget = self.space.budget
-        own = (
-            [Parameter(BUDGET, "float", float(budget[0]), float(budget[1]))] if budget and budget[0] < budget[1] else []
-        )
+        own = [_number(BUDGET, "float", *budget)] if budget and budget[0] < budget[1] else []
         return (*own, *(parameter for param in self.space.params for parameter in self._of(param)))
 
     def _of(self, param: Param) -> Iterator[Parameter]:
@@ -71,13 +70,20 @@ class BoundSpace:
         elif param.kind == "choice":
             yield Parameter(param.name, "choice", choices=param.labels)
         elif param.kind == "layer":
-            slot = self.slots[param.name]
-            gap = Parameter(param.name, "float", 0.0, 1.0)
-            yield gap if slot.gap else Parameter(param.name, "int", slot.low, slot.high)
-        elif param.kind == "int":
-            yield Parameter(param.name, "int", int(param.low), int(param.high), param.log)
+            yield self._layer(param)
         else:
-            yield Parameter(param.name, "float", float(param.low), float(param.high), param.log)
+            yield _number(param.name, param.kind, param.low, param.high, param.log)
+
+    def _layer(self, param: Param) -> Parameter:
+        """The first and the last layer, or a neighbour in the order, end a range for good."""
+        slot, depth = self.slots[param.name], self.geometry.depth
+        own = absolute(param.high, depth)
+        high = f"layer {slot.high}" if slot.high == own and own < depth - 1 else None
+        if slot.gap:  # its highest place begins at 1 - 1 / places at the latest
+            near = 1 / (slot.high - slot.low + 1)
+            return Parameter(param.name, "float", 0.0, 1.0, edges=(None, high), near=near)
+        low = f"layer {slot.low}" if slot.low > 1 else None
+        return Parameter(param.name, "int", slot.low, slot.high, edges=(low, high))
 
     def fill(self, values: Mapping[str, Any]) -> Policy:
         """The policy at these values. Floats are snapped to 1/1000, keeps that would rise are cut to what is there.
@@ -100,6 +106,18 @@ class BoundSpace:
         from autoprune.policy.express import express
 
         return express(self, policy)
+
+
+def _number(name: str, kind: str, low: Layer, high: Layer, log: bool = False) -> Parameter:
+    """A float or int. 0 ends every range for good, 1 that of a part of a whole."""
+    whole = kind == "int"
+    edges = (
+        f"{float(low):g}" if low > (1 if whole else 0) else None,
+        f"{float(high):g}" if whole or high != 1 else None,
+    )
+    if whole:
+        return Parameter(name, "int", int(low), int(high), log, edges=edges)
+    return Parameter(name, "float", float(low), float(high), log, edges=edges)
 
 
 def _check_values(parameters: tuple[Parameter, ...], values: Mapping[str, Any]) -> None:

@@ -71,13 +71,15 @@ class Member:
 @dataclass(frozen=True)
 class Front:
     """A study's result. `baseline` are the unpruned model's holdout measures, `trials` counts by state, `explanation`
-    says in lines why the front is as it is, `hypervolume` is its size after each completed trial."""
+    says in lines why the front is as it is, `explanations` what was found by question (docs/explanations.md),
+    `hypervolume` is its size after each completed trial."""
 
     study: str
     baseline: Mapping[str, Estimate]
     members: tuple[Member, ...]
     trials: Mapping[str, int]
     explanation: tuple[str, ...] = ()
+    explanations: Mapping[str, Any] = field(default_factory=dict)
     hypervolume: tuple[float, ...] = ()
 
     @property
@@ -92,6 +94,7 @@ class Front:
             "members": [member.to_json() for member in self.members],
             "trials": dict(self.trials),
             "explanation": list(self.explanation),
+            "explanations": dict(self.explanations),
             "hypervolume": list(self.hypervolume),
         }
 
@@ -105,6 +108,7 @@ class Front:
                 members=tuple(Member.from_json(member) for member in data["members"]),
                 trials=dict(data["trials"]),
                 explanation=tuple(data.get("explanation", ())),
+                explanations=dict(data.get("explanations", {})),
                 hypervolume=tuple(data.get("hypervolume", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,7 +19,11 @@ SNAP = 1000
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number or choice that a sampler is asked for. `low` and `high` are inclusive."""
+    """One number or choice that a sampler is asked for. `low` and `high` are inclusive.
+
+    `edges`: both ends as a person reads them, None where the range cannot be widened (a keep of 1, the last layer);
+    `near`: which share of the range next to an end counts as being there.
+    """
 
     name: str
     kind: Literal["float", "int", "choice"]
@@ -26,6 +31,28 @@ class Parameter:
     high: float | int | None = None
     log: bool = False
     choices: tuple[Any, ...] = ()
+    edges: tuple[str | None, str | None] = field(default=(None, None), compare=False)
+    near: float = field(default=0.01, compare=False)
+
+    def place(self, value: float) -> float:
+        """Where a number lies in the range, from 0 to 1; on a log scale where it has one. Raises ValueError for a
+        choice."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"{self.name} is no number")
+        low, high = float(self.low), float(self.high)
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return (value - low) / (high - low) if high > low else 0.0
+
+    @property
+    def middle(self) -> float | int:
+        """A number in the middle of the range, a whole one where only those are allowed. Raises ValueError for a
+        choice."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"{self.name} is no number")
+        low, high = float(self.low), float(self.high)
+        middle = math.sqrt(low * high) if self.log else (low + high) / 2
+        return round(middle) if self.kind == "int" else middle
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from autoprune.policy.front import Estimate, Front, Member
 from autoprune.search import pareto
@@ -22,6 +22,7 @@ def assemble(
     members: Sequence[Finalist],
     selected: Finalist | None,
     notes: Sequence[str],
+    explanations: Mapping[str, Any],
 ) -> Front:
     """The front: members dearest first, with their intervals, states and what could be certified."""
     points = [r for r in records if r.origin != "baseline" and not r.cached]
@@ -35,6 +36,7 @@ def assemble(
             "running": 0,
         },
         explanation=tuple(line for note in notes for line in note.splitlines()),
+        explanations=explanations,
         hypervolume=tuple(pareto.hypervolume_curve(records, plan.objectives)),
     )
 

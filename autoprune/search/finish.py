@@ -10,7 +10,8 @@ from autoprune.ports import Measurement, Progress
 from autoprune.search import pareto
 from autoprune.search.assemble import assemble
 from autoprune.search.certify import Finalist, certify, sequence
-from autoprune.search.explain import explain
+from autoprune.search.explanations import explain
+from autoprune.search.explanations.evidence import Evidence
 from autoprune.search.remarks import remarks
 from autoprune.search.settle import Unusable
 from autoprune.search.sizing import observed_need
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from autoprune.search.plan import StudyPlan
     from autoprune.search.stop import StopReason
     from autoprune.spec.goals import Objective
-
-STOPPED = {
-    "trials": "",
-    "time": "stopped by the time limit before the configured number of trials",
-    "exhausted": "stopped early: the search space holds no further policy with an effect of its own",
-    "interrupted": "",
-}
 
 
 def finish(
@@ -43,7 +37,7 @@ def finish(
 ) -> Front:
     """Certify the search front on the holdout and save the front's document."""
     counts = _Counts.of(records)
-    notes = [STOPPED[reason]] if STOPPED[reason] else []
+    notes: list[str] = []
     ordered = sequence(pareto.search_front(records, plan.objectives), _costs(plan))
     finalists: list[Finalist] = []
     on_holdout: Measurement | None = None
@@ -61,11 +55,10 @@ def finish(
         )
         finalists, trouble = _judge(plan, ordered, results, on_holdout)
         notes += trouble
-    else:
-        notes.append(explain(records, plan.constraints, baseline.values).text)
     members = drop_dominated(finalists, plan.objectives)
     notes += remarks(plan.constraints, finalists, len(members))
-    front = assemble(plan, records, on_holdout, members, select(members, plan), notes)
+    found, lines = explain(Evidence(plan, records, baseline, [m.record for m in members], reason))
+    front = assemble(plan, records, on_holdout, members, select(members, plan), [*notes, *lines], found)
     log.save_front(front.to_json())
     publisher.flush()
     return front

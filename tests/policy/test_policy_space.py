@@ -325,3 +325,16 @@ stages:
         ("stages[3].score", "unknown criterion 'rnadom'"),
         ("stages[3].selct", "unknown key 'selct'"),
     }
+
+
+def test_the_ends_that_can_be_widened() -> None:
+    """A keep of 1, simplex numbers and the neighbours in an order end a range for good."""
+    ends = {p.name: p.edges for p in mixed().parameters}
+    assert ends["budget"] == ("0.08", "0.6")
+    assert ends["front"] == ("0.2", None)
+    assert ends["mix[0]"] == (None, None)
+    assert ends["l1"] == ("layer 2", "layer 4")
+    assert ends["l2"] == (None, "layer 9")
+    assert ends["params.how.choice[3].nms.tau"] == ("0.7", "0.95")
+    l2 = next(p for p in mixed().parameters if p.name == "l2")
+    assert mixed().fill({**VALUES, "l2": 1 - l2.near}).dump()["stages"][2]["at"] == "llm:9"

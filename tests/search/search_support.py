@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from autoprune.policy.budget import Infeasible
+from autoprune.policy.parameters import Parameter
 from autoprune.ports import (
     EvalRequest,
     EvaluationContext,
@@ -44,8 +44,10 @@ def constraint(label: str, op: str, scale: float, shift: float = 0.0) -> Constra
 ACCURATE = constraint("acc", ">=", 0.9)
 
 
-def parameter(name: str, kind: str, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
-    return SimpleNamespace(name=name, kind=kind, low=low, high=high, log=False, choices=choices)
+def parameter(
+    name: str, kind: str, low: float | None = None, high: float | None = None, choices: tuple = (), **more: Any
+) -> Parameter:
+    return Parameter(name, kind, low, high, choices=choices, **more)  # type: ignore[arg-type]
 
 
 @dataclass

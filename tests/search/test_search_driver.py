@@ -347,7 +347,7 @@ def test_an_empty_front_says_which_constraint_ruled_out_how_many():
     front = run(make_plan(constraints=(ACCURATE, strict), trials=6))
     assert front.members == ()
     text = "\n".join(front.explanation)
-    assert f"{strict.text}: missed by 6 of 6; nearest" in text
+    assert f"{strict.text}: missed by 6 of 6 (100 %); nearest" in text
     assert "nearest to meeting all:" in text
 
 

@@ -1,4 +1,4 @@
-"""The sampler rule, the space as Optuna sees it, retries, and why a front is empty."""
+"""The sampler rule, the space as Optuna sees it, and retries."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 
 import optuna
 import pytest
-from search_support import FakeExecutor, constraint, lost, make_plan, parameter, silent
+from search_support import FakeExecutor, lost, make_plan, parameter, silent
 
 from autoprune.errors import AutoPruneError
 from autoprune.ports import Failed, Lost, Measured, TrialRecord
 from autoprune.search import sampler
 from autoprune.search.dispatch import Dispatcher
-from autoprune.search.explain import explain
 from autoprune.search.ledger import Ledger
 from autoprune.search.stop import check_failures
 
@@ -130,24 +129,6 @@ def test_failures_are_tolerated_up_to_a_share():
     for n in range(6, 24):
         ledger.add(trial(n))
     check_failures(ledger, 5)
-
-
-def test_the_explanation_counts_and_names():
-    accurate, cheap = constraint("acc", ">=", 0.9), constraint("cost", "<=", 0.5)
-    records = [
-        trial(0, slacks={accurate.text: 0.09, cheap.text: -0.1}),
-        trial(1, slacks={accurate.text: 0.009, cheap.text: 0.2}),
-        trial(2, "infeasible", slacks={cheap.text: 0.3}),
-        trial(3, "failed"),
-    ]
-    found = explain(records, [accurate, cheap], {"acc": 1.0, "cost": 1.0})
-    assert found.ruled_out == {accurate.text: 2, cheap.text: 2}
-    assert found.judged == {accurate.text: 2, cheap.text: 3}
-    assert (found.nearest[accurate.text].name, found.nearest[accurate.text].slack) == ("t1", 0.009)
-    assert found.closest == "t0"
-    assert f"{accurate.text}: missed by 2 of 2; nearest t1, short by 0.009" in found.text
-    assert f"{cheap.text}: missed by 2 of 3; nearest t0, just met" in found.text
-    assert "no policy was measured" in explain([trial(0, "failed")], [accurate], {"acc": 1.0}).text
 
 
 def test_the_room_imports_nothing_heavy():

@@ -1,0 +1,215 @@
+"""Why a study came out as it did: each explanation on records made for it, and on a searched study."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import get_args
+
+import pytest
+from search_support import (
+    ACCURATE,
+    FakeExecutor,
+    FakeLog,
+    ToySpace,
+    Watcher,
+    constraint,
+    make_plan,
+    measure,
+    objective,
+    parameter,
+    run,
+)
+
+from autoprune.ports import Measurement, TrialRecord
+from autoprune.search.explanations import constant, edges, importance, stopped, violations
+from autoprune.search.explanations.evidence import Evidence
+from autoprune.search.stop import StopReason
+
+
+def trial(number, state="complete", slacks=None, params=None, **values):
+    """A settled point; its digest is that of the policy the toy space makes of its parameters."""
+    digest = f"d{number}" if params is None else ToySpace().candidate(params).digest
+    return TrialRecord(
+        number, "trial", f"t{number}", state, {}, "{}", digest, params or {}, values, constraints=slacks or {}
+    )
+
+
+def evidence(records, members=(), reason="trials", **changes):
+    baseline = Measurement({"acc": 1.0, "cost": 1.0, "nll": 1.0}, {}, ())
+    return Evidence(make_plan(**changes), records, baseline, members, reason)
+
+
+# -------------------------------------------------------------------------------------------------------- stop reasons
+def test_every_reason_to_stop_has_words():
+    assert set(get_args(StopReason)) <= set(stopped.WHY)
+
+
+def test_the_stop_is_always_said():
+    front = run(make_plan(trials=5))
+    assert front.explanations["stopped"] == {
+        "reason": "trials",
+        "trials": 5,
+        "complete": 5,
+        "failed": 0,
+        "infeasible": 0,
+    }
+    assert "stopped: all trials are done; 5 of 5 trials complete" in front.explanation
+    late = run(make_plan(trials=50, time_limit=0.0))
+    assert late.explanations["stopped"]["reason"] == "time"
+
+
+# ---------------------------------------------------------------------------------------------------------- violations
+CHEAP = constraint("cost", "<=", 0.5)
+POINTS = [
+    trial(0, slacks={ACCURATE.text: 0.09, CHEAP.text: -0.1}),
+    trial(1, slacks={ACCURATE.text: 0.009, CHEAP.text: 0.2}),
+    trial(2, "infeasible", slacks={CHEAP.text: 0.3}),
+    trial(3, "failed"),
+]
+
+
+def test_an_empty_front_is_counted_and_named():
+    found = violations.explain(evidence(POINTS, constraints=(ACCURATE, CHEAP)))
+    assert found.data["constraints"][ACCURATE.text] == {
+        "judged": 2,
+        "missed": 2,
+        "rate": 1.0,
+        "nearest": {"policy": "t1", "short": 0.009},
+    }
+    assert found.data["closest"] == "t0"
+    text = "\n".join(found.lines)
+    assert f"{ACCURATE.text}: missed by 2 of 2 (100 %); nearest miss t1, short by 0.009" in text
+    assert f"{CHEAP.text}: missed by 2 of 3 (67 %); nearest miss t1, short by 0.2" in text
+    assert "nearest to meeting all: t0" in text
+    (line,) = violations.explain(evidence([trial(0, "failed")])).lines
+    assert line == "no policy was measured: 1 failed"
+
+
+def test_misses_are_counted_beside_a_front_too():
+    log = FakeLog()
+    front = run(make_plan(trials=20), log=log)
+    assert front.members
+    points = [r for r in log.settled if r.origin != "baseline" and not r.cached]
+    missed = [r for r in points if r.constraints[ACCURATE.text] > 0]
+    data = front.explanations["violations"]["constraints"][ACCURATE.text]
+    assert (data["judged"], data["missed"]) == (len(points), len(missed)) != (20, 0)
+    assert data["nearest"]["short"] == min(r.constraints[ACCURATE.text] for r in missed)
+    assert front.explanations["violations"]["closest"] is None
+    assert not any("no policy met" in line for line in front.explanation)
+
+
+def test_a_constraint_that_all_meet_needs_no_words():
+    met = [trial(0, slacks={ACCURATE.text: -0.1})]
+    found = violations.explain(evidence(met, met))
+    assert found.lines == ()
+    assert found.data["constraints"][ACCURATE.text]["nearest"] is None
+
+
+# ---------------------------------------------------------------------------------------------------------------- edges
+def at(number, x, y, mode="a"):
+    return trial(number, params={"x": x, "y": y, "mode": mode}, cost=float(number), nll=-float(number), acc=1.0)
+
+
+def ranged(**edge):
+    x = parameter("x", "float", 0.2, 1.0, edges=edge.get("x", ("0.2", None)))
+    return ToySpace(parameters=(x, parameter("y", "float", 0.1, 0.9, edges=("0.1", "0.9")), ToySpace().parameters[2]))
+
+
+def test_a_front_at_the_end_of_a_range_is_an_edge_hit():
+    members = [at(0, 0.2, 0.5), at(1, 0.205, 0.1), at(2, 0.2, 0.6), at(3, 0.7, 0.9)]
+    found = edges.explain(evidence(members, members, proposals=ranged()))
+    assert found.data == {"x": {"end": "lower", "value": "0.2", "hit": 3, "of": 4}}
+    assert found.lines == ("edge hit: x is at its lower end 0.2 in 3 of 4 of the best policies: widen `x` below 0.2",)
+
+
+def test_an_end_that_cannot_be_widened_is_no_edge_hit():
+    members = [at(i, 1.0, 0.9) for i in range(2)]
+    found = edges.explain(evidence(members, members, proposals=ranged()))
+    assert set(found.data) == {"y"}
+    assert "above 0.9" in found.lines[0]
+
+
+def test_a_parameter_without_an_effect_hits_no_edge():
+    class Deaf(ToySpace):
+        def candidate(self, values):
+            return super().candidate({**values, "x": 0.5})
+
+    deaf = Deaf(parameters=ranged().parameters)
+    members = [
+        TrialRecord(i, "trial", f"t{i}", "complete", {}, "{}", deaf.candidate(p).digest, p, {"cost": 1.0, "nll": 1.0})
+        for i, p in enumerate([{"x": 0.2, "y": 0.3, "mode": "a"}, {"x": 0.2, "y": 0.4, "mode": "a"}])
+    ]
+    assert edges.explain(evidence(members, members, proposals=deaf)).data == {}
+
+
+def test_without_a_front_the_best_by_each_objective_are_looked_at():
+    records = [at(0, 0.2, 0.5), at(1, 0.5, 0.5), at(2, 0.2, 0.6)]  # the first costs least, the last has the best nll
+    found = edges.explain(evidence(records, proposals=ranged()))
+    assert found.data["x"] == {"end": "lower", "value": "0.2", "hit": 2, "of": 2}
+    assert edges.explain(evidence(records[:1], records[:1], proposals=ranged())).data == {}, "one policy is no pattern"
+
+
+# ----------------------------------------------------------------------------------------------------------- importance
+def points(count, seed=1):
+    draw = random.Random(seed)
+    for n in range(count):
+        x, y = draw.random(), draw.random()
+        yield trial(n, params={"x": x, "y": y, "mode": draw.choice("ab")}, cost=x, nll=(y - 0.3) ** 2, acc=1.0)
+
+
+def test_importance_finds_what_decides():
+    goals = (objective("cost"), objective("nll"), objective("acc", "maximize"))
+    found = importance.explain(evidence(list(points(40)), objectives=goals))
+    assert set(found.data) == {"cost", "nll"}, "nothing decides what is constant"
+    assert next(iter(found.data["cost"])) == "x"
+    assert next(iter(found.data["nll"])) == "y"
+    assert found.data["cost"]["x"] > 0.8
+    assert sum(found.data["cost"].values()) == pytest.approx(1.0)
+    assert found.lines[0].startswith("what decides cost: x 0.")
+    assert importance.explain(evidence(list(points(40)), objectives=goals)) == found, "the same numbers every time"
+
+
+def test_few_trials_tell_no_importance():
+    found = importance.explain(evidence([*points(19), trial(19, cost=1.0)]))
+    assert found.data == {"too_few": {"trials": 19, "needed": 20}}
+    assert "too few trials (19 of the 20 it takes)" in found.lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- constant
+def all_right(request):
+    found = measure(request)
+    return Measurement(
+        {**found.values, "acc": 1.0}, {**found.samples, "acc": (1.0,) * len(found.images)}, found.images, found.records
+    )
+
+
+def test_a_constant_objective_is_warned_of_while_the_search_goes_on():
+    log, seen = FakeLog(), Watcher()
+    goals = (objective("cost"), objective("acc", "maximize"))
+    watch = constant.Watch(seen, log, goals)
+    front = run(make_plan(objectives=goals, trials=12), FakeExecutor(answer=all_right), log, observer=watch)
+    said = [(p.phase, p.message) for p in seen.seen if p.message]
+    assert [phase for phase, _ in said] == ["search"]
+    assert "acc is 1 for all 8 measured policies" in said[0][1]
+    assert front.explanations["constant"] == {"acc": 1.0}
+    assert front.members, "a warning ends nothing"
+    assert any("acc is 1 for all 12" in line for line in front.explanation)
+
+
+def test_objectives_that_differ_or_are_hardly_measured_are_not_constant():
+    assert "constant" in run(make_plan(trials=10)).explanations
+    assert run(make_plan(trials=10)).explanations["constant"] == {}
+    same = [trial(n, acc=1.0) for n in range(7)]
+    assert constant.constants(same, (objective("acc"),)) == {}
+    assert constant.constants([*same, trial(7, acc=1.0)], (objective("acc"),)) == {"acc": 1.0}
+    assert constant.constants([*same, same[0]], (objective("acc"),)) == {}, "one policy twice is one policy"
+
+
+# --------------------------------------------------------------------------------------------------------- the document
+def test_explanations_are_plain_data_in_the_front_document():
+    front = run(make_plan(trials=24))
+    document = json.loads(json.dumps(front.to_json()))
+    assert set(document["explanations"]) == {"stopped", "violations", "edges", "constant", "importance"}
+    assert type(front).from_json(document) == front
+    assert set(document["explanations"]["importance"]) == {"cost", "nll"}
