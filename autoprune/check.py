@@ -9,15 +9,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from autoprune.calibration.records import scan_records
-from autoprune.document.problems import Path as KeyPath
-from autoprune.document.problems import from_pydantic, suggest
+from autoprune.document.problems import Problem, from_pydantic, suggest
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput, Located
 from autoprune.measures import registry as measures
@@ -28,13 +26,14 @@ from autoprune.models.limits import BIAS
 from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
-from autoprune.policy.document import KeepSpec, Policy, Stage
+from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
-from autoprune.policy.model import AnyStage
 from autoprune.policy.space import Space
+from autoprune.policy.space_check import at_its_definition
 from autoprune.ports import MeasureRequest
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import Unusable, make_plan
+from autoprune.pruning.refusals import refusals
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load_partly
@@ -252,7 +251,7 @@ def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) 
         found.extend(error.problems or [source.problem((), str(error))])
         return None
     if geometry is not None:
-        found.extend(source.problem(path, message) for path, message in _unusable(space, geometry))
+        found.extend(source.problem(p.path, p.message, key=p.key) for p in _unusable(space, geometry))
     if "flash" in loaded.spec.model.attn_implementation:
         stages = source.data["stages"]
         biased = [i for i, stage in enumerate(stages) if stage.get("attend") is not None]
@@ -274,47 +273,32 @@ def _reference(path: Path, geometry: Geometry) -> None:
         make_plan(resolve(policy, geometry, RegisteredParts(), geometry.tokens_per_image), geometry)
 
 
-def _unusable(space: Space, geometry: Geometry) -> list[tuple[KeyPath, str]]:
+def _unusable(space: Space, geometry: Geometry) -> list[Problem]:
     """What the model cannot give to some choice of the space: a class token, a decoder layer's rows, …; and where."""
     bound = space.bind(geometry)
     gentle = {p.name: p.choices[0] if p.kind == "choice" else p.high for p in bound.parameters}
     floats = [p for p in bound.parameters if p.kind == "float"]
     middle = {**gentle, **{p.name: (float(p.low or 0) + float(p.high or 0)) / 2 for p in floats}}  # all weights count
     choices = [(p.name, option) for p in bound.parameters for option in p.choices[1:]]
-    found: list[tuple[KeyPath, str]] = []
-    for point in (gentle, *({**gentle, name: option} for name, option in choices)):
-        found += [(("stages",), reason) for _, reason in _refused(bound.fill(point), geometry)]
-    at_a_stage: list[tuple[KeyPath, str]] = []
+    found: list[Problem] = []
     for point in (middle, *({**middle, name: option} for name, option in choices)):
-        policy = bound.fill(point)
-        for i, stage in enumerate(policy.stages):
-            half = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2))) if isinstance(stage, Stage) else stage
-            reasons = _refused(replace(policy, stages=(half,)), geometry, only=Unusable)
-            at_a_stage += [(_written(stage, place) or ("stages", i), reason) for place, reason in reasons]
-    known = {reason for _, reason in at_a_stage}
-    return list(dict.fromkeys([*at_a_stage, *(f for f in found if f[1] not in known)]))
+        found += [at_its_definition(p, bound, point) for p in refusals(bound.fill(point), geometry)]
+    known = {p.message for p in found}
+    for point in (gentle, *({**gentle, name: option} for name, option in choices)):
+        found += [Problem(("stages",), why) for why in _refused(bound.fill(point), geometry) if why not in known]
+    return list(dict.fromkeys(found))
 
 
-def _written(stage: AnyStage, place: KeyPath) -> KeyPath:
-    """Where a document has the part that stands at this place of a stage (see `Unusable`)."""
-    at: Any = stage
-    for key in place:
-        at = at[key] if isinstance(key, int) else getattr(at, key)
-    path: KeyPath = getattr(at, "path", stage.path)
-    return path
-
-
-def _refused(policy: Policy, geometry: Geometry, only: type[BadInput] = BadInput) -> Sequence[tuple[KeyPath, str]]:
-    """Why a model cannot carry out a policy, and at which place of a stage where that is known. `only` Unusable: not
-    what is wrong with a stage that stands alone."""
+def _refused(policy: Policy, geometry: Geometry) -> Sequence[str]:
+    """Why a model cannot carry out a policy as a whole."""
     try:
         make_plan(resolve(policy, geometry, RegisteredParts(), geometry.tokens_per_image), geometry)
     except Unusable as error:
-        return error.reasons
+        return [reason for _, reason in error.reasons]
     except Infeasible:
         return ()
     except BadInput as error:
-        return () if only is Unusable else [((), line) for line in str(error).split("\n")]
+        return str(error).split("\n")
     return ()
 
 

@@ -112,10 +112,10 @@ def _filled(bound: BoundSpace, values: Mapping[str, Any], geometry: Geometry | N
     unfilled = {("stages", i) for i, stage in enumerate(stages) if stage is None}
     for problem in found:
         if problem.path[:2] not in unfilled:
-            yield _at_its_definition(problem, bound, values)
+            yield at_its_definition(problem, bound, values)
 
 
-def _at_its_definition(problem: Problem, bound: BoundSpace, values: Mapping[str, Any]) -> Problem:
+def at_its_definition(problem: Problem, bound: BoundSpace, values: Mapping[str, Any]) -> Problem:
     """The problem where it is written: in a choice's option or a name of weights, not where the parameter is used."""
     params = {p.name: p for p in bound.space.params}
     by_path = {p.path: p for p in bound.space.params}

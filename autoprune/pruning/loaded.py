@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.document.problems import Problems
 from autoprune.document.yaml import read
 from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.models.fingerprint import Fingerprint, live_fingerprint
@@ -17,6 +18,8 @@ from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
 from autoprune.pruning.attached import Attached
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.plan import Unusable, make_plan
+from autoprune.pruning.refusals import refusals
 
 if TYPE_CHECKING:
     from autoprune.document.yaml import Source
@@ -67,9 +70,15 @@ class LoadedPolicy:
         """The policy bound to a loaded model's geometry, in a parity run or not. Raises BadInput with every mistake."""
         from autoprune.models.family import geometry_of
 
-        return resolve(
-            self.policy, geometry_of(_config(model)), RegisteredParts(), tokens, parity=parity, source=self.source
-        )
+        geometry = geometry_of(_config(model))
+        resolved = resolve(self.policy, geometry, RegisteredParts(), tokens, parity=parity, source=self.source)
+        if self.source is not None:
+            try:
+                make_plan(resolved, geometry)
+            except Unusable:
+                Problems(refusals(self.policy, geometry, parity=parity)).raise_for(self.source)
+                raise
+        return resolved
 
     def uncertified(self, model: Any, parity: bool = False) -> list[str]:
         """Why the policy's measurements do not hold for this model; empty where they do or where it has none.

@@ -97,7 +97,7 @@ class Plan:
 
 class Unusable(BadInput):
     """A model cannot carry out stages of a policy. `reasons`: what stages ask for in vain, each with the place in the
-    stage that asks: ("pick", 0, "score"), ("merge",), …, or () for the stage itself."""
+    stage that asks: ("pick", 0, "score"), ("merge",), ("positions",), …."""
 
     def __init__(self, found: Sequence[tuple[str, str, Place]]) -> None:
         self.reasons = tuple(dict.fromkeys((place, reason) for _, reason, place in found))
@@ -114,6 +114,7 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
         site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
         binder = _Binder(f"stage {number + 1} ({stage.site}:{stage.layer})", site, problems, geometry.lacks)
         if stage.positions == "compact":
+            binder.place = ("positions",)
             binder.have("compact")
         picks = tuple(p for p in (binder.pick(x, i) for i, x in enumerate(stage.picks)) if p is not None)
         binder.place = ("merge",)

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from bad_input_support import CHECKPOINT, ROOT, edit, errors
+from bad_input_support import CHECKPOINT, edit, errors
 from conftest_cli import cli
 
 
 def test_unsupported_family(case: Path) -> None:
     (case / "model").mkdir()
     (case / "model" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), "model")
+    edit(case, "spec.yaml", str(CHECKPOINT), "model")
     found = errors(case)
     assert "bert" in found[0]["message"]
     assert "llava" in found[0]["message"]
@@ -21,7 +21,7 @@ def test_unsupported_family(case: Path) -> None:
 
 
 def test_a_hub_id_that_cannot_be_looked_up_is_a_warning(case: Path) -> None:
-    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), "somebody/unknown-model")
+    edit(case, "spec.yaml", str(CHECKPOINT), "somebody/unknown-model")
     done = cli("validate", str(case / "spec.yaml"), "--json")
     assert done.code == 0
     assert "model checks skipped" in done.json["warnings"][0]["message"]
@@ -40,7 +40,7 @@ def without_class_token(case: Path) -> None:
         "vision_feature_select_strategy": "full",
     }
     (model / "config.json").write_text(json.dumps(config))
-    edit(case, "spec.yaml", str(ROOT / "examples" / "reference_vlm" / "checkpoint"), str(model))
+    edit(case, "spec.yaml", str(CHECKPOINT), str(model))
 
 
 def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_search(case: Path) -> None:
@@ -58,6 +58,8 @@ def test_a_criterion_that_the_models_tower_cannot_give_is_found_before_the_searc
 CLS = "no class token"
 HALVES = "{encoder_attention: {from: all, heads: top_half}}"
 RISE = "{llm_attention: {rise: true}}"
+MIX = "{mix: {weights: {random: 1/3, %s: 2/3}}}"
+MEMBER = "stages[0].score.mix.weights."
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,14 @@ RISE = "{llm_attention: {rise: true}}"
             "rise",
         ),
         (["at: projector", "keep: 1/2", "score: named"], 6, 12, "stages[0].score", CLS),
+        (
+            ["at: projector", "keep: 1/2", f"score: {MIX % 'encoder_attention'}"],
+            6,
+            42,
+            f"{MEMBER}encoder_attention",
+            CLS,
+        ),
+        (["at: projector", "keep: 1/2", f"score: {MIX % 'named'}"], 6, 42, f"{MEMBER}named", CLS),
     ],
 )
 def test_what_a_model_cannot_give_is_said_where_the_part_stands(
@@ -85,6 +95,30 @@ def test_what_a_model_cannot_give_is_said_where_the_part_stands(
     (error,) = errors(case)
     assert (error["line"], error["column"], error["path"]) == (line, column, path)
     assert says in error["message"]
+
+
+def test_a_member_whose_weight_is_searched_is_said_where_the_weights_are_declared(case: Path) -> None:
+    without_class_token(case)
+    (case / "space.yaml").write_text(
+        "schema: autoprune/space/1\nparams:\n  w: {weights: [random, encoder_attention]}\n"
+        "stages:\n  - {at: projector, keep: 1/2, score: {mix: {weights: $w}}}\n"
+    )
+    (error,) = errors(case)
+    assert (error["line"], error["column"], error["path"]) == (3, 25, "params.w.weights[1]")
+    assert CLS in error["message"]
+
+
+def test_positions_that_the_model_does_not_have_are_said_at_their_key(case: Path) -> None:
+    model = case / "model"
+    model.mkdir()
+    text = {"num_hidden_layers": 8, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]}}
+    (model / "config.json").write_text(json.dumps({"model_type": "qwen2_vl", "text_config": text}))
+    edit(case, "spec.yaml", str(CHECKPOINT), str(model))
+    stages = "  - {at: llm:1, keep: 1/2, score: random}\n  - {at: llm:2, keep: 1/3, score: random, positions: compact}"
+    (case / "space.yaml").write_text(f"schema: autoprune/space/1\nstages:\n{stages}\n")
+    (error,) = errors(case)
+    assert (error["line"], error["column"], error["path"]) == (4, 43, "stages[1].positions")
+    assert "positions 'compact' is not possible on multi-axis RoPE" in error["message"]
 
 
 def test_what_a_model_lacks_is_said_in_the_policys_document(case: Path) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_families
 import torch
 from pruning_support import Sample, difference, generate, inputs, model
 
+from autoprune.document.yaml import parse
 from autoprune.errors import AutoPruneError, BadInput, PolicyMismatch
 from autoprune.models import Fingerprint, fingerprint
 from autoprune.policy.document import Policy
@@ -254,3 +256,34 @@ print([n for n in unwanted if n in sys.modules])
     )
     assert run.stdout.split("\n")[:2] == ["[]", "[]"], run.stderr
     assert torch.is_grad_enabled()
+
+
+STAGE = "stages: [{at: llm:2, keep: 1/2, score: random"
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "parity", "column", "path"),
+    [
+        ("qwen2_vl", f"{STAGE}, positions: compact}}]", False, 48, "stages[0].positions"),
+        ("qwen2_vl", f"{STAGE}}}]\nparity: {{positions: compact}}", True, 10, "parity.positions"),
+        (
+            "onevision_shrunk",
+            "stages: [{at: projector, keep: 1/2, pick: [{score: {mix: {weights: {random: 1, a: 1}}}}]}]\n"
+            "criteria: {a: encoder_attention}",
+            False,
+            80,
+            "stages[0].pick[0].score.mix.weights.a",
+        ),
+    ],
+    ids=["positions", "parity", "member"],
+)
+def test_what_a_model_cannot_give_is_said_at_the_key_in_the_document(
+    family: str, text: str, parity: bool, column: int, path: str
+) -> None:
+    source = parse(f"schema: autoprune/policy/1\n{text}\n", "p.yaml")
+    policy = LoadedPolicy(Policy.from_source(source, RegisteredParts()), source=source)
+    with pytest.raises(BadInput) as caught:
+        policy.attach(tiny_families.model(family), parity=parity)
+    (problem,) = caught.value.problems
+    line = 3 if path.startswith("parity") else 2
+    assert (problem.file, problem.line, problem.column, problem.path) == ("p.yaml", line, column, path)
