@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoprune.calibration.records import scan_records
+from autoprune.calibration.records import Record, scan_records
 from autoprune.document.problems import Problem, from_pydantic, suggest
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput, Located
@@ -26,7 +26,7 @@ from autoprune.models.limits import BIAS
 from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
-from autoprune.policy.document import Policy
+from autoprune.policy.document import Policy, Stage
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.space import Space
 from autoprune.policy.space_check import at_its_definition
@@ -210,7 +210,10 @@ def check(path: str | Path) -> Checked:
         if "flash" in loaded.spec.model.attn_implementation and "flash_attention" in geometry.lacks:
             found.append(loaded.source.problem(("model", "attn_implementation"), geometry.lacks["flash_attention"]))
     space = _space(loaded, geometry, found)
-    found.extend(_records(loaded, goals.needs_answers))
+    problems, records = _records(loaded, goals.needs_answers)
+    found.extend(problems)
+    if space is not None and geometry is not None and not found:
+        warnings.extend(_idle(loaded, space, geometry, max((len(r.images) for r in records), default=0)))
     if found or space is None:
         raise BadInput(problems=sorted(found, key=lambda p: (p.file, p.line, p.column)))
     return Checked(
@@ -289,6 +292,22 @@ def _unusable(space: Space, geometry: Geometry) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
+def _idle(loaded: LoadedSpec, space: Space, geometry: Geometry, images: int) -> list[Located]:
+    """Stages that keep more tokens, at the least that the space lets them, than `images` of the model have."""
+    if geometry.tokens_per_image is None or not images:
+        return []
+    most, bound = geometry.tokens_per_image * images, space.bind(geometry)
+    low = {p.name: p.choices[0] if p.kind == "choice" else p.low for p in bound.parameters}
+    points = (low, *({**low, p.name: option} for p in bound.parameters for option in p.choices[1:]))
+    found: list[Problem] = []
+    for point in points:
+        for stage in bound.fill(point).stages:
+            if isinstance(stage, Stage) and stage.keep.kind == "tokens" and stage.keep.value > most:
+                message = f"keeps {stage.keep.value} tokens; no record has more than {most}: nothing is dropped here"
+                found.append(at_its_definition(Problem((*stage.keep.path, "tokens"), message), bound, point))
+    return [loaded.space_source.problem(p.path, p.message) for p in dict.fromkeys(found)]
+
+
 def _refused(policy: Policy, geometry: Geometry) -> Sequence[str]:
     """Why a model cannot carry out a policy as a whole."""
     try:
@@ -302,30 +321,31 @@ def _refused(policy: Policy, geometry: Geometry) -> Sequence[str]:
     return ()
 
 
-def _records(loaded: LoadedSpec, needs_answers: str) -> list[Located]:
+def _records(loaded: LoadedSpec, needs_answers: str) -> tuple[list[Located], Sequence[Record]]:
+    """What is wrong with the records, and the good ones; none where they cannot be read here."""
     calibration = loaded.spec.calibration
     name = records_source(loaded)
     if loaded.is_broken("calibration", "records") or loaded.is_broken("calibration", "images"):
-        return []
+        return [], ()
     if not name.startswith("datasets:") and not Path(name).is_file():
         message = f"no such file: {name}"
-        return [loaded.source.problem(("calibration", "records"), message)]
+        return [loaded.source.problem(("calibration", "records"), message)], ()
     images = None if calibration.images is None else str(loaded.path(calibration.images))
     if images is not None and not Path(images).is_dir():
-        return [loaded.source.problem(("calibration", "images"), f"no such folder: {images}")]
+        return [loaded.source.problem(("calibration", "images"), f"no such folder: {images}")], ()
     if name.startswith("datasets:"):
-        return []
+        return [], ()
     try:
         records, problems = scan_records(name, images, bool(needs_answers))
     except BadInput as error:
-        return list(error.problems) or [loaded.source.problem(("calibration", "records"), str(error))]
+        return list(error.problems) or [loaded.source.problem(("calibration", "records"), str(error))], ()
     asked = calibration.search + (calibration.holdout if isinstance(calibration.holdout, int) else 2)
     counted = not any(loaded.is_broken("calibration", key) for key in ("search", "holdout"))
     if not problems and counted and asked > len(records):
         holdout = "at least 2" if calibration.holdout == "auto" else calibration.holdout
         message = f"search {calibration.search} + holdout {holdout} records are asked for, {len(records)} are there"
         problems.append(loaded.source.problem(("calibration", "search"), message))
-    return _answers(loaded, needs_answers, problems, none_good=not records)
+    return _answers(loaded, needs_answers, problems, none_good=not records), records
 
 
 def _answers(loaded: LoadedSpec, measure: str, problems: list[Located], none_good: bool) -> list[Located]:

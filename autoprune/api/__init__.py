@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.api.reading import studies as studies
     from autoprune.api.searching import SearchResult as SearchResult
     from autoprune.api.searching import search as search
+    from autoprune.api.state import lacking as lacking
     from autoprune.api.vocabulary import list_parts as list_parts
 
 # Opened on demand: loading a policy in production must not import what only a search needs. No name may be that of a
@@ -42,6 +43,7 @@ _HOMES = {
     "SearchResult": "searching",
     "search": "searching",
     "list_parts": "vocabulary",
+    "lacking": "state",
 }
 
 

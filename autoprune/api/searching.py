@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -89,13 +88,11 @@ def _machine(loaded: LoadedSpec, executor: str | None) -> None:
         hint = suggest(executor, ("auto", "inline", "ray"))
         raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray{hint}")
     state.check_machine(loaded)
-    if (executor or loaded.spec.search.executor.kind) != "ray" or importlib.util.find_spec("ray") is not None:
-        return
-    lacking = BadInput("executor ray: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing")
     if executor is not None:
-        raise lacking
+        state.check_executor(executor)
+        return
     with loaded.at(("search", "executor")):
-        raise lacking
+        state.check_executor(loaded.spec.search.executor.kind)
 
 
 def _preflight(loaded: LoadedSpec, uri: str | None) -> None:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import AutoPruneError, BadInput
+from autoprune.errors import AutoPruneError, BadInput, Located
 from autoprune.spec.load import LoadedSpec, load
 
 if TYPE_CHECKING:
@@ -109,6 +109,26 @@ def check_device(device: str) -> None:
         return
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     raise BadInput(f"device {device!r} is not there; this machine has {', '.join(['cpu', *there])}")
+
+
+def check_executor(kind: str) -> None:
+    """Raises BadInput for an executor whose library is not installed."""
+    if kind == "ray" and importlib.util.find_spec("ray") is None:
+        raise BadInput("executor ray: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing")
+
+
+def lacking(loaded: LoadedSpec) -> tuple[Located, ...]:
+    """What a search of this spec needs and this machine lacks; another one may have it."""
+    spec, found = loaded.spec, []
+    for path, look, needed in (
+        (("model", "device"), check_device, spec.model.device),
+        (("search", "executor"), check_executor, spec.search.executor.kind),
+    ):
+        try:
+            look(needed)
+        except BadInput as error:
+            found.append(loaded.source.problem(path, str(error)))
+    return tuple(found)
 
 
 def check_figure(path: Path | None) -> None:

@@ -40,7 +40,7 @@ def search(
 
 def validate(spec: SpecPath, json: JsonFlag = False) -> None:
     """Check a spec against everything that can be known without running it."""
-    from autoprune import check
+    from autoprune import api, check
 
     try:
         checked = check.check(spec)
@@ -49,10 +49,11 @@ def validate(spec: SpecPath, json: JsonFlag = False) -> None:
             raise
         emit({"ok": False, "errors": [errors.located(p) for p in error.problems] or [_unplaced(spec, error)]})
         raise typer.Exit(2) from error
+    warnings = (*checked.warnings, *api.lacking(checked.loaded))
     if json:
-        emit({"ok": True, "errors": [], "warnings": [errors.located(w) for w in checked.warnings]})
+        emit({"ok": True, "errors": [], "warnings": [errors.located(w) for w in warnings]})
         return
-    for warning in checked.warnings:
+    for warning in warnings:
         notes().print(f"warning: {warning}")
     console().print(table(None, ("", ""), checked.summary()))
     console().print(f"{spec}: ok")

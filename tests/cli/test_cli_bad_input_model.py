@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -25,6 +26,46 @@ def test_a_hub_id_that_cannot_be_looked_up_is_a_warning(case: Path) -> None:
     done = cli("validate", str(case / "spec.yaml"), "--json")
     assert done.code == 0
     assert "model checks skipped" in done.json["warnings"][0]["message"]
+
+
+def warnings(folder: Path) -> list[tuple[str, int, int, str]]:
+    done = cli("validate", str(folder / "spec.yaml"), "--json")
+    assert done.code == 0, done.out
+    return [(Path(w["file"]).name, w["line"], w["column"], w["message"]) for w in done.json["warnings"]]
+
+
+def test_what_only_this_machine_lacks_is_a_warning(
+    case: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else found(name))
+    edit(case, "spec.yaml", "checkpoint}", "checkpoint, device: cuda:77}")
+    edit(case, "spec.yaml", "name: case", "name: case\nsearch: {executor: ray}")
+    device, ray = warnings(case)
+    assert device[:2] == ("spec.yaml", 4)
+    assert "device 'cuda:77' is not there; this machine has cpu" in device[3]
+    assert ray[:3] == ("spec.yaml", 3, 20)
+    assert "Ray is not installed" in ray[3]
+    assert cli("validate", str(case / "spec.yaml")).code == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: ") for line in said] == [True, True]
+
+
+KEEPS = [  # the example's images have 144 tokens, a record of the case one image
+    ("{tokens: 145}", [19]),
+    ("{tokens: 144}", []),
+    ("{tokens: {int: [9, 9999]}}", []),
+    ("{tokens: {int: [145, 9999]}}", [19]),
+    ("{choice: [1/2, {tokens: 145}]}", [34]),
+]
+
+
+@pytest.mark.parametrize(("keep", "columns"), KEEPS, ids=[k[0] for k in KEEPS])
+def test_a_count_above_what_any_record_has_is_a_warning(case: Path, keep: str, columns: list[int]) -> None:
+    stage = f"- {{keep: {keep}, at: llm:1, score: random}}"
+    (case / "space.yaml").write_text(f"schema: autoprune/space/1\nstages:\n{stage}\n")
+    message = "keeps 145 tokens; no record has more than 144: nothing is dropped here"
+    assert warnings(case) == [("space.yaml", 3, column, message) for column in columns]
 
 
 def without_class_token(case: Path) -> None:
