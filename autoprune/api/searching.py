@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune import check
 from autoprune.api import state
+from autoprune.api.explaining import explain_stages
 from autoprune.api.study import PARTS, Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
@@ -126,6 +127,7 @@ class _Run:
 
         from autoprune.search import driver
         from autoprune.search.explanations.constant import Watch
+        from autoprune.search.holdout import Bench
 
         plan = replace(plan, storage=state.optuna_url(self.loaded))
         watch = Watch(self.observer, self.log, plan.objectives)
@@ -134,6 +136,9 @@ class _Run:
         outcome: StudyState = "failed"
         try:
             front = driver.run(plan, workers, self.log, self.publisher, watch, self.stop)
+            if self.loaded.spec.search.explain:
+                front = explain_stages(self.study, plan, Bench(plan, workers, self.log, self.stop), front)
+                self.log.save_front(front.to_json())
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"

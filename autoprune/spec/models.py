@@ -93,6 +93,9 @@ class SearchSpec(Strict):
     executor: Annotated[ExecutorSpec, BeforeValidator(_executor)] = Field(default_factory=ExecutorSpec)
     seed: Whole = 0
     synchronous: bool = Field(False, strict=True, description="settle in rounds, so that ray runs repeat bit for bit")
+    explain: bool = Field(
+        True, strict=True, description="measure the selected policy without each of its stages (at most 6 evaluations)"
+    )
     evaluation_timeout: Annotated[float | None, BeforeValidator(lambda v: None if v is None else seconds(v))] = Field(
         None, description="give up on one evaluation after this long (ray only)"
     )

@@ -93,6 +93,18 @@ def test_the_registered_policy_answers(
     assert picture.stat().st_size > 1000
 
 
+def test_each_stage_of_the_selected_policy_is_explained(study: Any) -> None:
+    chosen = next(m for m in study.front["members"] if m["selected"])
+    found = study.front["explanations"]["stages"]
+    assert found["policy"] == chosen["policy"]
+    assert len(found["stages"]) + found["not_measured"] == len(chosen["document"]["stages"])
+    for stage in found["stages"]:
+        for label, effect in stage["effect"].items():
+            assert stage["without"][label] + effect == pytest.approx(chosen["search"][label])
+        assert stage["effect"]["prefill_flops"] < 0, "without a stage more is left to do"
+    assert study.front["trials"]["complete"] == 6, "these are no trials"
+
+
 def test_promotion_and_listing(study: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(study.folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

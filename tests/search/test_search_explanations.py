@@ -17,13 +17,15 @@ from search_support import (
     make_plan,
     measure,
     objective,
+    oom,
     parameter,
     run,
 )
 
 from autoprune.ports import Measurement, TrialRecord
-from autoprune.search.explanations import constant, edges, importance, stopped, violations
+from autoprune.search.explanations import constant, edges, importance, stages, stopped, violations
 from autoprune.search.explanations.evidence import Evidence
+from autoprune.search.holdout import Bench
 from autoprune.search.stop import StopReason
 
 
@@ -213,3 +215,52 @@ def test_explanations_are_plain_data_in_the_front_document():
     assert set(document["explanations"]) == {"stopped", "violations", "edges", "constant", "importance"}
     assert type(front).from_json(document) == front
     assert set(document["explanations"]["importance"]) == {"cost", "nll"}
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+def bench_of(plan, executor, log):
+    return Bench(plan, executor, log, lambda: False)
+
+
+def lacking(stage, x, saves=0.5, **values):
+    found = None if stage == 2 else ToySpace().candidate({"x": x, "y": 1.0, "mode": "a"}).canonical
+    return stages.Without(stage, f"llm:{stage}", found, saves)
+
+
+def test_a_stage_is_worth_what_is_lost_without_it():
+    plan, log, executor = make_plan(), FakeLog(), FakeExecutor()
+    whole = measure(plan.request(ToySpace().candidate({"x": 0.3, "y": 0.5, "mode": "a"}).canonical, "search")).values
+    without = [lacking(1, 0.3), lacking(2, 0.0), lacking(3, 0.0)]
+    found = stages.explain(plan, bench_of(plan, executor, log), "p", whole, without)
+    first, second, third = found.data["stages"]
+    direct = measure(plan.request(without[0].canonical, "search")).values
+    assert first["without"] == {label: direct[label] for label in ("cost", "nll", "acc")}
+    assert first["effect"] == {label: whole[label] - direct[label] for label in ("cost", "nll", "acc")}
+    assert second["without"]["cost"] == 1.0, "nothing left of a policy is the unpruned model"
+    assert third["missed"] == [ACCURATE.text]
+    assert second["missed"] == []
+    assert found.lines[2].endswith(f"misses {ACCURATE.text}")
+    assert all(r.split == "search" for r in executor.submitted)
+    assert executor.distinct() == 3
+    assert log.settled == [], "no trials"
+    again = stages.explain(plan, bench_of(plan, executor, log), "p", whole, without)
+    assert again == found
+    assert executor.distinct() == len(executor.submitted) == 3, "remembered like everything else"
+
+
+def test_of_many_stages_those_that_save_most_are_measured():
+    plan, executor = make_plan(), FakeExecutor()
+    many = [lacking(n, 0.01 * n, saves=float(n)) for n in range(3, 13)]
+    found = stages.explain(plan, bench_of(plan, executor, FakeLog()), "p", {"cost": 0, "nll": 0, "acc": 0}, many)
+    assert [s["stage"] for s in found.data["stages"]] == [7, 8, 9, 10, 11, 12]
+    assert found.data["not_measured"] == 4
+    assert len(executor.submitted) == stages.MOST + 1, "and the baseline"
+
+
+def test_a_stage_that_cannot_be_measured_has_its_reason():
+    plan, executor = make_plan(), FakeExecutor(script={1: oom})
+    found = stages.explain(
+        plan, bench_of(plan, executor, FakeLog()), "p", {"cost": 0, "nll": 0, "acc": 0}, [lacking(1, 0.5)]
+    )
+    assert found.data["stages"] == [{"stage": 1, "at": "llm:1", "reason": "oom: out of memory"}]
+    assert "could not be measured (oom" in found.lines[0]
