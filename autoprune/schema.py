@@ -132,7 +132,7 @@ def _policy() -> Json:
         "group": {"$ref": "#/$defs/group"},
         "allocate": {"$ref": "#/$defs/score"},
     }
-    loose = {"overlap": {"type": "boolean"}, "dilate": {"enum": ["none", "cross"]}}
+    loose = {"overlap": {"type": "boolean"}, "dilate": {"enum": ["none", "cross"]}, "count": {"$ref": "#/$defs/count"}}
     rest = {
         "merge": {"$ref": "#/$defs/merge"},
         "protect": {

@@ -128,7 +128,10 @@ def as_policy(snippet: Mapping[str, Any]) -> dict[str, Any]:
     stage: dict[str, Any] = {"at": "llm:1/2", "keep": "1/2", "score": SCORE}
     if "along" in own:
         del stage["at"], stage["keep"]
-    if any(key in own for key in PICK_ONLY):
+    if "count" in own:
+        del stage["score"]
+        own = {"keep": {"rule": "elbow"}, "pick": [{"share": "1/2", "score": SCORE}, own]}
+    elif any(key in own for key in PICK_ONLY):
         del stage["score"]
         own = {"pick": [own, {"score": SCORE}]}
     return {"schema": document.SCHEMA, **of_document, "stages": [*stages, {**stage, **own}]}
@@ -163,7 +166,7 @@ def test_every_key_of_a_policy_is_explained() -> None:
         *parity.KEYS,
         *CURVES,
         *(word for kind in (Attend, Op, Positions, Restore, Rows) for word in get_args(kind)),
-        *("projector", "input", "llm", "newlines", "index"),
+        *("projector", "input", "llm", "newlines", "last", "index"),
     )
     assert [word for word in words if word not in code] == []
 

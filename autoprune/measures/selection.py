@@ -38,7 +38,7 @@ class _Use:
 @dataclass(frozen=True)
 class _Stage:
     """A stage with its formulas looked up: per pick the criteria (of a mix: its terms; also those that groups share
-    by), the selector, and whether the pick has a score."""
+    by, and its own count rule), the selector, and whether the pick has a score."""
 
     site: Site
     stage: ResolvedStage
@@ -78,7 +78,9 @@ def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
     if bound.rule is not None:
         yield bound.rule(sizes)
         if sizes.kept == sizes.current:  # the rule had a look, and all stay
-            yield from (criterion(sizes) for criterion in bound.picks[0][0])
+            for number, pick in enumerate(bound.stage.picks):
+                if number == 0 or pick.count is not None:
+                    yield from (part(sizes) for part in bound.picks[number][0])
             return
     chosen = budget.asked(bound.stage.picks, sizes.kept)
     for i, (criteria, select, scored) in enumerate(bound.picks):
@@ -93,6 +95,7 @@ def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:
     for pick in stage.picks:
         terms = (*_terms(pick.score), *_terms(pick.allocate))
         criteria = tuple(_use("criterion", term) for term in terms)
+        criteria += () if pick.count is None else (_use("count", pick.count),)
         picks.append((criteria, _use("selector", pick.select), pick.score is not None))
     rule = None if stage.keep.rule is None else _use("count", stage.keep.rule)
     return _Stage(site, stage, tuple(picks), _use("merger", stage.merge), rule)

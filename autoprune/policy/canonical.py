@@ -173,8 +173,11 @@ class Binder:
         rule = self.rule(placed)
         counts = rule is not None and placed.keep.decided
         picks = tuple(
-            self.pick(p, placed.layer, stage.merge.name, i == last, counts and i == 0) for i, p in enumerate(stage.pick)
+            self.pick(p, placed.layer, stage.merge.name, i == last, counts and (i == 0 or p.count is not None))
+            for i, p in enumerate(stage.pick)
         )
+        if any(pick.count is not None for pick in picks):
+            picks = tuple(replace(pick, share=None) for pick in picks)
         picks = (*(replace(p, overlap=False) for p in picks[:1]), *picks[1:])  # nothing comes before the first
         keep = replace(placed.keep, rule=rule, parks=False, restores=False)
         rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
@@ -214,7 +217,8 @@ class Binder:
         allocate = None
         if pick.allocate is not None and split in SCORED_SPLITS:
             allocate = self.score(pick.allocate, layer, only_order=split == "overview")
-        return replace(resolved, allocate=allocate, overlap=pick.overlap, dilate=pick.dilate)
+        count = self.part("count", pick.count, layer) if counted and pick.count is not None else None
+        return replace(resolved, allocate=allocate, overlap=pick.overlap, dilate=pick.dilate, count=count)
 
     def score(self, score: ScoreUse, layer: int, only_order: bool) -> Score:
         named = self.policy.criteria.get(score.name, score) if isinstance(score, Use) else score
@@ -293,6 +297,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
                 **({} if pick.allocate is None else {"allocate": _score(pick.allocate)}),
                 **({"overlap": True} if pick.overlap else {}),
                 **({} if pick.dilate is None else {"dilate": pick.dilate}),
+                **({} if pick.count is None else {"count": _part(pick.count)}),
             }
             for pick in stage.picks
         ],
@@ -353,6 +358,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
             _read_score(p["allocate"]) if "allocate" in p else None,
             bool(p.get("overlap", False)),
             p.get("dilate"),
+            _read_part(p["count"]) if "count" in p else None,
         )
         for p in data["picks"]
     )

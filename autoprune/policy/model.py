@@ -61,7 +61,7 @@ class KeepSpec:
 class Pick:
     """One selection of a stage: its criterion, its selector, its share of the stage's K (None: the rest), and the
     partition it works in (None: all tokens of a sample together). `allocate`: the score that the groups' shares follow
-    (None: the pick's own). `overlap`, `dilate`: see `ResolvedPick`."""
+    (None: the pick's own). `overlap`, `dilate`, `count`: see `ResolvedPick`."""
 
     score: ScoreUse | None
     select: Use = Use("top")
@@ -71,6 +71,7 @@ class Pick:
     allocate: ScoreUse | None = None
     overlap: bool = False
     dilate: Dilate = None
+    count: Use | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ COMMON_KEYS = ("score", "select", "group", "allocate", "pick", "merge", "protect
 STAGE_KEYS = ("at", "keep", *COMMON_KEYS, "restore")
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
 REPEATED_KEYS = ("along", "keep", *COMMON_KEYS)
-PICK_KEYS = ("share", "score", "select", "group", "allocate", "overlap", "dilate")
+PICK_KEYS = ("share", "score", "select", "group", "allocate", "overlap", "dilate", "count")
 DILATIONS = ("none", "cross")
 NORMALISERS = ("rank", "minmax", "softmax", "sum", "none")
 MIX_KEYS = ("weights", "normalise", "op")
@@ -177,10 +177,11 @@ def read_pick(value: Any, path: Path, found: Problems, shares: bool = True) -> P
         found.add((*path, "overlap"), f"overlap is true or false, not {shown(overlap)}")
     if shares:
         one_of(dilate, (*path, "dilate"), DILATIONS, found)
+    count = read_use(value["count"], (*path, "count"), "count rule", found) if shares and "count" in value else None
     if select is None:
         return None
     cross: Dilate = "cross" if shares and dilate == "cross" else None
-    return Pick(score, select, share, path, group, allocate, shares and overlap is True, cross)
+    return Pick(score, select, share, path, group, allocate, shares and overlap is True, cross, count)
 
 
 def read_group(value: Any, path: Path, found: Problems) -> Use | None:

@@ -97,6 +97,8 @@ class Reader:
             if pick.group is not None:
                 self.part(row.get("group"), (*inside, "group"), pick.group)
             self.score(row.get("allocate"), (*inside, "allocate"), pick.allocate, stage.layer)
+            if pick.count is not None:
+                self.part(row.get("count"), (*inside, "count"), pick.count)
         self.part(written.get("merge", "drop"), (*path, "merge"), stage.merge)
 
     # ---------------------------------------------------------------------------------------------- parts

@@ -69,7 +69,10 @@ class ResolvedPick:
 
     `overlap`: earlier picks are not excluded; what both choose counts once. `dilate`: of a share of q tokens round(q/5)
     are chosen, and what lies above, below, left and right of them on the grid comes along. Either way the last pick
-    takes what is left of the stage's K."""
+    takes what is left of the stage's K.
+
+    `count`: the rule that counts for this pick, among what earlier ones left; the stage's counts for the first pick
+    then, and K is the sum of what they find. All picks but the first have one, or none."""
 
     score: Score | None
     select: Part
@@ -78,6 +81,7 @@ class ResolvedPick:
     allocate: Score | None = None
     overlap: bool = False
     dilate: Literal["cross"] | None = None
+    count: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -112,11 +112,12 @@ class _Check:
             yield Problem(pick.path, f"select: {pick.select.name} needs a `score`")
 
     def counted(self, stage: AnyStage) -> Iterator[Problem]:
-        """A count rule: it exists, and has scores where it reads them."""
+        """Count rules: they exist, and have scores where they read them."""
         rule = stage.keep.rule if isinstance(stage, Stage) else None
         for pick in stage.pick:
             if pick.group is not None and pick.group.params.get("split") == "rule" and rule is None:
                 yield Problem(pick.group.path, "group: split rule needs a `keep: {rule: …}`")
+        yield from self.counted_apart(stage, rule)
         if rule is None:
             return
         yield from self.use("count", rule, stage)
@@ -127,6 +128,28 @@ class _Check:
             yield Problem(
                 stage.pick[0].path, f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`"
             )
+
+    def counted_apart(self, stage: AnyStage, rule: Use | None) -> Iterator[Problem]:
+        """Picks with counts of their own: all but the first, under a rule for that one; none may overlap or dilate."""
+        there = [pick for pick in stage.pick if pick.count is not None]
+        for pick in stage.pick if there else ():
+            if pick.overlap or pick.dilate:
+                yield Problem(pick.path, "picks that overlap or dilate share one count: they have no `count`")
+            if pick.count is None:
+                if pick is not stage.pick[0]:
+                    yield Problem(pick.path, "where one pick has a `count`, all but the first have one")
+                continue
+            yield from self.use("count", pick.count, stage)
+            if pick is stage.pick[0] or rule is None:
+                yield Problem(
+                    pick.count.path, "count: the first pick's is `keep: {rule: …}`, which later ones stand beside"
+                )
+            elif pick.count.name not in self.parts.names("count"):
+                continue
+            elif self.parts.shares_layers(pick.count.name):
+                yield Problem(pick.count.path, f"count: {pick.count.name} shares a budget among layers")
+            elif pick.score is None and self.parts.needs_score("count", pick.count.name):
+                yield Problem(pick.path, f"count: {pick.count.name} reads the pick's scores: it needs a `score`")
 
     def among_layers(self, stage: AnyStage, rule: Use) -> Iterator[Problem]:
         """A rule that shares a budget among layers stands before a range of them, and there such a rule stands."""

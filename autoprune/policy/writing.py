@@ -71,6 +71,8 @@ def dump_pick(pick: Pick) -> dict[str, Any]:
         data["overlap"] = True
     if pick.dilate is not None:
         data["dilate"] = pick.dilate
+    if pick.count is not None:
+        data["count"] = dump_use(pick.count)
     return data
 
 

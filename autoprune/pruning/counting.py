@@ -28,24 +28,50 @@ class CountConfig(PartConfig):
 
 
 def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | None]:
-    """How many candidates [B] of each sample the stage's rule keeps (below 0: nothing at all may stay), and the scores
-    [B, V] it looked at.
+    """How many candidates of each sample the stage's rule keeps (below 0: nothing at all may stay), and the scores
+    [B, V] it looked at: counts [B, 1], or [B, picks] where later picks have rules of their own.
 
     Where the first pick's groups share by the rule (`split: rule`), every group decides for itself, and they add up.
     """
-    from autoprune.pruning.grouping import shared_by_rule
+    import torch
+
+    from autoprune.pruning.grouping import select, shared_by_rule
     from autoprune.pruning.plan import evaluate
+    from autoprune.pruning.view import Quota
 
     if planned.rule is None:
         raise ValueError("the stage has no count rule")
-    first = planned.picks[0]
+    first, *others = planned.picks
     scores = None if first.score is None else evaluate(first.score, view)
     if first.group is not None and first.group.config.split == "rule":  # type: ignore[attr-defined]
         by = scores if first.allocate is None else evaluate(first.allocate, view)
-        return shared_by_rule(planned.rule, first.group, view, by, view.candidates).sum(1), scores
-    seen = scores.mean(2) if scores is not None and scores.ndim == 3 else scores  # what heads say together
-    counts: Tensor = planned.rule.run(view, seen, view.candidates, planned.rule.config)
-    return counts, scores
+        found = [shared_by_rule(planned.rule, first.group, view, by, view.candidates).sum(1)]
+    else:
+        found = [planned.rule.run(view, _together(scores), view.candidates, planned.rule.config)]
+    taken, pick, by = torch.zeros_like(view.candidates), first, scores
+    for other in others:
+        if other.count is not None:
+            free, width = view.candidates & ~taken, view.valid.shape[1]
+            quota = Quota(found[-1].clamp(min=0), width, 0, width)
+            taken = taken | select(pick, view, by, quota, free, taken, pick.count or planned.rule)
+            pick, by = other, None if other.score is None else evaluate(other.score, view)
+            left = view.candidates & ~taken
+            found.append(other.count.run(view, _together(by), left, other.count.config).clamp(min=0))
+    return torch.stack(found, 1), scores
+
+
+def _together(scores: Tensor | None) -> Tensor | None:
+    """What heads say together."""
+    return scores.mean(2) if scores is not None and scores.ndim == 3 else scores
+
+
+def granted(counts: Sequence[int], room: int) -> list[int]:
+    """What picks choose that found `counts`, exactly `room` together: later ones go short first, and the last takes
+    what is over."""
+    found: list[int] = []
+    for count in counts[:-1]:
+        found.append(min(max(count, 0), room - sum(found)))
+    return [*found, room - sum(found)]
 
 
 def shared_out(

@@ -48,6 +48,7 @@ class PlannedPick:
     allocate: Use | PlannedMix | None = None
     overlap: bool = False
     dilate: Literal["cross"] | None = None
+    count: Use | None = None
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,13 @@ class _Binder:
         group = None if pick.group is None else self.use("group", pick.group)
         self.place = ("pick", number, "allocate")
         allocate = None if pick.allocate is None else self.score(pick.allocate)
+        self.place = ("pick", number, "count")
+        count = None if pick.count is None else self.use("count", pick.count)
         self.place = ("pick", number)
         self._heads(pick)
         if select is None:
             return None
-        return PlannedPick(score, select, pick.share, group, allocate, pick.overlap, pick.dilate)
+        return PlannedPick(score, select, pick.share, group, allocate, pick.overlap, pick.dilate, count)
 
     def _heads(self, pick: ResolvedPick) -> None:
         """Scores of single heads are for a group of heads, and such a group is for them."""

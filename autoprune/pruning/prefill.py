@@ -173,19 +173,21 @@ class Prefill:
             self._probe(layer, hidden, kwargs)
         where = self._where(hidden)
         view, protected = self._view(planned, hidden, where)
-        scores = None
+        scores = counted = None
         if planned.stage.keep.kind == "shared":
             keep = self._counted(self._share_of(planned, view))
             if keep == self.now:
                 return hidden
         elif planned.stage.keep.kind == "rule":
-            found, scores = decide(planned, view)
-            decided = [int(c) for c in found.tolist()]  # the one wait for the device that a rule costs
-            keep = self._counted([c + p if c >= 0 else 0 for c, p in zip(decided, protected, strict=True)])
+            each, scores = decide(planned, view)
+            counted = [[int(c) for c in row] for row in each.tolist()]  # the one wait for the device that rules cost
+            decided = [sum(row) + p if row[0] >= 0 else 0 for row, p in zip(counted, protected, strict=True)]
+            keep = self._counted(decided)
             if keep == self.now:
                 return hidden
         keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
-        return self._apply(reduce(planned, view, keep, self.now, protected, scores), view, where, keep, hidden)
+        done = reduce(planned, view, keep, self.now, protected, scores, counted)
+        return self._apply(done, view, where, keep, hidden)
 
     def _share_of(self, planned: PlannedStage, view: StageView) -> list[int]:
         """What each sample's layer gets of a budget that several stages share; the first of them decides for all."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoprune.policy.budget import asked
+from autoprune.pruning.counting import granted
 from autoprune.pruning.grouping import select
 from autoprune.pruning.picking import beside, fitting
 from autoprune.pruning.plan import PlannedPick, PlannedStage, evaluate
@@ -89,14 +90,15 @@ def reduce(
     now: Sequence[int],
     protected: Sequence[int],
     scored: Tensor | None = None,
+    counted: Sequence[Sequence[int]] | None = None,
 ) -> Reduction:
     """Carry out one stage. keep, now, protected: K, V and protected tokens of each sample; keep <= now. `scored`: the
-    first pick's scores where they are known already."""
+    first pick's scores where they are known already. `counted`: what rules found for each sample, pick by pick."""
     extras = [
         min(planned.merge.config.extra(k, v), k - p) if p < k < v else 0
         for k, v, p in zip(keep, now, protected, strict=True)
     ]
-    kept = _choose(planned, view, keep, protected, extras, scored)
+    kept = _choose(planned, view, keep, protected, extras, scored, counted)
     membership: Tensor | Anchored | Parked | None = planned.merge.run(view, kept, planned.merge.config)
     if membership is None or isinstance(membership, Parked):
         follows = None if membership is None else membership.follows
@@ -133,6 +135,7 @@ def _choose(
     protected: Sequence[int],
     extras: Sequence[int],
     scored: Tensor | None,
+    counted: Sequence[Sequence[int]] | None,
 ) -> Kept:
     """Run the picks in order, then anchor the merger's extra rows at the best dropped tokens."""
     picks: Sequence[PlannedPick] = planned.picks
@@ -140,7 +143,10 @@ def _choose(
     alive = torch.tensor([k > 0 for k in keep], device=device)[:, None]
     chosen = view.valid & ~view.candidates & alive
     room = [max(k - p - e, 0) for k, p, e in zip(keep, protected, extras, strict=True)]
-    quotas = [asked(picks, r) for r in room]
+    if counted is not None and len(picks) == len(counted[0]):
+        quotas = [granted(found, r) for found, r in zip(counted, room, strict=True)]
+    else:
+        quotas = [asked(picks, r) for r in room]
     flexible = any(pick.overlap or pick.dilate for pick in picks)
     stage, left = torch.tensor(list(keep), device=device), torch.tensor(room, device=device)
     taken = before = torch.zeros_like(view.valid)
@@ -153,7 +159,8 @@ def _choose(
         if flexible:
             taken, left = _flexibly(planned, i, view, scores, quota, taken, left)
         else:
-            taken = taken | select(pick, view, scores, quota, view.candidates & ~taken, taken, planned.rule)
+            rule = pick.count or planned.rule
+            taken = taken | select(pick, view, scores, quota, view.candidates & ~taken, taken, rule)
         scores = scores.mean(2) if scores is not None and scores.ndim == 3 else scores
     chosen = chosen | taken
     anchors = torch.zeros_like(chosen)

@@ -23,6 +23,21 @@ def iqr_outliers(scores: Sequence[float]) -> int:
     return sum(s > high + 1.5 * (high - low) for s in scores)
 
 
+def outlier_factors(row: Sequence[float], k: int) -> list[float]:
+    """Local outlier factors (Breunig et al. 2000) of points on a line; of equally near neighbours the earlier."""
+    n = len(row)
+    k = min(k, max(n - 1, 1))
+    near = [sorted((j for j in range(n) if j != i), key=lambda j: (abs(row[i] - row[j]), j))[:k] for i in range(n)]
+    reach = [max((abs(row[i] - row[j]) for j in near[i]), default=0.0) for i in range(n)]
+    density = [1 / (sum(max(reach[j], abs(row[i] - row[j])) for j in near[i]) / k + 1e-10) for i in range(n)]
+    return [sum(density[j] for j in near[i]) / k / density[i] for i in range(n)]
+
+
+def lof_outliers(row: Sequence[float], k: int = 20) -> int:
+    """Recoverable Compression, sheet B9: how many scores have an outlier factor above 1.5."""
+    return sum(factor > 1.5 for factor in outlier_factors(row, k))
+
+
 def elbow(scores: Sequence[float]) -> int:
     """CoreMatching, sheet D11: the sorted curve's point farthest from the chord between its ends sets K.
 

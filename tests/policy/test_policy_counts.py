@@ -189,3 +189,38 @@ def test_a_gate_stays_a_gate_where_a_rule_before_it_is_scaled() -> None:
     assert isinstance(first, Stage)
     assert isinstance(last, Stage)
     assert (first.keep.kind, last.keep.kind) == ("fraction", "rule")
+
+
+BEHIND = {"score": "feature_norm", "count": "elbow"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "first", "others", "message"),
+    [
+        ("1/2", {}, [BEHIND], "count: the first pick's is `keep: {rule: …}`, which later ones stand beside"),
+        ({"rule": "elbow"}, {"count": "elbow"}, [BEHIND], "count: the first pick's is `keep: {rule: …}`"),
+        ({"rule": "elbow"}, {}, [{"share": "1/4", **NORM}, BEHIND], "where one pick has a `count`, all but the first"),
+        ({"rule": "elbow"}, {"dilate": "cross"}, [BEHIND], "picks that overlap or dilate share one count"),
+        ({"rule": "elbow"}, {}, [{**BEHIND, "count": "elbwo"}], "unknown count rule 'elbwo'"),
+        ({"rule": "elbow"}, {}, [{**BEHIND, "count": {"logistic": {"slope": 1}}}], "shares a budget among layers"),
+        ({"rule": "elbow"}, {}, [{"select": "stride", "count": "elbow"}], "elbow reads the pick's scores"),
+    ],
+)
+def test_counts_of_picks_that_make_no_sense(keep: Any, first: dict[str, Any], others: list[Any], message: str) -> None:
+    stages = [{"at": "llm:2", "keep": keep, "pick": [{"share": "1/2", **NORM, **first}, *others]}]
+    with pytest.raises(BadInput) as caught:
+        document(*stages)
+    assert any(message in p.message for p in caught.value.problems), caught.value.problems
+
+
+def test_a_counted_pick_needs_no_share_and_a_fixed_count_no_rule() -> None:
+    """Neither is in the canonical form; equal effects are one policy."""
+
+    def of(keep: Any, share: str, count: str) -> str:
+        pick = [{"share": share, **NORM}, {**NORM, "count": count}]
+        return digest(resolve(document({"at": "llm:2", "keep": keep, "pick": pick}), geometry(8, 64), PARTS, 64))
+
+    assert of({"rule": "elbow"}, "1/2", "elbow") == of({"rule": "elbow"}, "1/4", "elbow")
+    assert of({"rule": "elbow"}, "1/2", "elbow") != of({"rule": "elbow"}, "1/2", "outlier")
+    fixed = {"rule": "elbow", "fit": "1/4"}
+    assert of(fixed, "1/2", "elbow") == of(fixed, "1/2", "outlier") != of(fixed, "1/4", "elbow")

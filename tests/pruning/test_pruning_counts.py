@@ -59,16 +59,6 @@ def samples(seed: int) -> list[list[float]]:
     return rows
 
 
-def outlier_factors(row: list[float], k: int) -> list[float]:
-    """Local outlier factors (Breunig et al. 2000) of points on a line; of equally near neighbours the earlier."""
-    n = len(row)
-    k = min(k, max(n - 1, 1))
-    near = [sorted((j for j in range(n) if j != i), key=lambda j: (abs(row[i] - row[j]), j))[:k] for i in range(n)]
-    reach = [max((abs(row[i] - row[j]) for j in near[i]), default=0.0) for i in range(n)]
-    density = [1 / (sum(max(reach[j], abs(row[i] - row[j])) for j in near[i]) / k + 1e-10) for i in range(n)]
-    return [sum(density[j] for j in near[i]) / k / density[i] for i in range(n)]
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_rules_are_the_formulas(seed: int) -> None:
     rows = samples(seed)
@@ -76,7 +66,7 @@ def test_rules_are_the_formulas(seed: int) -> None:
     four = [max(1, math.floor(4 * oracle.iqr_outliers(r) + 0.5)) for r in rows]
     assert counted(find("outlier", times=4), rows) == [min(c, len(r)) for c, r in zip(four, rows, strict=True)]
     for k in (3, 20):
-        expected = [max(1, sum(f > 1.5 for f in outlier_factors(r, k))) for r in rows]
+        expected = [max(1, oracle.lof_outliers(r, k)) for r in rows]
         assert counted(find("outlier", method="lof", neighbours=k), rows) == expected
     assert counted(find("elbow"), rows) == [oracle.elbow(r) for r in rows]
     assert counted(find("threshold", above=0.7, of="value"), rows) == [max(1, sum(s >= 0.7 for s in r)) for r in rows]

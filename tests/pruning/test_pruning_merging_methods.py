@@ -233,7 +233,7 @@ def test_prumerge_plus() -> None:
 # ---------------------------------------------------------------------------------------------- Recoverable Compression
 def test_recoverable_compression() -> None:
     """8 by the class token, 7 by the question, 2 centres that take in 6 of the others each, 1 for all that is left."""
-    (stage,), batch = run("recoverable_compression", {0: "1/2"}, neighbours=6)
+    (stage,), batch = run("recoverable_compression", {0: {"rule": "outlier", "fit": "1/2"}}, neighbours=6)
     score, keys = one_head(batch)
     x = stage.before
     rows, real = stage.view.text("projected")
@@ -257,3 +257,23 @@ def test_recoverable_compression() -> None:
         assert np.allclose(stage.rows[stage.kept.index(token)], expected, atol=1e-5)
     mean = sum(score[i] * x[i] for i in dropped) / sum(score[i] for i in dropped)
     assert np.allclose(stage.rows[stage.kept.index(extra)], mean, atol=1e-5)
+
+
+def test_recoverable_compression_counts_outliers_three_times() -> None:
+    """Each time among what is left; the residual row is one of the last."""
+    (stage,), batch = run("recoverable_compression", {}, neighbours=6)
+    score, _ = one_head(batch)
+    rows, real = stage.view.text("projected")
+    words = array(rows[0][real[0]]).mean(0)
+    alike = [cosine(row, words) for row in stage.before]
+    left, chosen, found = list(range(N)), list[int](), list[int]()
+    for values, near in ((score, 20), (alike, 20), (score, 10)):
+        there = [values[i] for i in left]
+        found.append(max(1, counts.lof_outliers(there, near)))
+        best = [left[p] for p in top(there, found[-1])]
+        chosen, left = [*chosen, *best], [i for i in left if i not in best]
+    centres = chosen[found[0] + found[1] :][: found[2] - 1]
+    chosen = [*chosen[: found[0] + found[1]], *centres]
+    extra = max((i for i in range(N) if i not in chosen), key=lambda i: score[i])
+    assert sum(found) > 3
+    assert stage.kept == sorted([*chosen, extra])

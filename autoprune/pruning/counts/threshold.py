@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from autoprune.pruning.counting import CountConfig
 from autoprune.pruning.parts import part, uncounted
 from autoprune.pruning.signals import Number
@@ -15,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class Threshold(CountConfig):
-    """above: the bound. of: its unit: the scores' `mean`, `sum` or `max`, or 1 (`value`). One bound on one score:
-    MustDrop keeps what passes either of two, a share of the summed attention or an absolute value of the largest row,
-    and one of them at a time is what this says."""
+    """above: the bound. of: its unit: the scores' `mean`, `sum` or `max`, or 1 (`value`). least: how many are found
+    however low they are. A second bound, on another score, is the `count` of a second pick, with `least: 0`: what
+    passes either stays (MustDrop: a share of the summed attention, or an absolute value of the largest row)."""
 
     above: Number = 1.0
     of: Literal["mean", "sum", "max", "value"] = "mean"
+    least: int = Field(1, ge=0, le=1, strict=True)
 
 
 @part(
@@ -29,10 +32,10 @@ class Threshold(CountConfig):
     Threshold,
     flops=uncounted,
     needs=frozenset({"score"}),
-    paper="MustDrop (2024) for either of its two bounds on attention; SAINT (2025) for bounds on likeness",
+    paper="MustDrop (2024) for its two bounds on attention; SAINT (2025) for bounds on likeness",
 )
 def threshold(view: StageView, scores: Tensor, among: Tensor, config: Threshold) -> Tensor:
-    """The number of scores at or above the bound, at least 1."""
+    """The number of scores at or above the bound, at least `least`."""
     from autoprune.pruning.counting import at_least_one, finite
 
     seen = finite(scores, among)
@@ -44,4 +47,5 @@ def threshold(view: StageView, scores: Tensor, among: Tensor, config: Threshold)
         "sum": lambda: total,
         "max": lambda: scores.double().masked_fill(~seen, float("-inf")).amax(1, keepdim=True),
     }[config.of]()
-    return at_least_one(((values >= config.above * unit) & seen).sum(1), among)
+    counts = ((values >= config.above * unit) & seen).sum(1)
+    return at_least_one(counts, among) if config.least else counts
