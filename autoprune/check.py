@@ -34,9 +34,11 @@ from autoprune.ports import MeasureRequest
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import Unusable, make_plan
 from autoprune.pruning.refusals import refusals
+from autoprune.search import strategy as strategies
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load_partly
+from autoprune.spec.models import StrategySpec
 
 ALWAYS = ("budget", "prefill_flops", "kv_bytes")
 
@@ -54,6 +56,7 @@ class Checked:
     model_folder: Path | None
     geometry: Geometry | None
     warnings: tuple[Located, ...]
+    strategy: StrategySpec
 
     def summary(self) -> list[tuple[str, str]]:
         """What will be done, for people."""
@@ -64,7 +67,7 @@ class Checked:
             ("objectives", ", ".join(o.text for o in self.objectives)),
             ("constraints", ", ".join(c.text for c in self.constraints) or "none"),
             ("selection", self.select.text),
-            ("trials", f"{spec.search.trials} ({spec.search.strategy}, {spec.search.executor.kind})"),
+            ("trials", f"{spec.search.trials} ({self.strategy.name}, {spec.search.executor.kind})"),
             ("records", f"{spec.calibration.search} to search, {spec.calibration.holdout} to certify"),
         ]
         if self.geometry is not None:
@@ -210,6 +213,7 @@ def check(path: str | Path) -> Checked:
         if "flash" in loaded.spec.model.attn_implementation and "flash_attention" in geometry.lacks:
             found.append(loaded.source.problem(("model", "attn_implementation"), geometry.lacks["flash_attention"]))
     space = _space(loaded, geometry, found)
+    strategy = _strategy(loaded, found)
     problems, records = _records(loaded, goals.needs_answers)
     found.extend(problems)
     if space is not None and geometry is not None and not found:
@@ -226,7 +230,28 @@ def check(path: str | Path) -> Checked:
         folder,
         geometry,
         tuple(warnings),
+        strategy,
     )
+
+
+def _strategy(loaded: LoadedSpec, found: list[Located]) -> StrategySpec:
+    """The strategy with its options filled in."""
+    asked, path = loaded.spec.search.strategy, ("search", "strategy")
+    if loaded.is_broken(*path):
+        return asked
+    info = strategies.find(asked.name)
+    if info is None:
+        known = strategies.names()
+        message = f"unknown strategy {asked.name!r}{suggest(asked.name, known)}; known: {', '.join(known)}"
+        found.append(loaded.source.problem(path, message))
+        return asked
+    try:
+        options = info.options.model_validate(asked.options).model_dump(mode="json")
+    except ValidationError as error:
+        for problem in from_pydantic(error, (*path, asked.name), model=info.options):
+            found.append(loaded.source.problem(problem.path, problem.message, key=problem.key))
+        return asked
+    return StrategySpec(name=asked.name, options=options)
 
 
 def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) -> tuple[Path | None, Geometry | None]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 Split = Literal["search", "holdout"]
 FailureKind = Literal["oom", "non_finite", "timeout", "error"]
-TrialState = Literal["complete", "failed", "infeasible"]
+TrialState = Literal["complete", "partial", "failed", "infeasible"]
 Origin = Literal["baseline", "reference", "trial"]
 
 
@@ -186,6 +186,8 @@ class TrialRecord:
     `number` counts settled points from 0 in the order they were settled; `sampler_number` is Optuna's number where
     Optuna proposed the point. `values` holds search-split measures by label; `constraints` maps the constraint's text
     to its slack in the measure's own unit (<= 0 is met). `policy` is the policy *document*, `canonical` its JSON.
+    `phase` is the step of the strategy that wanted it. A `partial` one was measured on the first `limit` records only:
+    `share` of a full evaluation, never on a front.
     """
 
     number: int
@@ -203,6 +205,9 @@ class TrialRecord:
     cached: bool = False
     reason: str = ""
     seconds: float = 0.0
+    phase: str = ""
+    limit: int | None = None
+    share: float = 1.0
 
 
 class TrialLog(Protocol):
@@ -244,7 +249,7 @@ class Publisher(Protocol):
 # ------------------------------------------------------------------------------------------------------------- progress
 @dataclass(frozen=True)
 class Progress:
-    """A snapshot for people: what is going on, how far, how good."""
+    """A snapshot for people: what is going on (`step` of the strategy), how far, how good."""
 
     phase: Literal["loading", "baseline", "references", "search", "certify", "compare", "timing", "publish", "done"]
     complete: int = 0
@@ -255,6 +260,7 @@ class Progress:
     best: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
     infeasible: int = 0
+    step: str = ""
 
 
 class Observer(Protocol):

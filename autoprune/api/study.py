@@ -30,6 +30,7 @@ from autoprune.policy.scale import at_budget
 from autoprune.policy.space import BoundSpace, Parameter
 from autoprune.ports import CalibrationSource, EvaluationContext, WorkerSpec
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.plan import make_plan
 from autoprune.search.plan import Candidate, Reference, StudyPlan
 from autoprune.search.sizing import images_for
 
@@ -71,6 +72,18 @@ class Proposals:
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
         return candidate(self.space.fill(values), self.geometry, self.tokens)
+
+    @property
+    def depth(self) -> int:
+        return self.geometry.depth
+
+    def free(self, document: Mapping[str, Any]) -> Candidate:
+        made = candidate(Policy.parse(document, PARTS), self.geometry, self.tokens)
+        make_plan(canonical.from_json(made.canonical), self.geometry)
+        return made
+
+    def express(self, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return self.space.express(Policy.parse(document, PARTS))
 
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         """The budget, where every sample has the same N and no rule decides on the run; other costs need the texts'
@@ -192,7 +205,7 @@ class Prepared:
             {
                 "space": self.space.digest,
                 "references": [reference.candidate.digest for reference in self.references],
-                "search": [spec.search.strategy, spec.search.seed],
+                "search": [self.checked.strategy.name, self.checked.strategy.options, spec.search.seed],
                 "confidence": spec.certify.confidence,
                 "objectives": [[o.direction, asdict(o.measure)] for o in self.checked.objectives],
                 "constraints": [asdict(c) for c in self.checked.constraints],
@@ -232,7 +245,8 @@ class Prepared:
             trials=trials or spec.search.trials,
             time_limit=spec.search.time,
             seed=spec.search.seed,
-            strategy=spec.search.strategy,
+            strategy=checked.strategy.name,
+            options=checked.strategy.options,
             synchronous=spec.search.synchronous,
             storage=storage,
             context=self.context,

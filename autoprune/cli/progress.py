@@ -68,7 +68,8 @@ class LiveObserver:
             self._console.print(f"{progress.phase:<11} {done:>9} {detail}")
 
     def _detail(self, progress: ports.Progress) -> str:
-        parts = [f"{label} {number(value)}" for label, value in progress.best.items()]
+        parts = [progress.step] if progress.step else []
+        parts += [f"{label} {number(value)}" for label, value in progress.best.items()]
         if progress.hypervolume is not None:
             parts.append(f"hypervolume {number(progress.hypervolume)}")
         if progress.failed:

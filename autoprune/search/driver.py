@@ -1,35 +1,31 @@
-"""ask -> dispatch -> settle, until a stop rule says enough; then certify.
-
-The order of writes for each result is: measurement stored -> sampler told -> trial settled (with its outbox row) ->
-publisher flushed. Whatever a kill leaves between two of these is repaired by `_Search.repair` at the next start, so an
-interrupted study continues to its configured number of trials and measures nothing twice.
-"""
+"""references -> the strategy's steps -> certification. The strategy says what it wants to know, the desk settles it,
+stop rules say when it is enough."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.policy.budget import Infeasible
-from autoprune.ports import Measured, Measurement, Progress, TrialRecord
-from autoprune.search import pareto, settle
-from autoprune.search.dispatch import Dispatcher, never
+from autoprune.ports import Progress
+from autoprune.search import pareto, strategy
+from autoprune.search.desk import Desk, Point
+from autoprune.search.dispatch import never
 from autoprune.search.errors import Interrupted
 from autoprune.search.finish import finish
 from autoprune.search.holdout import Bench
-from autoprune.search.ledger import Ledger
-from autoprune.search.memory import UNREACHABLE, Asked, SamplerMemory, Told
-from autoprune.search.stop import StopReason, StopRule, check_failures
+from autoprune.search.stop import EXHAUSTED_AFTER, StopReason, StopRule
+from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from autoprune.policy.front import Front
-    from autoprune.ports import Executor, Observer, Origin, Outcome, Publisher, TrialLog, TrialState
+    from autoprune.ports import Executor, Measurement, Observer, Publisher, TrialLog, TrialRecord
     from autoprune.search.plan import Candidate, Reference, StudyPlan
+
+REFERENCES = "references"
+Offer = Callable[[], None]
 
 
 def run(
@@ -48,32 +44,28 @@ def run(
     bench = Bench(plan, executor, log, stop)
     observer.update(Progress("baseline", target=plan.trials))
     baseline = bench.baseline("search")
-    search = _Search(plan, executor, log, publisher, observer, stop, baseline)
-    search.repair()
+    search = _Search(plan, executor, log, publisher, observer, stop, bench, baseline)
+    search.desk.repair()
     try:
         reason = search.loop()
-        return finish(plan, bench, log, publisher, observer, search.ledger.records, baseline, reason)
+        return finish(plan, bench, log, publisher, observer, search.desk.ledger.records, baseline, reason)
     except (AutoPruneError, KeyboardInterrupt) as error:
-        search.memory.release()
+        search.desk.memory.release()
         if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
             raise Interrupted("interrupted; the same command continues this study") from error
         raise
 
 
-@dataclass
-class _Point:
-    """A candidate on its way to being settled. `followers` were proposed with the same effect while it was running."""
+class _Enough(Exception):
+    """A stop rule holds and nothing is in flight."""
 
-    name: str
-    origin: Origin
-    candidate: Candidate | None
-    asked: Asked | None
-    key: str = ""
-    followers: list[_Point] = field(default_factory=list)
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _Search:
-    """One run of a study: what is settled (ledger), what the sampler knows (memory), what is running (dispatcher)."""
+    """One run of a study: serves the strategy's steps until it ends or a stop rule holds."""
 
     def __init__(
         self,
@@ -83,271 +75,197 @@ class _Search:
         publisher: Publisher,
         observer: Observer,
         stop: Callable[[], bool],
+        bench: Bench,
         baseline: Measurement,
     ) -> None:
-        self.plan, self.log, self.publisher, self.observer, self.baseline = plan, log, publisher, observer, baseline
-        self.ledger = Ledger(log.trials())
-        self.memory = SamplerMemory(plan, self.ledger.records)
+        self.plan, self.executor, self.observer, self.bench = plan, executor, observer, bench
+        self.phase = REFERENCES
+        self.desk = Desk(plan, executor, log, publisher, baseline, self._show)
         self.rule = StopRule(plan.trials, plan.time_limit, stop)
-        self.dispatcher: Dispatcher[_Point] = Dispatcher(
-            executor, plan.max_retries, plan.evaluation_timeout, plan.synchronous
-        )
-        self.running: dict[str, _Point] = {}
-        self._references = {r.candidate.digest: r for r in plan.references}
-        if self.ledger.baseline is None:
-            self._settle_baseline()
-
-    # -------------------------------------------------------------------------------------------------------- start up
-    def _settle_baseline(self) -> None:
-        key = self.plan.context.key(self.plan.request(None, "search"))
-        self._commit(
-            TrialRecord(
-                number=self.ledger.next_number,
-                origin="baseline",
-                name="baseline",
-                state="complete",
-                policy=None,
-                canonical=None,
-                digest="",
-                values=dict(self.baseline.values),
-                constraints=settle.search_slacks(self.plan.constraints, self.baseline, self.baseline),
-                evaluation_key=key,
-                seconds=self.baseline.seconds,
-            )
-        )
-
-    def repair(self) -> None:
-        """Bring memory and log to agree after a driver died between two writes."""
-        for told in self.memory.unsettled(self.ledger.records):
-            self._settle_told(told)
-        self.memory.release()
-
-    def _settle_told(self, told: Told) -> None:
-        """The log lacks a trial that the sampler was told: settle it from the store, or have it measured again."""
-        try:
-            candidate = self._candidate_for(told.reference, told.values)
-        except (Infeasible, BadInput):
-            candidate = None
-        point = _Point(
-            name=candidate.name if candidate else "infeasible",
-            origin="reference" if told.reference else "trial",
-            candidate=candidate,
-            asked=None,
-            key=told.key,
-        )
-        if told.state != "complete":
-            self._record(point, told.state, told.found, told.slacks, told.reason, told=told)
-            return
-        stored = self.log.find(told.key)
-        if stored is None:
-            self.memory.rerun(told.number)
-            return
-        cached = self.ledger.completed(told.digest) is not None or not self.memory.was_dispatched(told.key)
-        self._record(point, "complete", told.found, told.slacks, told.reason, cached, stored.seconds, told)
+        self.exhausted = False
 
     # ------------------------------------------------------------------------------------------------------------ loop
     def loop(self) -> StopReason:
-        """Keep the executor busy until a stop rule holds and nothing is in flight."""
-        while True:
-            reason = self._fill()
-            if reason == "interrupted":
-                raise Interrupted("interrupted; the same command continues this study")
-            if not self.dispatcher.running:
-                if reason is not None:
-                    return reason
-                continue
-            for point, outcome in self.dispatcher.collect():
-                self._receive(point, outcome)
-
-    def _fill(self) -> StopReason | None:
-        """Propose until the executor is busy. A reason means: nothing more may be asked as things stand."""
-        while self.dispatcher.has_room:
-            reason = self.rule.reason(self.ledger, self.dispatcher.running)
-            if reason is not None:
-                return reason
-            if len(self._followers()) > self.dispatcher.running:
-                return None  # the sampler repeats what is running; it will know more when that is settled
-            self._propose()
-        return "interrupted" if self.rule.wish() else None
-
-    def _followers(self) -> list[_Point]:
-        return [f for point in self.running.values() for f in point.followers]
-
-    def _propose(self) -> None:
-        if not self.memory.has_waiting():
-            reference = self._next_reference()
-            if reference is not None and not self._is_in_space(reference):
-                self._offer(_Point(reference.candidate.name, "reference", reference.candidate, None))
-                return
-            if reference is not None and reference.params is not None:
-                self.memory.enqueue_reference(reference.candidate.digest, reference.params)
-        asked = self.memory.ask(self.ledger.fruitless)
-        point = _Point("", "reference" if asked.reference in self._references else "trial", None, asked)
+        """Serve references and then the strategy. A study that goes on first asks again what was in flight."""
         try:
-            point.candidate = self._candidate_for(asked.reference, asked.values)
-            point.name = point.candidate.name
-        except (Infeasible, BadInput) as error:
-            point.name = "infeasible"
-            self._settle(point, "infeasible", {}, {UNREACHABLE: _distance(error)}, str(error))
+            self._drive(self._upcoming_reference)
+            steps = strategy.start(self.plan.strategy, self.plan.options, self._task())
+            step = next(steps, None)
+            while step is not None:
+                step = _sent(steps, self._serve(step))
+            return "exhausted" if self.exhausted else "finished"
+        except _Enough as enough:
+            return enough.reason
+
+    def _task(self) -> Task:
+        plan, ledger = self.plan, self.desk.ledger
+
+        def known(*phases: str) -> list[TrialRecord]:
+            return [r for r in ledger.records if r.origin != "baseline" and r.phase in phases]
+
+        return Task(
+            proposals=plan.proposals,
+            objectives=plan.objectives,
+            constraints=plan.constraints,
+            baseline=self.desk.baseline,
+            trials=plan.trials,
+            references=len(plan.references),
+            seed=plan.seed,
+            width=max(1, self.executor.capacity),
+            known=known,
+        )
+
+    def _serve(self, step: Step) -> Sequence[Answer]:
+        self.phase = step.phase
+        return self._sample(step) if isinstance(step, Sample) else self._probe(step)
+
+    def _drive(self, upcoming: Callable[[], Offer | None]) -> None:
+        """Keep the executor busy with what is upcoming, until that is nothing and nothing is in flight. Raises
+        `_Enough` when something is upcoming then and a stop rule holds, `Interrupted` at once."""
+        desk = self.desk
+        while True:
+            reason: StopReason | None = None
+            while desk.dispatcher.has_room:
+                offer = upcoming()
+                reason = None if offer is None else self.rule.reason(desk.ledger, desk.running_share)
+                if offer is None or reason is not None:
+                    break
+                offer()
+            if reason == "interrupted" or self.rule.wish():
+                raise Interrupted("interrupted; the same command continues this study")
+            if desk.dispatcher.running:
+                desk.collect()
+            elif reason is not None:
+                raise _Enough(reason)
+            else:
+                return
+
+    # ------------------------------------------------------------------------------------------------------ references
+    def _upcoming_reference(self) -> Offer | None:
+        if self.desk.memory.has_waiting():
+            return lambda: self.desk.ask("random", REFERENCES)
+        reference = self._next_reference()
+        return None if reference is None else lambda: self._offer_reference(reference)
+
+    def _offer_reference(self, reference: Reference) -> None:
+        desk = self.desk
+        if reference.params is None or not self._makes(reference.params, reference.candidate):
+            desk.offer(Point(REFERENCES, "reference", reference.candidate, None))
             return
-        self._offer(point)
+        desk.memory.enqueue(reference.params, reference.candidate.digest)
+        desk.ask("random", REFERENCES)
 
     def _next_reference(self) -> Reference | None:
-        busy = {p.candidate.digest for p in [*self.running.values(), *self._followers()] if p.candidate}
-        for digest, reference in self._references.items():
-            if digest not in busy and not self.ledger.is_settled_reference(digest):
+        desk = self.desk
+        busy = {p.candidate.digest for p in [*desk.running.values(), *desk.followers] if p.candidate}
+        for digest, reference in desk.references.items():
+            if digest not in busy and not desk.ledger.is_settled_reference(digest):
                 return reference
         return None
 
-    def _is_in_space(self, reference: Reference) -> bool:
+    def _makes(self, values: Mapping[str, Any], candidate: Candidate) -> bool:
         """Whether the space really makes this policy from these values; otherwise the sampler would learn a lie."""
-        if reference.params is None or not self.memory.covers(reference.params):
+        if not self.desk.memory.covers(values):
             return False
         try:
-            return self.plan.proposals.candidate(reference.params).digest == reference.candidate.digest
+            return self.plan.proposals.candidate(values).digest == candidate.digest
         except (Infeasible, BadInput):
             return False
 
-    def _candidate_for(self, reference: str | None, values: Mapping[str, object]) -> Candidate:
-        known = self._references.get(reference or "")
-        return known.candidate if known is not None else self.plan.proposals.candidate(values)
+    # ---------------------------------------------------------------------------------------------------------- probes
+    def _probe(self, step: Probes) -> Sequence[Answer]:
+        """Every probe's answer, in order. What is known already costs nothing and is not settled again."""
+        candidates = [self._made(probe) for probe in step.probes]
+        self._prepare({p.limit for p in step.probes})
+        waiting = deque((p, c) for p, c in zip(step.probes, candidates, strict=True) if not isinstance(c, str))
 
-    def _offer(self, point: _Point) -> None:
-        """Settle a candidate from what is known, or have it measured."""
-        candidate = _given(point.candidate)
-        request = self.plan.request(candidate.canonical, "search")
-        point.key = self.plan.context.key(request)
-        if point.asked is not None:
-            self.memory.identify(point.asked, candidate.digest, point.key)
-        if candidate.digest in self.running:
-            self.running[candidate.digest].followers.append(point)
-        elif not self._settle_from_known(point, candidate):
-            self.memory.mark_dispatched(point.key)
-            self.running[candidate.digest] = point
-            self.dispatcher.submit(request, point)
-            self._show()
+        def upcoming() -> Offer | None:
+            while waiting and self._known(*waiting[0]) is not None:
+                waiting.popleft()
+            return (lambda: self._offer_probe(step.phase, *waiting.popleft())) if waiting else None
 
-    def _settle_from_known(self, point: _Point, candidate: Candidate) -> bool:
-        earlier = self.ledger.completed(candidate.digest)
-        if earlier is not None:
-            self._settle(point, "complete", earlier.values, earlier.constraints, f"same as {earlier.name}", cached=True)
-            return True
-        failure = self.ledger.failure(candidate.digest)
-        if failure is not None:
-            self._settle(point, "failed", {}, {}, failure.reason, cached=True)
-            return True
-        costs = {k: float(v) for k, v in self.plan.proposals.costs(candidate).items() if math.isfinite(v)}
-        slacks = settle.known_slacks(self.plan.constraints, costs, self.baseline)
-        if any(slack > 0 for slack in slacks.values()):
-            missed = ", ".join(text for text, slack in slacks.items() if slack > 0)
-            self._settle(point, "infeasible", costs, slacks, f"misses {missed}, known without running")
-            return True
-        stored = self.log.find(point.key)
-        if stored is None:
-            return False
-        outcome = Measured(self.plan.request(candidate.canonical, "search"), stored)
-        self._conclude(point, outcome, cached=not self.memory.was_dispatched(point.key))
-        return True
+        self._drive(upcoming)
+        return [self._answer(p, c) for p, c in zip(step.probes, candidates, strict=True)]
 
-    # --------------------------------------------------------------------------------------------------------- settling
-    def _receive(self, point: _Point, outcome: Outcome) -> None:
-        del self.running[_given(point.candidate).digest]
-        self._conclude(point, outcome, cached=False)
-        for follower in point.followers:
-            if not self._settle_from_known(follower, _given(follower.candidate)):
-                # Lost for good: nothing is known about this policy, so its repetition ends the same way.
-                self._settle(follower, "failed", {}, {}, self.ledger.records[-1].reason, cached=True)
-        check_failures(self.ledger, self.plan.max_failures)
+    def _prepare(self, limits: set[int | None]) -> None:
+        """Costs of part of the records are compared with the baseline's of the same part."""
+        for limit in limits - self.desk.baselines.keys():
+            self.desk.baselines[limit] = self.bench.baseline("search", limit)
 
-    def _conclude(self, point: _Point, outcome: Outcome, cached: bool) -> None:
-        result = settle.usable(outcome, self.plan.measures, self.baseline)
-        if isinstance(result, settle.Unusable):
-            self._settle(point, "failed", {}, {}, result.reason)
-            return
-        self.log.remember(point.key, self.plan.request(_given(point.candidate).canonical, "search"), result)
-        slacks = settle.search_slacks(self.plan.constraints, result, self.baseline)
-        self._settle(point, "complete", result.values, slacks, cached=cached, seconds=result.seconds)
-
-    def _settle(
-        self,
-        point: _Point,
-        state: TrialState,
-        values: Mapping[str, float],
-        slacks: Mapping[str, float],
-        reason: str = "",
-        cached: bool = False,
-        seconds: float = 0.0,
-    ) -> None:
-        if point.asked is not None:
-            self.memory.tell(point.asked, state, values, slacks, reason)
-        self._record(point, state, values, slacks, reason, cached, seconds)
-
-    def _record(
-        self,
-        point: _Point,
-        state: TrialState,
-        values: Mapping[str, float],
-        slacks: Mapping[str, float],
-        reason: str,
-        cached: bool = False,
-        seconds: float = 0.0,
-        told: Told | None = None,
-    ) -> None:
-        candidate, source = point.candidate, told or point.asked
-        self._commit(
-            TrialRecord(
-                number=self.ledger.next_number,
-                origin=point.origin,
-                name=point.name,
-                state=state,
-                policy=None if candidate is None else candidate.document,
-                canonical=None if candidate is None else candidate.canonical,
-                digest="" if candidate is None else candidate.digest,
-                params={} if source is None else dict(source.values),
-                values=dict(values),
-                constraints=dict(slacks),
-                sampler_number=None if source is None else source.number,
-                evaluation_key=point.key or None,
-                cached=cached,
-                reason=reason,
-                seconds=seconds,
+    def _made(self, probe: Probe) -> Candidate | str:
+        """The probe's candidate, or why there is none."""
+        proposals = self.plan.proposals
+        try:
+            return (
+                proposals.candidate(probe.values) if probe.values is not None else proposals.free(probe.document or {})
             )
+        except (Infeasible, BadInput) as error:
+            return str(error)
+
+    def _known(self, probe: Probe, candidate: Candidate) -> TrialRecord | None:
+        ledger = self.desk.ledger
+        return (
+            ledger.measured(candidate.digest, probe.limit)
+            or ledger.failure(candidate.digest)
+            or ledger.ruled_out(candidate.digest)
         )
 
-    def _commit(self, record: TrialRecord) -> None:
-        self.log.settle(record)
-        self.ledger.add(record)
-        self.publisher.flush()
-        self._show()
+    def _offer_probe(self, phase: str, probe: Probe, candidate: Candidate) -> None:
+        """As a proposal of the sampler's where the space has it: then it learns from it."""
+        values = None
+        if probe.limit is None:
+            values = probe.values if probe.values is not None else self.plan.proposals.express(probe.document or {})
+        if values is not None and not self.desk.memory.has_waiting() and self._makes(values, candidate):
+            self.desk.memory.enqueue(values)
+            self.desk.ask("random", phase)
+        else:
+            self.desk.offer(Point(phase, "trial", candidate, None, probe.limit))
 
-    def _show(self) -> None:
-        ledger, objectives = self.ledger, self.plan.objectives
-        if any(not ledger.is_settled_reference(digest) for digest in self._references):
-            self.observer.update(
-                Progress("references", ledger.complete, ledger.failed, self.dispatcher.running, self.plan.trials)
-            )
-            return
+    def _answer(self, probe: Probe, candidate: Candidate | str) -> Answer:
+        if isinstance(candidate, str):
+            return Answer(probe, "infeasible", reason=candidate)
+        record = self._known(probe, candidate) or self.desk.ledger.lost(candidate.digest)
+        if record is None:
+            raise AutoPruneError(f"{candidate.name} was asked for and not settled")
+        return Answer(probe, record.state, record.values, record.constraints, candidate, record.reason)
+
+    # --------------------------------------------------------------------------------------------------------- samples
+    def _sample(self, step: Sample) -> Sequence[Answer]:
+        """Propose until the phase has its share, or the space holds nothing new."""
+        desk = self.desk
+        self.exhausted = False
+
+        def upcoming() -> Offer | None:
+            if step.trials is not None and desk.ledger.spent(step.phase) + desk.running_share >= step.trials:
+                return None
+            if desk.ledger.fruitless(step.phase) >= EXHAUSTED_AFTER:
+                self.exhausted = True
+                return None
+            if len(desk.followers) > desk.dispatcher.running:
+                return None  # the sampler repeats what is running; it will know more when that is settled
+            return lambda: desk.ask(step.sampler, step.phase)
+
+        self._drive(upcoming)
+        return ()
+
+    def _show(self, desk: Desk) -> None:
+        ledger, objectives = desk.ledger, self.plan.objectives
         self.observer.update(
             Progress(
-                phase="search",
+                phase="references" if self.phase == REFERENCES else "search",
                 complete=ledger.complete,
                 failed=ledger.failed,
-                running=self.dispatcher.running,
+                running=desk.dispatcher.running,
                 target=self.plan.trials,
                 hypervolume=pareto.hypervolume_of(ledger.records, objectives),
                 best=pareto.best_values(ledger.records, objectives),
+                step="" if self.phase == REFERENCES else self.phase,
             )
         )
 
 
-def _given(candidate: Candidate | None) -> Candidate:
-    if candidate is None:
-        raise ValueError("a point without a policy cannot be offered")
-    return candidate
-
-
-def _distance(error: Infeasible | BadInput) -> float:
-    """How far from possible; 1 where that has no measure. Positive, so that the sampler sees a violation."""
-    distance = getattr(error, "distance", None)
-    known = isinstance(distance, (int, float)) and math.isfinite(distance) and distance > 0
-    return float(distance) if known and distance is not None else 1.0
+def _sent(steps: strategy.Steps, answers: Sequence[Answer]) -> Step | None:
+    try:
+        return steps.send(answers)
+    except StopIteration:
+        return None

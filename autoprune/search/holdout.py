@@ -31,13 +31,14 @@ class Bench:
         self._stop = stop
         self.holdout_limit: int | None = None
 
-    def _request(self, canonical: str | None, split: Split) -> EvalRequest:
-        return self._plan.request(canonical, split, limit=self.holdout_limit if split == "holdout" else None)
+    def _request(self, canonical: str | None, split: Split, limit: int | None = None) -> EvalRequest:
+        return self._plan.request(canonical, split, limit=self.holdout_limit if split == "holdout" else limit)
 
-    def baseline(self, split: Split) -> Measurement:
-        """The unpruned model. Without its numbers there is nothing to compare with, so a failure ends the study."""
+    def baseline(self, split: Split, limit: int | None = None) -> Measurement:
+        """The unpruned model, on the first `limit` records (None = all). Without its numbers there is nothing to
+        compare with, so a failure ends the study."""
         # No time limit: this is the request for which a worker loads its model.
-        result = self._measure([self._request(None, split)], None, timeout=None, done=lambda _: None)[0]
+        result = self._measure([self._request(None, split, limit)], None, timeout=None, done=lambda _: None)[0]
         if isinstance(result, Unusable):
             raise AutoPruneError(f"the unpruned baseline could not be measured on the {split} split ({result.reason})")
         return result

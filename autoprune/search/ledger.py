@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,15 +14,18 @@ LOST = "lost"
 
 
 class Ledger:
-    """Records by number; the points known complete or failed, by digest."""
+    """Records by number; the points known measured, failed or ruled out, by digest."""
 
     def __init__(self, records: Sequence[TrialRecord]) -> None:
         self.records: list[TrialRecord] = []
-        self.complete = 0
-        self.fruitless = 0
-        self._complete: dict[str, TrialRecord] = {}
+        self._measured: dict[tuple[str, int | None], TrialRecord] = {}
         self._failed: dict[str, TrialRecord] = {}
+        self._lost: dict[str, TrialRecord] = {}
+        self._ruled_out: dict[str, TrialRecord] = {}
         self._references: set[str] = set()
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._fruitless: defaultdict[str, int] = defaultdict(int)
+        self.complete = 0
         for record in records:
             self.add(record)
         self._inherited = len(self.records)
@@ -32,15 +36,20 @@ class Ledger:
             return
         if record.origin == "reference":
             self._references.add(record.digest)
-        fresh = not record.cached and record.state == "complete"
-        self.complete += fresh
-        new = record.state == "complete" and record.digest not in self._complete
+        measured = record.state in ("complete", "partial")
+        if measured and not record.cached:
+            self._spent[record.phase] += record.share
+            self.complete += record.state == "complete"
+        new = measured and (record.digest, record.limit) not in self._measured
         # In a row: nothing came of it that this study did not know (a new failure is news, too).
-        self.fruitless = 0 if new or _counts_as_failed(record) else self.fruitless + 1
-        if record.state == "complete":
-            self._complete.setdefault(record.digest, record)
-        elif record.state == "failed" and not record.reason.startswith(LOST):
-            self._failed.setdefault(record.digest, record)
+        fruitful = new or _counts_as_failed(record)
+        self._fruitless[record.phase] = 0 if fruitful else self._fruitless[record.phase] + 1
+        if measured:
+            self._measured.setdefault((record.digest, record.limit), record)
+        elif record.state == "infeasible" and record.digest:
+            self._ruled_out.setdefault(record.digest, record)
+        elif record.state == "failed":
+            (self._lost if record.reason.startswith(LOST) else self._failed).setdefault(record.digest, record)
 
     @property
     def next_number(self) -> int:
@@ -50,11 +59,28 @@ class Ledger:
     def baseline(self) -> TrialRecord | None:
         return next((r for r in self.records if r.origin == "baseline"), None)
 
-    def completed(self, digest: str) -> TrialRecord | None:
-        return self._complete.get(digest)
+    def spent(self, *phases: str) -> float:
+        """What these phases (none named: all) have cost, in full evaluations. Cache hits cost nothing."""
+        return sum(cost for phase, cost in self._spent.items() if not phases or phase in phases)
+
+    def fruitless(self, phase: str) -> int:
+        """Points of the phase in a row, up to the last one, of which nothing new came."""
+        return self._fruitless[phase]
+
+    def measured(self, digest: str, limit: int | None = None) -> TrialRecord | None:
+        """The policy's numbers on the first `limit` records, or on all."""
+        return self._measured.get((digest, limit))
 
     def failure(self, digest: str) -> TrialRecord | None:
         return self._failed.get(digest)
+
+    def ruled_out(self, digest: str) -> TrialRecord | None:
+        """It misses a constraint by costs known without running."""
+        return self._ruled_out.get(digest)
+
+    def lost(self, digest: str) -> TrialRecord | None:
+        """Its workers vanished: not known, and worth another try in a later run."""
+        return self._lost.get(digest)
 
     def is_settled_reference(self, digest: str) -> bool:
         return digest in self._references

@@ -4,9 +4,9 @@ Optuna 5 facts this relies on: constraints are written once per trial and a tria
 all are set before COMPLETE is told; heartbeats and retry callbacks do not work with ask/tell, so trials left RUNNING by
 a dead driver are failed and enqueued again here; `enqueue_trial` checks nothing, so values are checked before.
 
-User attributes of a trial: `digest` and `key` (set before the evaluation is dispatched), `reference` (a reference's
-digest), `retry_of` (a trial of a dead driver), `outcome` (set before the trial is told). A failed trial without
-`outcome` was abandoned, not evaluated.
+User attributes of a trial: `phase`, `key` and `digest` (set before the evaluation is dispatched), `reference` (a
+reference's digest), `retry_of` (a trial of a dead driver), `outcome` (set before the trial is told). A failed trial
+without `outcome` was abandoned, not evaluated.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from autoprune.ports import TrialRecord, TrialState
     from autoprune.search.plan import StudyPlan
+    from autoprune.search.strategy import SamplerKind
 
 UNREACHABLE = "budget reachable"
 RANDOM_AFTER = 5  # proposals in a row that needed no evaluation, before the sampler is given a random push
@@ -36,6 +37,7 @@ class Asked:
     number: int
     values: Mapping[str, Any]
     reference: str | None
+    phase: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Told:
     reference: str | None
     slacks: Mapping[str, float]
     reason: str
+    phase: str
+    limit: int | None
 
 
 class SamplerMemory:
@@ -63,7 +67,7 @@ class SamplerMemory:
         self._seed = plan.seed
         self._dimensions = sampler.Dimensions(plan.proposals.parameters)
         self._distributions = self._dimensions.distributions()
-        self._sampler = sampler.choose(plan.strategy, len(self._distributions), plan.trials)
+        self._trials_planned = plan.trials
         self._startup = sampler.startup_trials(plan.trials)
         self._constraints = tuple(dict.fromkeys(c.text for c in plan.constraints))
         self._objectives = tuple(o.label for o in plan.objectives)
@@ -89,10 +93,11 @@ class SamplerMemory:
     def _add(self, record: TrialRecord, stored: dict[str, Any]) -> None:
         from optuna.trial import TrialState, create_trial
 
-        states = {"complete": TrialState.COMPLETE, "infeasible": TrialState.PRUNED, "failed": TrialState.FAIL}
+        pruned = TrialState.PRUNED
+        states = {"complete": TrialState.COMPLETE, "infeasible": pruned, "partial": pruned, "failed": TrialState.FAIL}
         outcome = _outcome(record.state, record.values, record.constraints, record.reason)
         attrs: dict[str, Any] = {"digest": record.digest, "key": record.evaluation_key or "", "outcome": outcome}
-        attrs["record"] = record.number
+        attrs |= {"record": record.number, "phase": record.phase}
         if record.origin == "reference":
             attrs["reference"] = record.digest
         failed = record.state == "failed"
@@ -131,8 +136,7 @@ class SamplerMemory:
 
     def _enqueue_again(self, trial: FrozenTrial) -> None:
         attrs: dict[str, Any] = {"retry_of": trial.number}
-        if "reference" in trial.user_attrs:
-            attrs["reference"] = trial.user_attrs["reference"]
+        attrs |= {name: trial.user_attrs[name] for name in ("reference", "phase") if name in trial.user_attrs}
         self.study.enqueue_trial(trial.params, user_attrs=attrs)
 
     def unsettled(self, records: Sequence[TrialRecord]) -> list[Told]:
@@ -157,6 +161,8 @@ class SamplerMemory:
                     reference=attrs.get("reference"),
                     slacks=attrs["outcome"]["slacks"],
                     reason=attrs["outcome"]["reason"],
+                    phase=attrs.get("phase", ""),
+                    limit=attrs["outcome"].get("limit"),
                 )
             )
         return told
@@ -168,28 +174,30 @@ class SamplerMemory:
 
         return any(t.state == TrialState.WAITING for t in self._trials())
 
-    def enqueue_reference(self, digest: str, values: Mapping[str, Any]) -> None:
-        """Make these (checked) values the next proposal."""
+    def enqueue(self, values: Mapping[str, Any], reference: str | None = None) -> None:
+        """Make these (checked) values the next proposal; `reference` is the digest of the reference that they are."""
         stored = self._dimensions.to_optuna(values)
         if stored is None:
-            raise ValueError("a reference's values must lie in the space")
-        self.study.enqueue_trial(stored, user_attrs={"reference": digest})
+            raise ValueError("enqueued values must lie in the space")
+        self.study.enqueue_trial(stored, user_attrs=None if reference is None else {"reference": reference})
 
     def covers(self, values: Mapping[str, Any]) -> bool:
         """Whether the space contains these values."""
         return self._dimensions.to_optuna(values) is not None
 
-    def ask(self, fruitless: int) -> Asked:
+    def ask(self, kind: SamplerKind, fruitless: int = 0) -> Asked:
         """The next proposal. After several in a row that needed no evaluation, a random one: samplers that do not learn
         from such points would repeat them for ever."""
         proposals = sum(1 for t in self._trials() if not self._is_abandoned(t))
-        if self.has_waiting():
-            name: sampler.SamplerName = "random"  # the values are given
-        else:
-            name = "random" if fruitless >= RANDOM_AFTER else self._sampler
-        self.study.sampler = sampler.build(name, self._seed, proposals, self._startup)
+        if self.has_waiting() or fruitless >= RANDOM_AFTER:
+            kind = "random"  # where one waits, its values are given
+        planned = self._trials_planned
+        name = sampler.choose(kind, len(self._distributions), planned, len(self._objectives))
+        self.study.sampler = sampler.build(name, self._seed, proposals, self._startup, sampler.population(planned))
         trial = self.study.ask(self._distributions)
-        return Asked(trial, trial.number, self._dimensions.from_optuna(trial.params), trial.user_attrs.get("reference"))
+        given = trial.user_attrs
+        values = self._dimensions.from_optuna(trial.params)
+        return Asked(trial, trial.number, values, given.get("reference"), given.get("phase", ""))
 
     @staticmethod
     def _is_abandoned(trial: FrozenTrial) -> bool:
@@ -197,8 +205,9 @@ class SamplerMemory:
 
         return trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs
 
-    def identify(self, asked: Asked, digest: str, key: str) -> None:
-        """Write down which policy and which evaluation a proposal is, before anything is done about it."""
+    def identify(self, asked: Asked, phase: str, digest: str, key: str) -> None:
+        """Write down which policy, which evaluation and whose a proposal is, before anything is done about it."""
+        asked.trial.set_user_attr("phase", phase)
         asked.trial.set_user_attr("key", key)
         asked.trial.set_user_attr("digest", digest)
 
@@ -220,17 +229,19 @@ class SamplerMemory:
         values: Mapping[str, float],
         slacks: Mapping[str, float],
         reason: str = "",
+        limit: int | None = None,
     ) -> None:
-        """The one place where a proposal's fate is told. Complete needs every objective and every constraint."""
+        """The one place where a proposal's fate is told. Complete needs every objective and every constraint; numbers
+        of part of the records are no values of an objective."""
         from optuna.trial import TrialState as Optuna
 
-        asked.trial.set_user_attr("outcome", _outcome(state, values, slacks, reason))
+        asked.trial.set_user_attr("outcome", {**_outcome(state, values, slacks, reason), "limit": limit})
         if state == "failed":
             self.study.tell(asked.trial, state=Optuna.FAIL)
             return
         for name, slack in self._all_constraints(slacks).items():
             asked.trial.set_constraint(name, slack)
-        if state == "infeasible":
+        if state in ("infeasible", "partial"):
             self.study.tell(asked.trial, state=Optuna.PRUNED)
             return
         missing = [c for c in self._constraints if c not in slacks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.errors import BadInput
 from autoprune.ports import EvalRequest, EvaluationContext, Split
@@ -12,8 +12,6 @@ from autoprune.ports import EvalRequest, EvaluationContext, Split
 if TYPE_CHECKING:
     from autoprune.policy.parameters import Parameter
     from autoprune.spec.goals import Constraint, Objective
-
-Strategy = Literal["auto", "bayesian", "random"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,24 @@ class Proposals(Protocol):
         """Fill the holes. Raises `policy.budget.Infeasible` or `BadInput` where these values make no policy."""
         ...
 
+    def free(self, document: Mapping[str, Any]) -> Candidate:
+        """A policy of a strategy's own making, held against the model. Raises as `candidate` does."""
+        ...
+
+    def express(self, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Values of the space that make a policy of this effect, or None: what a sampler can learn from."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many decoder layers the model has."""
+        ...
+
+    @property
+    def tokens(self) -> int | None:
+        """N, where every record has it in common."""
+        ...
+
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         """Search-split means of those measures that are known without running the model, by label (may be empty)."""
         ...
@@ -66,7 +82,7 @@ class StudyPlan:
     `max_failures` ends the search once more than max(this, 30 % of the settled points) failed in one run.
     `evaluation_timeout`, in seconds, is when the driver gives up on an answer; executors that can stop a worker
     enforce their own limit before that. `holdout_auto`: certify on as many of the `holdout_records` (None = unknown) as
-    the constraints need at the discordance seen in the search, instead of on all.
+    the constraints need at the discordance seen in the search, instead of on all. `options` are the strategy's.
     """
 
     study_id: str
@@ -78,7 +94,7 @@ class StudyPlan:
     trials: int
     time_limit: float | None
     seed: int
-    strategy: Strategy
+    strategy: str
     synchronous: bool
     storage: str | None
     context: EvaluationContext
@@ -90,6 +106,7 @@ class StudyPlan:
     evaluation_timeout: float | None = None
     holdout_auto: bool = False
     holdout_records: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.objectives:

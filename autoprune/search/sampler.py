@@ -17,19 +17,27 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from autoprune.policy.parameters import Parameter
-    from autoprune.search.plan import Strategy
+    from autoprune.search.strategy import SamplerKind
 
-SamplerName = Literal["gp", "tpe", "random"]
+SamplerName = Literal["gp", "tpe", "nsga2", "nsga3", "random"]
 
 GP_DIMENSIONS = 15  # beyond these the Gaussian process is slow and no better than TPE
 GP_TRIALS = 200
 
 
-def choose(strategy: Strategy, dimensions: int, trials: int) -> SamplerName:
-    """The rule: a Gaussian process for small studies of few dimensions, multivariate TPE otherwise."""
-    if strategy == "random":
+def choose(kind: SamplerKind, dimensions: int, trials: int, objectives: int) -> SamplerName:
+    """The rule: a Gaussian process for small studies of few dimensions, multivariate TPE otherwise; NSGA-III where
+    there are more than two objectives to spread over."""
+    if kind == "random":
         return "random"
+    if kind == "evolutionary":
+        return "nsga2" if objectives <= 2 else "nsga3"
     return "gp" if dimensions <= GP_DIMENSIONS and trials <= GP_TRIALS else "tpe"
+
+
+def population(trials: int) -> int:
+    """Of an evolutionary search: about eight generations, of 8 to 50."""
+    return min(50, max(8, trials // 8))
 
 
 def startup_trials(trials: int) -> int:
@@ -37,8 +45,8 @@ def startup_trials(trials: int) -> int:
     return min(10, max(4, trials // 4))
 
 
-def build(name: SamplerName, seed: int, index: int, startup: int) -> BaseSampler:
-    """The sampler for proposal number `index` of a study."""
+def build(name: SamplerName, seed: int, index: int, startup: int, size: int = 50) -> BaseSampler:
+    """The sampler for proposal number `index` of a study; `size` of an evolutionary one's population."""
     from optuna import samplers
 
     own = int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:4], "big")
@@ -50,6 +58,9 @@ def build(name: SamplerName, seed: int, index: int, startup: int) -> BaseSampler
             return samplers.TPESampler(
                 seed=own, multivariate=True, n_startup_trials=startup, warn_independent_sampling=False
             )
+        if name in ("nsga2", "nsga3"):
+            made = samplers.NSGAIISampler if name == "nsga2" else samplers.NSGAIIISampler
+            return made(seed=own, population_size=size)
         return samplers.RandomSampler(seed=own)
 
 

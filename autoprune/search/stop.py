@@ -10,31 +10,31 @@ from typing import Literal
 from autoprune.errors import AutoPruneError
 from autoprune.search.ledger import Ledger
 
-StopReason = Literal["trials", "time", "exhausted", "interrupted"]
+StopReason = Literal["trials", "time", "exhausted", "finished", "interrupted"]
 
 EXHAUSTED_AFTER = 100  # proposals in a row without a new evaluation, nearly all of them random ones
 FAILURE_SHARE = 0.3
+ROUNDING = 1e-9  # shares of a trial are added up
 
 
 @dataclass
 class StopRule:
-    """Trials reached, time over, space exhausted, or the user's wish. `time_limit` in seconds from construction."""
+    """Trials reached, time over, or the user's wish. `time_limit` in seconds from construction."""
 
     trials: int
     time_limit: float | None
     wish: Callable[[], bool]
     _began: float = field(default_factory=time.monotonic)
 
-    def reason(self, ledger: Ledger, running: int) -> StopReason | None:
-        """Why nothing more should be asked now; None = ask. With evaluations running, 'trials' may pass again."""
+    def reason(self, ledger: Ledger, running: float) -> StopReason | None:
+        """Why nothing more should be asked now; None = ask. With evaluations running (in full ones), 'trials' may
+        pass again."""
         if self.wish():
             return "interrupted"
-        if ledger.complete + running >= self.trials:
+        if ledger.spent() + running > self.trials - ROUNDING:
             return "trials"
         if self.time_limit is not None and time.monotonic() - self._began >= self.time_limit:
             return "time"
-        if ledger.fruitless >= EXHAUSTED_AFTER:
-            return "exhausted"
         return None
 
 

@@ -82,10 +82,29 @@ def _executor(value: Any) -> Any:
     raise ValueError("an executor is auto, inline, ray, or {ray: {workers: …, gpus_per_worker: …}}")
 
 
+class StrategySpec(Strict):
+    """How to search: a name, or {NAME: {option: …}}."""
+
+    name: str = "auto"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _strategy(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, StrategySpec):
+        return value
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, options = next(iter(value.items()))
+        if isinstance(options, Mapping):
+            return {"name": name, "options": dict(options)}
+    raise ValueError("a strategy is a name such as auto, or {NAME: {option: …}}")
+
+
 class SearchSpec(Strict):
     """How long and how to search. Strategy and seed are part of the study's identity, the rest is not."""
 
-    strategy: Literal["auto", "bayesian", "random"] = "auto"
+    strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = Field(default_factory=StrategySpec)
     trials: Whole = Field(64, ge=1, description="completed distinct evaluations, references included")
     time: Annotated[float | None, BeforeValidator(lambda v: None if v is None else seconds(v))] = Field(
         None, description="wall-clock limit such as 3h"

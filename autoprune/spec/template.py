@@ -29,7 +29,7 @@ constraints:                              # MEASURE >= x | x * baseline | baseli
   - exact_match >= 0.97 * baseline
 
 search:
-  strategy: auto                          # auto | bayesian | random
+  strategy: auto                          # autoprune strategies lists them
   trials: 64                              # completed distinct evaluations; raise it to continue a study
   time: 3h                                # wall-clock limit
   executor: auto                          # auto | inline | ray | {ray: {workers: 4, gpus_per_worker: 1}}

@@ -96,6 +96,9 @@ class TrialRow(Base):
     cached: Mapped[bool]
     reason: Mapped[str]
     seconds: Mapped[float]
+    phase: Mapped[str] = mapped_column(server_default="")
+    limit: Mapped[int | None]
+    share: Mapped[float] = mapped_column(server_default="1")
     created: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.errors import BadInput
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.parameters import Parameter
 from autoprune.ports import (
@@ -61,6 +62,8 @@ class ToySpace:
         parameter("mode", "choice", choices=("a", "b")),
     )
     known: bool = False
+    depth: int = 8
+    tokens: int | None = None
     infeasible: Callable[[Mapping[str, Any]], float | None] = lambda values: None
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
@@ -69,6 +72,15 @@ class ToySpace:
             raise Infeasible(distance)
         snapped = {k: round(v * self.steps) / self.steps if isinstance(v, float) else v for k, v in values.items()}
         return make_candidate("toy", snapped)
+
+    def free(self, document: Mapping[str, Any]) -> Candidate:
+        if "x" not in document:
+            raise BadInput("a toy needs an x")
+        return make_candidate("free", {k: v for k, v in document.items() if k != "name"})
+
+    def express(self, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        inside = document.get("mode") in ("a", "b")
+        return {k: document[k] for k in ("x", "y", "mode")} if inside else None
 
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         exact = Fraction(cost(json.loads(candidate.canonical)))  # budgets are exact numbers
@@ -88,9 +100,10 @@ def cost(policy: Mapping[str, Any]) -> float:
 def measure(request: EvalRequest) -> Measurement:
     """Three measures: cost exact, nll noisy, acc 0/1 with the baseline right on 95 %; two records per image."""
     policy = BASE if request.policy is None else json.loads(request.policy)
-    count = RECORDS[request.split]
+    whole = RECORDS[request.split]
+    count = whole if request.limit is None else request.limit
     rng = np.random.default_rng(1 if request.split == "search" else 2)
-    luck, noise = rng.random(count), rng.normal(0, 0.05, count)
+    luck, noise = rng.random(whole)[:count], rng.normal(0, 0.05, whole)[:count]
     quality = 1 - 0.5 * (1 - policy["x"]) ** 2 - 0.1 * (1 - policy["y"]) ** 2 - (0.05 if policy["mode"] == "b" else 0)
     right = tuple(float(v) for v in luck < 0.95 * quality)
     nll = tuple(float(v) for v in 1.5 - quality + noise)

@@ -18,17 +18,19 @@ from autoprune.search.stop import check_failures
 
 
 @pytest.mark.parametrize(
-    ("strategy", "dimensions", "trials", "name"),
+    ("kind", "dimensions", "trials", "objectives", "name"),
     [
-        ("auto", 15, 200, "gp"),
-        ("bayesian", 3, 32, "gp"),
-        ("auto", 16, 64, "tpe"),
-        ("bayesian", 3, 201, "tpe"),
-        ("random", 3, 32, "random"),
+        ("bayesian", 15, 200, 2, "gp"),
+        ("bayesian", 3, 32, 1, "gp"),
+        ("bayesian", 16, 64, 2, "tpe"),
+        ("bayesian", 3, 201, 2, "tpe"),
+        ("evolutionary", 3, 32, 2, "nsga2"),
+        ("evolutionary", 3, 32, 3, "nsga3"),
+        ("random", 3, 32, 2, "random"),
     ],
 )
-def test_the_sampler_rule(strategy, dimensions, trials, name):
-    assert sampler.choose(strategy, dimensions, trials) == name
+def test_the_sampler_rule(kind, dimensions, trials, objectives, name):
+    assert sampler.choose(kind, dimensions, trials, objectives) == name
 
 
 @pytest.mark.parametrize("name", ["gp", "tpe", "random"])

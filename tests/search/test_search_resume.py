@@ -129,7 +129,7 @@ def test_killed_around_a_write_of_the_log(storage, point, nth):
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("nth", [3, *MORE])
 def test_killed_around_telling_the_sampler(storage, monkeypatch, side, nth):
-    monkeypatch.setattr("autoprune.search.driver.SamplerMemory", DyingMemory)
+    monkeypatch.setattr("autoprune.search.desk.SamplerMemory", DyingMemory)
     monkeypatch.setattr(DyingMemory, side, nth)
     monkeypatch.setattr(DyingMemory, "tellings", 0)
     plan, log, executor = plan_in(storage), FakeLog(), FakeExecutor()

@@ -1,0 +1,277 @@
+"""Where points are offered and settled: one way in, one way out.
+
+The order of writes for each result is: measurement stored -> sampler told -> trial settled (with its outbox row) ->
+publisher flushed. Whatever a kill leaves between two of these is repaired by `Desk.repair` at the next start, so an
+interrupted study measures nothing twice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoprune.errors import BadInput
+from autoprune.policy.budget import Infeasible
+from autoprune.ports import Measured, TrialRecord
+from autoprune.search import settle
+from autoprune.search.dispatch import Dispatcher
+from autoprune.search.ledger import Ledger
+from autoprune.search.memory import UNREACHABLE, Asked, SamplerMemory, Told
+from autoprune.search.stop import check_failures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from autoprune.ports import Executor, Measurement, Origin, Outcome, Publisher, TrialLog, TrialState
+    from autoprune.search.plan import Candidate, Reference, StudyPlan
+    from autoprune.search.strategy import SamplerKind
+
+
+@dataclass
+class Point:
+    """A candidate on its way to being settled. `limit`: measured on the first so many records only. `followers` were
+    proposed with the same effect while it was running."""
+
+    phase: str
+    origin: Origin
+    candidate: Candidate | None
+    asked: Asked | None
+    limit: int | None = None
+    key: str = ""
+    followers: list[Point] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return "infeasible" if self.candidate is None else self.candidate.name
+
+
+class Desk:
+    """What is settled (ledger), what the sampler knows (memory), what is running (dispatcher)."""
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        executor: Executor,
+        log: TrialLog,
+        publisher: Publisher,
+        baseline: Measurement,
+        show: Callable[[Desk], None],
+    ) -> None:
+        self.plan, self.log, self.publisher, self.baseline = plan, log, publisher, baseline
+        self.ledger = Ledger(log.trials())
+        self.memory = SamplerMemory(plan, self.ledger.records)
+        self.dispatcher: Dispatcher[Point] = Dispatcher(
+            executor, plan.max_retries, plan.evaluation_timeout, plan.synchronous
+        )
+        self.running: dict[str, Point] = {}
+        self.baselines: dict[int | None, Measurement] = {None: baseline}
+        self.references: dict[str, Reference] = {r.candidate.digest: r for r in plan.references}
+        self._show = show
+        if self.ledger.baseline is None:
+            self._settle_baseline()
+
+    # -------------------------------------------------------------------------------------------------------- start up
+    def _settle_baseline(self) -> None:
+        key = self.plan.context.key(self.plan.request(None, "search"))
+        self._commit(
+            TrialRecord(
+                number=self.ledger.next_number,
+                origin="baseline",
+                name="baseline",
+                state="complete",
+                policy=None,
+                canonical=None,
+                digest="",
+                values=dict(self.baseline.values),
+                constraints=settle.search_slacks(self.plan.constraints, self.baseline, self.baseline),
+                evaluation_key=key,
+                seconds=self.baseline.seconds,
+            )
+        )
+
+    def repair(self) -> None:
+        """Bring memory and log to agree after a driver died between two writes."""
+        for told in self.memory.unsettled(self.ledger.records):
+            self._settle_told(told)
+        self.memory.release()
+
+    def _settle_told(self, told: Told) -> None:
+        """The log lacks a trial that the sampler was told: settle it from the store, or have it measured again."""
+        try:
+            candidate = self.candidate_for(told.reference, told.values)
+        except (Infeasible, BadInput):
+            candidate = None
+        origin: Origin = "reference" if told.reference else "trial"
+        point = Point(told.phase, origin, candidate, asked=None, limit=told.limit, key=told.key)
+        if told.state not in ("complete", "partial"):
+            self._record(point, told.state, told.found, told.slacks, told.reason, told=told)
+            return
+        stored = self.log.find(told.key)
+        if stored is None:
+            self.memory.rerun(told.number)
+            return
+        cached = self.ledger.measured(told.digest, told.limit) is not None or not self.memory.was_dispatched(told.key)
+        self._record(point, told.state, told.found, told.slacks, told.reason, cached, stored.seconds, told)
+
+    # -------------------------------------------------------------------------------------------------------- offering
+    def ask(self, kind: SamplerKind, phase: str) -> None:
+        """Take the sampler's next proposal (or the values that wait) and offer it."""
+        asked = self.memory.ask(kind, self.ledger.fruitless(phase))
+        origin: Origin = "reference" if asked.reference in self.references else "trial"
+        point = Point(asked.phase or phase, origin, None, asked)
+        try:
+            point.candidate = self.candidate_for(asked.reference, asked.values)
+        except (Infeasible, BadInput) as error:
+            self._settle(point, "infeasible", {}, {UNREACHABLE: distance(error)}, str(error))
+            return
+        self.offer(point)
+
+    def candidate_for(self, reference: str | None, values: Mapping[str, object]) -> Candidate:
+        known = self.references.get(reference or "")
+        return known.candidate if known is not None else self.plan.proposals.candidate(values)
+
+    def offer(self, point: Point) -> None:
+        """Settle a candidate from what is known, or have it measured."""
+        candidate = given(point.candidate)
+        request = self.plan.request(candidate.canonical, "search", limit=point.limit)
+        point.key = self.plan.context.key(request)
+        if point.asked is not None:
+            self.memory.identify(point.asked, point.phase, candidate.digest, point.key)
+        if point.key in self.running:
+            self.running[point.key].followers.append(point)
+        elif not self._settle_from_known(point, candidate):
+            self.memory.mark_dispatched(point.key)
+            self.running[point.key] = point
+            self.dispatcher.submit(request, point)
+            self._show(self)
+
+    @property
+    def followers(self) -> list[Point]:
+        return [f for point in self.running.values() for f in point.followers]
+
+    @property
+    def running_share(self) -> float:
+        """What is in flight, in full evaluations."""
+        return sum(self._share(point.limit) for point in self.running.values())
+
+    def _share(self, limit: int | None) -> float:
+        return 1.0 if limit is None else limit / len(self.baseline.images)
+
+    def _settle_from_known(self, point: Point, candidate: Candidate) -> bool:
+        earlier = self.ledger.measured(candidate.digest, point.limit)
+        if earlier is not None:
+            same = f"same as {earlier.name}"
+            self._settle(point, earlier.state, earlier.values, earlier.constraints, same, cached=True)
+            return True
+        failure = self.ledger.failure(candidate.digest)
+        if failure is not None:
+            self._settle(point, "failed", {}, {}, failure.reason, cached=True)
+            return True
+        costs = {k: float(v) for k, v in self.plan.proposals.costs(candidate).items() if math.isfinite(v)}
+        slacks = settle.known_slacks(self.plan.constraints, costs, self.baseline)
+        if any(slack > 0 for slack in slacks.values()):
+            missed = ", ".join(text for text, slack in slacks.items() if slack > 0)
+            self._settle(point, "infeasible", costs, slacks, f"misses {missed}, known without running")
+            return True
+        stored = self.log.find(point.key)
+        if stored is None:
+            return False
+        outcome = Measured(self.plan.request(candidate.canonical, "search", limit=point.limit), stored)
+        self._conclude(point, outcome, cached=not self.memory.was_dispatched(point.key))
+        return True
+
+    # --------------------------------------------------------------------------------------------------------- settling
+    def collect(self) -> None:
+        """Wait for something to end, and settle it."""
+        for point, outcome in self.dispatcher.collect():
+            self._receive(point, outcome)
+
+    def _receive(self, point: Point, outcome: Outcome) -> None:
+        del self.running[point.key]
+        self._conclude(point, outcome, cached=False)
+        for follower in point.followers:
+            if not self._settle_from_known(follower, given(follower.candidate)):
+                # Lost for good: nothing is known about this policy, so its repetition ends the same way.
+                self._settle(follower, "failed", {}, {}, self.ledger.records[-1].reason, cached=True)
+        check_failures(self.ledger, self.plan.max_failures)
+
+    def _conclude(self, point: Point, outcome: Outcome, cached: bool) -> None:
+        baseline = self.baselines[point.limit]
+        result = settle.usable(outcome, self.plan.measures, baseline)
+        if isinstance(result, settle.Unusable):
+            self._settle(point, "failed", {}, {}, result.reason)
+            return
+        self.log.remember(point.key, outcome.request, result)
+        slacks = settle.search_slacks(self.plan.constraints, result, baseline)
+        state: TrialState = "complete" if point.limit is None else "partial"
+        self._settle(point, state, result.values, slacks, cached=cached, seconds=result.seconds)
+
+    def _settle(
+        self,
+        point: Point,
+        state: TrialState,
+        values: Mapping[str, float],
+        slacks: Mapping[str, float],
+        reason: str = "",
+        cached: bool = False,
+        seconds: float = 0.0,
+    ) -> None:
+        if point.asked is not None:
+            self.memory.tell(point.asked, state, values, slacks, reason, point.limit)
+        self._record(point, state, values, slacks, reason, cached, seconds)
+
+    def _record(
+        self,
+        point: Point,
+        state: TrialState,
+        values: Mapping[str, float],
+        slacks: Mapping[str, float],
+        reason: str,
+        cached: bool = False,
+        seconds: float = 0.0,
+        told: Told | None = None,
+    ) -> None:
+        candidate, source = point.candidate, told or point.asked
+        self._commit(
+            TrialRecord(
+                number=self.ledger.next_number,
+                origin=point.origin,
+                name=point.name,
+                state=state,
+                policy=None if candidate is None else candidate.document,
+                canonical=None if candidate is None else candidate.canonical,
+                digest="" if candidate is None else candidate.digest,
+                params={} if source is None else dict(source.values),
+                values=dict(values),
+                constraints=dict(slacks),
+                sampler_number=None if source is None else source.number,
+                evaluation_key=point.key or None,
+                cached=cached,
+                reason=reason,
+                seconds=seconds,
+                phase=point.phase,
+                limit=point.limit,
+                share=self._share(point.limit),
+            )
+        )
+
+    def _commit(self, record: TrialRecord) -> None:
+        self.log.settle(record)
+        self.ledger.add(record)
+        self.publisher.flush()
+        self._show(self)
+
+
+def given(candidate: Candidate | None) -> Candidate:
+    """The candidate of a point that has one."""
+    if candidate is None:
+        raise ValueError("a point without a policy cannot be offered")
+    return candidate
+
+
+def distance(error: Infeasible | BadInput) -> float:
+    """How far from possible; 1 where that has no measure. Positive, so that the sampler sees a violation."""
+    known = getattr(error, "distance", None)
+    good = isinstance(known, (int, float)) and math.isfinite(known) and known > 0
+    return float(known) if good and known is not None else 1.0

@@ -1,0 +1,1 @@
+"""One file per strategy; each registers itself (see `search.strategy`)."""

@@ -1,0 +1,12 @@
+"""Bayesian optimisation alone, from the references."""
+
+from __future__ import annotations
+
+from autoprune.search.strategy import Options, Sample, Steps, Task, strategy
+
+
+@strategy("bayesian", paper="Daulton et al., Parallel Bayesian Optimization of Multiple Noisy Objectives (2021)")
+def bayesian(task: Task, options: Options) -> Steps:
+    """A Gaussian process with constrained hypervolume improvement; beyond 15 dimensions or 200 trials, multivariate
+    TPE."""
+    yield Sample("bayesian", "bayesian")

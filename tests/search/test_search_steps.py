@@ -1,0 +1,174 @@
+"""What the driver promises a strategy: answers in order, nothing measured twice, parts of a trial, resuming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from search_support import RECORDS, FakeExecutor, FakeLog, Killed, fresh, lost, make_plan, oom, run
+
+from autoprune.errors import BadInput
+from autoprune.search import strategy
+from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, Task
+
+HALF = RECORDS["search"] // 2
+
+
+def point(x: float, y: float = 0.5, mode: str = "a", **more: Any) -> Probe:
+    return Probe(values={"x": x, "y": y, "mode": mode}, **more)
+
+
+def outside(x: float, **more: Any) -> Probe:
+    """A policy that the toy space does not have."""
+    return Probe(document={"name": "mine", "x": x, "y": 0.5, "mode": "c"}, **more)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Register the strategy `scripted`, made of the given steps; the answers to each are kept in the returned list."""
+
+    def register(*steps: Any) -> list[list[Answer]]:
+        given: list[list[Answer]] = []
+
+        def follow(task: Task, options: Options):
+            for step in steps:
+                given.append(list((yield step)))
+
+        info = strategy.StrategyInfo("scripted", Options, follow, "", "")
+        strategy.load_strategies()
+        monkeypatch.setitem(strategy._STRATEGIES, "scripted", info)
+        return given
+
+    return register
+
+
+def plan(**changes: Any) -> Any:
+    return make_plan(**{"strategy": "scripted", "references": (), **changes})
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_answers_come_in_the_order_of_the_probes(scripted, capacity):
+    probes = [point(0.9), outside(0.8), point(0.7, mode="b"), point(0.9)]
+    answers = scripted(Probes("ladder", probes))
+    log, executor = FakeLog(), FakeExecutor(capacity=capacity, newest_first=True)
+    run(plan(), executor, log)
+    assert [a.values["cost"] for a in answers[0]] == pytest.approx([0.7, 0.65, 0.6, 0.7])
+    assert all(a.state == "complete" for a in answers[0])
+    assert [a.probe for a in answers[0]] == probes
+    assert len(fresh(log)) == 3, "the repeated point is measured once"
+    assert {r.phase for r in fresh(log)} == {"ladder"}
+
+
+def test_the_sampler_learns_of_probes_that_the_space_has(scripted):
+    scripted(Probes("ladder", [point(0.9), outside(0.8), Probe(document={"x": 0.6, "y": 0.4, "mode": "a"})]))
+    log = FakeLog()
+    run(plan(), log=log)
+    assert [r.sampler_number is not None for r in fresh(log)] == [True, False, True]
+
+
+def test_what_cannot_be_a_policy_is_answered_and_costs_nothing(scripted):
+    answers = scripted(Probes("ladder", [Probe(document={"y": 1}), point(0.9)]))
+    log = FakeLog()
+    run(plan(), log=log)
+    assert [a.state for a in answers[0]] == ["infeasible", "complete"]
+    assert answers[0][0].reason == "a toy needs an x"
+    assert len(fresh(log)) == 1
+
+
+def test_failures_and_losses_are_answers_too(scripted):
+    answers = scripted(Probes("ladder", [point(0.9), point(0.8), point(0.7)]))
+    executor = FakeExecutor(
+        script={1: oom, 2: lost, 3: lost, 4: lost}
+    )  # 0 is the baseline; a loss is tried again twice
+    run(plan(), executor)
+    assert [a.state for a in answers[0]] == ["failed", "failed", "complete"]
+    assert [a.reason.split(":")[0] for a in answers[0]] == ["oom", "lost", ""]
+
+
+def test_part_of_the_records_is_part_of_a_trial_and_never_on_a_front(scripted):
+    rung = [point(x / 10, limit=HALF) for x in range(4, 10)]
+    answers = scripted(Probes("rung", rung), Probes("full", [point(0.95)]))
+    log, executor = FakeLog(), FakeExecutor()
+    front = run(plan(trials=4), executor, log)
+    assert [a.state for a in answers[0]] == ["partial"] * 6
+    assert all(a.values["acc"] != b.values["acc"] for a, b in zip(answers[0], answers[0][1:], strict=False))
+    assert len(answers[1]) == 1, "six halves are three trials: there is room for one more"
+    assert [r.share for r in log.settled if r.phase == "rung"] == [0.5] * 6
+    assert [m.search["cost"] for m in front.members] == [pytest.approx(0.725)]
+    limits = [(r.limit, r.policy is None) for r in executor.submitted if r.split == "search"]
+    assert limits.count((HALF, True)) == 1, "the unpruned model is measured on the same part, once"
+
+
+def test_a_stop_rule_ends_a_strategy_in_the_middle_of_a_step(scripted):
+    answers = scripted(Probes("ladder", [point(x / 20) for x in range(10, 20)]), Sample("rest", "random"))
+    log = FakeLog()
+    front = run(plan(trials=4), log=log)
+    assert answers == []
+    assert len(fresh(log)) == 4
+    assert front.trials["complete"] == 4
+
+
+def test_a_sample_has_its_share_and_the_next_step_follows(scripted):
+    answers = scripted(Sample("one", "random", 3), Probes("two", [outside(0.9)]), Sample("three", "bayesian"))
+    log = FakeLog()
+    run(plan(trials=9), log=log)
+    assert [r.phase for r in fresh(log)] == ["one"] * 3 + ["two"] + ["three"] * 5
+    assert len(answers) == 2
+
+
+def test_a_strategy_that_ends_early_says_so(scripted):
+    scripted(Probes("two", [point(0.9)]))
+    assert any("nothing more to ask" in line for line in run(plan()).explanation)
+
+
+def test_raising_trials_goes_on_where_the_phases_were(scripted):
+    log = FakeLog()
+    steps = [Probes("ladder", [point(0.9), outside(0.8)]), Sample("rest", "random")]
+    for trials in (3, 6):
+        scripted(*steps)
+        run(plan(trials=trials), log=log)
+    assert [r.phase for r in fresh(log)] == ["ladder"] * 2 + ["rest"] * 4
+
+
+@pytest.mark.parametrize("spot", ["before remember", "after remember", "before settle", "after settle"])
+@pytest.mark.parametrize("time", [2, 4, 5, 7])
+def test_a_killed_strategy_goes_on_and_measures_nothing_twice(scripted, spot, time):
+    storage = optuna.storages.InMemoryStorage()  # what outlives the driver
+
+    def steps() -> list[Any]:
+        return [
+            Probes("rung", [point(0.55, limit=HALF), outside(0.65, limit=HALF)]),
+            Probes("ladder", [point(0.9), outside(0.8), point(0.7)]),
+            Sample("rest", "random", 2),
+        ]
+
+    scripted(*steps())
+    whole = FakeLog()
+    run(plan(), log=whole)
+    log, executor = FakeLog(kill_at=(spot, time)), FakeExecutor()
+    with pytest.raises(Killed):
+        run(plan(storage=storage), executor, log)
+    log.kill_at = None
+    answers = scripted(*steps())
+    run(plan(storage=storage), executor, log)
+    assert [[a.state for a in step] for step in answers] == [["partial"] * 2, ["complete"] * 3, []]
+    assert sorted((r.digest, r.limit or 0) for r in fresh_or_part(log)) == sorted(
+        (r.digest, r.limit or 0) for r in fresh_or_part(whole)
+    )
+    asked = [(r.policy, r.split, r.limit) for r in executor.submitted]
+    allowed = 1 if spot == "before remember" else 0  # its answer was lost with the driver
+    assert len(asked) - len(set(asked)) <= allowed
+
+
+def fresh_or_part(log: FakeLog) -> list[Any]:
+    return [r for r in log.settled if r.origin != "baseline" and r.state in ("complete", "partial") and not r.cached]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [("greedyy", {}, "unknown strategy 'greedyy'"), ("random", {"x": 1}, "strategy random: x: Extra inputs")],
+)
+def test_unknown_strategies_and_options_are_bad_input(name, options, says):
+    with pytest.raises(BadInput, match=says):
+        run(make_plan(strategy=name, options=options))
