@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from autoprune.measures import registry as measures
 from autoprune.pruning import parts
+from autoprune.search import strategy as strategies
 from autoprune.spec.models import Spec
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,7 +25,9 @@ def _spec() -> Json:
     search = schema["$defs"]["SearchSpec"]["properties"]
     ray = {"type": "object", "properties": {"ray": {"$ref": "#/$defs/RaySpec"}}, "required": ["ray"]}
     search["executor"] = {"anyOf": [{"enum": ["auto", "inline", "ray"]}, {**ray, "additionalProperties": False}]}
-    schema["$defs"].pop("ExecutorSpec", None)
+    search["strategy"] = _strategies()
+    for inlined in ("ExecutorSpec", "StrategySpec"):
+        schema["$defs"].pop(inlined, None)
     for name in ("time", "evaluation_timeout"):
         search[name] = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$"}]}
     properties = schema["properties"]
@@ -43,6 +46,11 @@ def _spec() -> Json:
     }
     properties["search_space"] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     return schema
+
+
+def _strategies() -> Json:
+    found = {name: info for name in strategies.names() if (info := strategies.find(name)) is not None}
+    return _one_key({name: _config(info.options) for name, info in found.items()})
 
 
 def _measures() -> dict[str, Json]:
