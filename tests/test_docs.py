@@ -28,7 +28,7 @@ from autoprune.policy.space import Space
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.spec.expressions import parse_constraint, parse_objective
 from autoprune.spec.load import load
-from autoprune.spec.models import ExecutorSpec, Spec
+from autoprune.spec.models import ExecutorSpec, Spec, StrategySpec
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -205,16 +205,19 @@ def table(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip("`") for cell in line] for line in lines]
 
 
+NAMED = {ExecutorSpec: "kind", StrategySpec: "name"}  # a bare name is short for these
+
+
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a spec that holds a value, with its default."""
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not ExecutorSpec:
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner not in NAMED:
             yield from leaves(inner, f"{key}.")
         else:
             default = field.get_default(call_default_factory=True)
-            yield key, default.kind if isinstance(default, ExecutorSpec) else default
+            yield key, getattr(default, NAMED[inner]) if inner in NAMED else default
 
 
 def test_every_key_of_a_spec_is_explained_with_its_default() -> None:
