@@ -49,9 +49,10 @@ def problems_beside(
 ) -> list[Problem]:
     """Those of `part_problems` that do not follow from what was found: in a stage that did not read well, only names
     that nothing has."""
-    wrong = {p.path[:2] for p in found}
+    wrong, places = {p.path[:2] for p in found}, {p.path for p in found}
     beside = part_problems(policy, parts, geometry, _unread(found, policy))
-    return [p for p in beside if p.path[:2] not in wrong or p.message.startswith("unknown ")]
+    apart = (p for p in beside if p.path[:2] not in wrong or p.message.startswith("unknown "))
+    return [p for p in apart if p.path not in places]
 
 
 def _unread(found: Sequence[Problem], policy: Policy) -> frozenset[str] | None:

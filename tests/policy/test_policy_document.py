@@ -263,6 +263,14 @@ def test_a_mistake_in_criteria_hides_none_in_stages_and_brings_none_along() -> N
     assert "did you mean 'good'?" in caught.value.problems[1].message
 
 
+def test_a_hole_is_one_mistake() -> None:
+    text = "  - {at: llm:2, keep: 0.5, score: $x}\n  - {at: llm:3, keep: 0.4, score: a}\ncriteria: {a: $y}"
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(HEAD + text), PARTS)
+    assert [p.path for p in caught.value.problems] == ["stages[0].score", "criteria.a"]
+    assert all(p.message.startswith("a hole in a fixed policy") for p in caught.value.problems)
+
+
 def test_a_group_of_heads_is_no_mistake_where_its_criterion_did_not_read_well() -> None:
     text = "  - {at: llm:2, keep: 0.5, score: bad, group: head}\ncriteria: {bad: {llm_attention: each}}"
     with pytest.raises(BadInput) as caught:
