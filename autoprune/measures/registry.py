@@ -7,6 +7,7 @@ config and returns one number; it never runs the model.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
@@ -74,6 +75,7 @@ def measure(
     return register
 
 
+@functools.cache  # looking through a folder costs more than any look-up
 def load_measures() -> None:
     """Import every measure's file once."""
     package = importlib.import_module("autoprune.measures.kinds")

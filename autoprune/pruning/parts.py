@@ -5,6 +5,7 @@ A part's file declares its name, typed config, needs and paper at import time, a
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -159,6 +160,7 @@ def uncounted(config: Any, sizes: Sizes) -> int:
     return 0
 
 
+@functools.cache  # looking through a folder costs more than any look-up
 def load_parts() -> None:
     """Import every part's file once."""
     for folder in PACKAGES.values():
