@@ -35,8 +35,9 @@ def refusals(policy: Policy, geometry: Geometry, *, parity: bool = False) -> lis
 
 def _alone(policy: Policy, stage: AnyStage, geometry: Geometry) -> tuple[tuple[Place, str], ...]:
     """Why a model cannot carry out a stage, and at which place of it; nothing where the stage cannot stand alone."""
-    if isinstance(stage, Stage):
-        stage = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2)))
+    if isinstance(stage, Stage) and stage.keep.kind != "rule":
+        shared = stage.until is not None and stage.keep.kind == "to_budget"  # such a rule has no place in one stage
+        stage = replace(stage, keep=KeepSpec("fraction", Fraction(1, 2), rule=None if shared else stage.keep.rule))
     try:
         parts, tokens = RegisteredParts(), geometry.tokens_per_image
         make_plan(resolve(replace(policy, stages=(stage,)), geometry, parts, tokens), geometry)

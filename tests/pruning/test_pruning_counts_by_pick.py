@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.counting import granted
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.record import Run
+from autoprune.pruning.refusals import refusals
 from autoprune.pruning.session import Session
 
 PARTS = RegisteredParts()
@@ -115,6 +117,23 @@ def test_protected_tokens_come_on_top_and_a_fixed_count_is_split_by_shares() -> 
     left = [v for v in range(36) if v not in first]
     assert fixed.kept(2, 0) == sorted([*first, *(left[p] for p in top([peak[v] for v in left], 6))])
     assert len(fixed.lengths) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("lacking", "path"),
+    [
+        ("feature_norm", ("pick", 1, "score")),
+        ("elbow", ("pick", 1, "count")),
+        ("threshold", ("keep", "rule")),
+        ("stride", ("pick", 1, "select")),
+    ],
+)
+def test_what_a_model_lacks_is_said_at_its_place(lacking: str, path: tuple[str | int, ...]) -> None:
+    second = {"score": "feature_norm", "select": "stride", "count": "elbow"}
+    stage = {"at": "llm:2", "keep": {"rule": "threshold"}, "pick": [{"share": "1/2", "score": SUMMED}, second]}
+    policy = Policy.parse({"schema": "autoprune/policy/1", "stages": [stage]}, PARTS)
+    geometry = replace(geometry_of(model().config.to_dict()), lacks={lacking: f"no {lacking} here"})
+    assert [(p.path, p.message) for p in refusals(policy, geometry)] == [(("stages", 0, *path), f"no {lacking} here")]
 
 
 @pytest.mark.parametrize(
