@@ -153,9 +153,9 @@ def _policy() -> Json:
         "attend": {"const": "mass"},
     }
     picks = {"type": "array", "items": _object({"share": NUMBER, **pick, **loose}), "minItems": 1}
-    restore = {"enum": ["parked", "scattered"]}
     site = {"type": "string", "pattern": r"^(projector|input|llm:\d+(/\d+)?)$"}
-    stage = _object({"at": site, "keep": keep, "pick": picks, **pick, **rest, "restore": restore}, ("at", "keep"))
+    own = {"restore": {"enum": ["parked", "scattered"]}, "merge_on": {"enum": ["projected", "encoder", "earliest"]}}
+    stage = _object({"at": site, "keep": keep, "pick": picks, **pick, **rest, **own}, ("at", "keep"))
     curve = {
         "type": "object",
         "minProperties": 1,

@@ -107,10 +107,8 @@ def picture_flops(geometry: Geometry, grid: PatchGrid) -> int:
     seen = (blocks - len(vision.windowed)) * tokens**2
     if vision.windowed:
         seen += len(vision.windowed) * _squares(grid[0], vision.window) * _squares(grid[1], vision.window)
-    hidden = geometry.width if geometry.projector_hidden is None else geometry.projector_hidden
-    given = geometry.projector_width
-    weights = given * hidden + hidden * geometry.width if hidden else given * geometry.width
-    projector = (1 + len(vision.deepstack)) * 2 * (patches // geometry.merge_unit) * weights
+    rows = patches // geometry.merge_unit
+    projector = (1 + len(vision.deepstack)) * 2 * rows * geometry.projector_weights
     return embedding + blocks * block + 4 * seen * vision.width + projector
 
 

@@ -87,6 +87,16 @@ def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
         yield from (criterion(sizes) for criterion in criteria)
         yield select(replace(sizes, kept=chosen[i], scored=scored, earlier=sum(chosen[:i])))
     yield bound.merge(sizes)
+    if bound.stage.merge_on == "encoder":
+        yield again(sizes)
+
+
+def again(sizes: Sizes) -> int:
+    """What merging before the projector costs more: 2·K·V·(f - d), as W x is of rows f wide and not d, and the
+    projector on the K merged rows."""
+    geometry = sizes.geometry
+    wider = geometry.projector_width - geometry.width
+    return 2 * sizes.kept * sizes.current * wider + 2 * sizes.kept * geometry.projector_weights
 
 
 def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:

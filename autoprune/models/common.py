@@ -131,7 +131,7 @@ def geometry(
     lacks: Mapping[str, str] | None = None,
 ) -> Geometry:
     """`unit` as in `Places`; `projector_width` defaults to the tower's width times the layers that are taken;
-    `projector_norms` and `lacks` as in `Geometry`, beside what follows from the decoder's windows."""
+    `projector_norms` and `lacks` as in `Geometry`, beside what follows from the decoder's windows and `unit`."""
     text, vision = text_config(config, assumed), vision_config(config, assumed)
     heads = int(text["num_attention_heads"])
     layers = config.get("vision_feature_layer", -2)
@@ -163,6 +163,7 @@ def geometry(
         merge_unit=unit * unit,
         lacks={
             **limits.flash(text["model_type"], config.get("text_config") or {}, int(text["num_hidden_layers"])),
+            **({} if unit == 1 else {"encoder_rows": limits.MIXED}),
             **(lacks or {}),
         },
     )

@@ -45,7 +45,7 @@ class Gemma3:
             projector_width=width,
             projector_hidden=0,
             projector_norms=1,
-            lacks={"compact": limits.LAYERED, "rope": limits.TURNS},
+            lacks={"compact": limits.LAYERED, "rope": limits.TURNS, "encoder_rows": limits.MIXED},
         )
 
     def token_settings(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Mapping[str, Any]:

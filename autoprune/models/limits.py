@@ -26,6 +26,10 @@ PROJECTOR = (
     "sensitivity needs a projector whose Jacobian has a known closed form (linear layers, a norm before them, an "
     "activation between); this model's is not known to be one"
 )
+MIXED = (
+    "merge_on 'encoder' needs a projector that makes each visual token of one row of the tower; "
+    "this model's makes it of several"
+)
 PIXELS = "patch_entropy needs whole pictures; this model's processor hands its tower patches"
 # From which layer on the library's configurations let a decoder layer see only a window, where they say they use one.
 FIRST_WINDOWED = {"qwen2": 28, "qwen3": 28, "qwen2_vl_text": 80, "qwen2_5_vl_text": 80}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 IMAGE_TOKEN = 151655
-LACKS = {"compact": limits.AXES, "patch_entropy": limits.PIXELS}
+LACKS = {"compact": limits.AXES, "patch_entropy": limits.PIXELS, "encoder_rows": limits.MIXED}
 Order = Callable[["Tensor", Mapping[str, Any]], "Tensor"]
 
 

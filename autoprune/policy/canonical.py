@@ -183,7 +183,11 @@ class Binder:
         rows: Rows = "mean" if self.rows is None or merge.name == "drop" else self.rows
         how = (stage.protect, stage.positions, rows, stage.attend)
         restore = stage.restore if isinstance(stage, Stage) else None
-        return ResolvedStage("llm", placed.layer, keep, picks, merge, *how, restore)
+        mixes = merge.name not in ("drop", PARK)
+        on: Any = stage.merge_on if mixes and isinstance(stage, Stage) else "projected"
+        if on == "earliest":
+            on = "projected" if "encoder_rows" in self.geometry.lacks else "encoder"
+        return ResolvedStage("llm", placed.layer, keep, picks, merge, *how, restore, on)
 
     def rule(self, placed: Placed) -> Part | None:
         """A stage's count rule, where it has an effect: it decides the count, or the shares of some pick's groups."""
@@ -307,6 +311,7 @@ def _stage(stage: ResolvedStage) -> dict[str, Any]:
         **({} if stage.rows == "mean" else {"rows": stage.rows}),
         **({} if stage.attend is None else {"attend": stage.attend}),
         **({} if stage.restore is None else {"restore": stage.restore}),
+        **({} if stage.merge_on == "projected" else {"merge_on": stage.merge_on}),
     }
 
 
@@ -373,6 +378,7 @@ def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:
         rows=data.get("rows", "mean"),
         attend=data.get("attend"),
         restore=data.get("restore"),
+        merge_on=data.get("merge_on", "projected"),
     )
 
 

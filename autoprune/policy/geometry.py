@@ -54,7 +54,7 @@ class Geometry:
     `projector_norms` norms side by side, which share a row.
 
     `lacks` says why something cannot be had from this model: by the name of a part, `compact` (positions), `rope`
-    (attention without it) or `flash_attention`.
+    (attention without it), `encoder_rows` (merging before the projector) or `flash_attention`.
     """
 
     family: str
@@ -74,6 +74,13 @@ class Geometry:
     merge_unit: int = 1
     protects_newlines: bool = True
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def projector_weights(self) -> int:
+        """Entries of the projector's matrices: multiply-adds for each row."""
+        hidden = self.width if self.projector_hidden is None else self.projector_hidden
+        given = self.projector_width
+        return given * hidden + hidden * self.width if hidden else given * self.width
 
     @property
     def vision_depth(self) -> int:

@@ -17,6 +17,7 @@ Op = Literal["sum", "product", "max"]
 Positions = Literal["keep", "compact"]
 Attend = Literal["mass"]  # keys weigh by how many tokens they stand for
 Restore = Literal["parked", "scattered"]  # how tokens come back that an earlier stage set aside
+MergeOn = Literal["projected", "encoder", "earliest"]  # the rows that W is applied to
 Rows = Literal["mean", "sum"]  # of W: weights that sum to 1, or as the merger gives them
 Dilate = Literal["cross"] | None
 SCORED_SPLITS = ("proportional", "mean", "whole", "rule", "overview")  # how a group shares a count out by its scores
@@ -87,11 +88,13 @@ class _Reduction:
 @dataclass(frozen=True)
 class Stage(_Reduction):
     """One reduction of the visual tokens at one site; with `until` the same before every decoder layer from there to
-    that one. A rule that then fits a budget shares it out among those layers."""
+    that one. A rule that then fits a budget shares it out among those layers. `merge_on`: see
+    `ResolvedStage`; `earliest` is `encoder` on models that have such rows."""
 
     at: Site = field(kw_only=True)
     keep: KeepSpec = field(kw_only=True)
     restore: Restore | None = field(default=None, kw_only=True)
+    merge_on: MergeOn = field(default="projected", kw_only=True)
     until: Layer | None = field(default=None, kw_only=True)
 
 

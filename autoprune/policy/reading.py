@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, from_pydantic, shown, suggest
 from autoprune.policy.curves import CURVES, CurveSpec, Solve, build, replaced, solve_range
-from autoprune.policy.model import AnyStage, CurveStage, Dilate, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
+from autoprune.policy.model import AnyStage, CurveStage, Dilate, KeepSpec, MergeOn, MixUse, Pick, ScoreUse, Stage, Use
 from autoprune.policy.resolved import KeepKind, Protect
 from autoprune.policy.sites import Layer, Site, layer_of, read_site
 
@@ -20,10 +20,11 @@ LATER_KEYS = ("arms",)
 KEEP_KINDS: tuple[KeepKind, ...] = ("of_current", "tokens", "to_budget")
 RULE_KEYS = ("rule", "most", "least", "fit")
 COMMON_KEYS = ("score", "select", "group", "allocate", "pick", "merge", "protect", "positions", "attend")
-STAGE_KEYS = ("at", "keep", *COMMON_KEYS, "restore")
+STAGE_KEYS = ("at", "keep", *COMMON_KEYS, "restore", "merge_on")
 CURVE_KEYS = ("along", "curve", *COMMON_KEYS)
 REPEATED_KEYS = ("along", "keep", *COMMON_KEYS)
 PICK_KEYS = ("share", "score", "select", "group", "allocate", "overlap", "dilate", "count")
+MERGE_ON = get_args(MergeOn)
 DILATIONS = ("none", "cross")
 NORMALISERS = ("rank", "minmax", "softmax", "sum", "none")
 MIX_KEYS = ("weights", "normalise", "op")
@@ -292,9 +293,13 @@ def _read_plain(value: Mapping[str, Any], path: Path, found: Problems, common: M
     keep = read_keep(value["keep"], (*path, "keep"), found) if "keep" in value else None
     restore = value.get("restore")
     right = restore is None or one_of(restore, (*path, "restore"), ("parked", "scattered"), found)
+    on = value.get("merge_on", "projected")
+    right = one_of(on, (*path, "merge_on"), MERGE_ON, found) and right
+    if on in MERGE_ON[1:] and site is not None and site.kind != "projector":
+        found.add((*path, "merge_on"), f"merge_on: {on} is legal at projector, not at {site.text}", key=True)
     if site is None or keep is None or not right:
         return None
-    return Stage(**common, at=site, keep=keep, restore=restore)
+    return Stage(**common, at=site, keep=keep, restore=restore, merge_on=on)
 
 
 def _read_repeated(value: Mapping[str, Any], path: Path, found: Problems, common: Mapping[str, Any]) -> Stage | None:

@@ -90,7 +90,8 @@ class ResolvedStage:
 
     rows: whether the merger's weights are scaled to sum 1 in each row of W (`sum`: not; parity runs only). attend: from
     here on the log of a row's mass is added to every attention logit of its key. restore: before anything else, what
-    earlier stages have parked comes back (see `pruning/parking.py`).
+    earlier stages have parked comes back (see `pruning/parking.py`). merge_on: W is applied to what leaves the
+    projector, or to what enters it (`encoder`), and the projector to the merged rows then.
     """
 
     site: Literal["projector", "llm"]
@@ -103,6 +104,7 @@ class ResolvedStage:
     rows: Literal["mean", "sum"] = "mean"
     attend: Literal["mass"] | None = None
     restore: Literal["parked", "scattered"] | None = None
+    merge_on: Literal["projected", "encoder"] = "projected"
 
 
 @dataclass(frozen=True)

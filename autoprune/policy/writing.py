@@ -46,6 +46,8 @@ def dump_stage(stage: AnyStage) -> dict[str, Any]:
         data["attend"] = stage.attend
     if isinstance(stage, Stage) and stage.restore is not None:
         data["restore"] = stage.restore
+    if isinstance(stage, Stage) and stage.merge_on != "projected":
+        data["merge_on"] = stage.merge_on
     return data
 
 

@@ -14,6 +14,7 @@ from autoprune.policy.geometry import Geometry
 from autoprune.policy.resolved import Mix, Part, ResolvedPick, ResolvedPolicy, ResolvedStage, Score
 from autoprune.pruning import parts
 from autoprune.pruning.decoder_signals import DecoderWalk, Tapped, Transition
+from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.signals import PartConfig, Signal, Site
 
 if TYPE_CHECKING:
@@ -120,6 +121,10 @@ def make_plan(resolved: ResolvedPolicy, geometry: Geometry) -> Plan:
         picks = tuple(p for p in (binder.pick(x, i) for i, x in enumerate(stage.picks)) if p is not None)
         binder.place = ("merge",)
         merge = binder.use("merger", stage.merge)
+        if stage.merge_on == "encoder":
+            binder.place = ("merge_on",)
+            binder.have("encoder_rows")
+            binder.signals.add(EncoderFeatures())
         binder.place = ("keep", "rule")
         rule = binder.rule(stage)
         if merge is not None:

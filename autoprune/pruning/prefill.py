@@ -28,6 +28,7 @@ from autoprune.pruning.decoder_signals import (
     Transition,
 )
 from autoprune.pruning.decoder_walk import Ground, raters, walk
+from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.pairs import Pairs
@@ -54,7 +55,7 @@ LEAST_MASS = 1e-6  # of a row, where attention weighs by mass
 @dataclass(eq=False)
 class Prefill:
     """State of one prefill. `images` is what get_image_features returned for all images, in order of appearance; `norm`
-    is the model's last norm, None where it has none."""
+    is the model's last norm, None where it has none; `projector` makes rows of the tower visual tokens."""
 
     plan: Plan
     prompt: Prompt
@@ -64,6 +65,7 @@ class Prefill:
     implementation: str
     rotary: Callable[[Tensor, Tensor], Any]
     norm: Callable[[Tensor], Tensor] | None
+    projector: Callable[[Tensor], Tensor]
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,7 +189,7 @@ class Prefill:
                 return hidden
         keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
         done = reduce(planned, view, keep, self.now, protected, scores, counted)
-        return self._apply(done, view, where, keep, hidden)
+        return self._apply(planned, done, view, where, keep, hidden)
 
     def _share_of(self, planned: PlannedStage, view: StageView) -> list[int]:
         """What each sample's layer gets of a budget that several stages share; the first of them decides for all."""
@@ -233,11 +235,13 @@ class Prefill:
             return [int(c) for c in shielded.sum(1).tolist()]
         return [p if v else 0 for p, v in zip(self.separators[planned.number], self.now, strict=True)]
 
-    def _apply(self, done: Reduction, view: StageView, where: Tensor, keep: list[int], hidden: Tensor) -> Tensor:
+    def _apply(
+        self, planned: PlannedStage, done: Reduction, view: StageView, where: Tensor, keep: list[int], hidden: Tensor
+    ) -> Tensor:
         """Write merged rows, drop the others, and renumber."""
         if done.matrix is not None:
             columns = where.gather(1, done.kept.index)
-            rows = torch.where(done.kept.valid[..., None], done.rows(view.hidden), take(hidden, columns, 1))
+            rows = torch.where(done.kept.valid[..., None], self._rows_of(planned, done, view), take(hidden, columns, 1))
             hidden = hidden.scatter(1, columns[..., None].expand_as(rows), rows)
         gone = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         gone = gone.scatter(1, where, view.valid & ~done.kept.mask)
@@ -251,6 +255,12 @@ class Prefill:
         self.mass, self.now, self.pristine = done.mass, keep, False
         self._use(layout)
         return take(hidden, columns, 1)
+
+    def _rows_of(self, planned: PlannedStage, done: Reduction, view: StageView) -> Tensor:
+        """The kept rows [B, K, D], merged where the stage says."""
+        if planned.stage.merge_on == "projected":
+            return done.rows(view.hidden)
+        return done.projected(view.hidden, view.provide(EncoderFeatures()), self.projector)
 
     def _restore(self, how: Restore, hidden: Tensor) -> Tensor:
         """Bring back all that stages have parked, at the columns where it was."""

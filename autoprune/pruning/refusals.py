@@ -53,7 +53,7 @@ def _asking(policy: Policy, stage: AnyStage, geometry: Geometry, place: Place, r
     at: Any = stage
     for key in place:
         at = at[key] if isinstance(key, int) else getattr(at, key)
-    path: Path = getattr(at, "path", stage.path)
+    path: Path = getattr(at, "path", (*stage.path, *place))
     members = [] if not isinstance(at, MixUse) else [name for name, weight in at.weights if weight]
     guilty = [m for m in members if (place, reason) in _alone(policy, _with_one(stage, place, m), geometry)]
     yield from (Problem((*path, "weights", name), reason, key=True) for name in guilty)

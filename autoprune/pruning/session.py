@@ -247,7 +247,7 @@ class Session:
         implementation = language_model.config._attn_implementation
         rotary = functools.partial(_rotary, language_model)
         norm = getattr(language_model, "norm", None)
-        prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm)
+        prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm, self.places.projector)
         self._run = prefill.run
         return prefill
 

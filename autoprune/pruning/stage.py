@@ -13,7 +13,7 @@ the tokens that earlier picks of the stage chose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,17 @@ class Reduction:
         used = (self.matrix > 0).any(1)[..., None]  # what nobody takes in may hold anything, also NaN
         merged = (self.matrix @ hidden.float().masked_fill(~used, 0)).to(hidden.dtype)
         return torch.where(self.kept.valid[..., None], merged, plain)
+
+    def projected(self, hidden: Tensor, encoder: Tensor, projector: Callable[[Tensor], Tensor]) -> Tensor:
+        """kept' = projector(W x) for x = encoder [B, V, w], what entered it; rows that take nothing in, newlines among
+        them, stay those of hidden [B, V, D]."""
+        plain = take(hidden, self.kept.index, 1)
+        if self.matrix is None:
+            return plain
+        alone = torch.nn.functional.one_hot(self.kept.index, self.matrix.shape[2])
+        mixed = (self.matrix != alone).any(2) & self.kept.valid
+        merged = projector(self.rows(encoder)).to(hidden)
+        return torch.where(mixed[..., None], merged, plain)
 
 
 def reduce(

@@ -288,7 +288,8 @@ def _facts(call: _Call, pixels: Any, places: Places, device: torch.device) -> li
     spread = functools.partial(_spread, source=source, newline=newline, mixed=_mixed(layouts, device))
     rows = _rows(layouts)
     if call.features is not None:
-        values[EncoderFeatures()] = spread(_feature_rows(call.features, rows, places))
+        features = _feature_rows(call.features, rows, places)
+        values[EncoderFeatures()] = spread(features).to(features.dtype)
     if PatchEntropy() in call.wanted:
         pictures = tower_inputs(pixels, [x.tiles for x in layouts])
         tower = places.tower.config

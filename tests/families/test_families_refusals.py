@@ -122,6 +122,12 @@ CASES: dict[str, tuple[str, str, int, dict[str, str]]] = {
         FIRST,
         dict.fromkeys(FAMILIES, "projector"),
     ),
+    "rows that enter the projector": (
+        'at: "llm:1", keep: {float: [0.4, 0.9]}, score: random',
+        "at: projector, keep: {float: [0.4, 0.9]}, score: random, merge: soft, merge_on: encoder",
+        FIRST,
+        dict.fromkeys((*QWEN, "internvl", "gemma3"), "one row of the tower; this model's makes it of several"),
+    ),
     "a layer before the first": (
         'at: "llm:1", keep: {float: [0.4, 0.9]}, score: random',
         "at: input, keep: {float: [0.4, 0.9]}, score: {llm_attention: {layer: prev, from: last}}",

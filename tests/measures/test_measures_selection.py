@@ -126,6 +126,12 @@ def test_selectors_and_mergers_by_hand(score: Score | None, select: Part, merge:
     assert flops(stage(2, score, select, merge)) == expected
 
 
+def test_merging_before_the_projector_runs_it_again() -> None:
+    """W x of 8 rows over 16, 8 wide and not 10; then 8 rows through 8 x 10 and 10 x 10."""
+    merging = replace(stage(0, None, Part("stride"), Part("residual")), merge_on="encoder")
+    assert flops(merging) == 2 * 8 * 16 * 8 + 2 * 8 * (8 * 10 + 10 * 10)
+
+
 def test_picks_share_the_count_and_add_up() -> None:
     picks = (ResolvedPick(NORM, TOP, Fraction(3, 4)), ResolvedPick(None, Part("far")))
     done = replace(stage(2), picks=picks)
@@ -189,6 +195,7 @@ RUNS: dict[str, tuple[ResolvedStage, ...]] = {
     "residual": (stage(2, attention("prev"), merge=Part("residual")),),
     "cell": (stage(2, attention("prev"), merge=Part("cell")),),
     "knn": (stage(2, attention("prev"), merge=Part("knn", {"residual": True})),),
+    "before-the-projector": (replace(stage(0, None, Part("stride"), Part("nearest")), merge_on="encoder"),),
     "soft": (stage(0, Part("random"), merge=Part("soft"), site="projector"),),
     "cluster": (
         stage(2, attention("prev"), merge=Part("cluster")),

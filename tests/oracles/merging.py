@@ -10,10 +10,20 @@ import numpy as np
 from oracles.basics import Array, cosine, norm, ranking, softmax
 from oracles.selection import best
 
+Layer = tuple[Array, Array]
+
 
 def fold(w: Array, x: Array) -> Array:
     """y_k = sum_j W_kj x_j."""
     return np.array([sum((w[r, j] * x[j] for j in range(len(x))), np.zeros(x.shape[1])) for r in range(len(w))])
+
+
+def project(rows: Array, first: Layer, second: Layer) -> Array:
+    """LLaVA's projector: linear, GELU (z Phi(z)), linear; each layer is (weights [out, in], bias [out])."""
+    bent = rows @ first[0].T + first[1]
+    bent = bent * np.vectorize(lambda z: (1 + math.erf(z / math.sqrt(2))) / 2)(bent)
+    made: Array = bent @ second[0].T + second[1]
+    return made
 
 
 def nearest(metric: Array, targets: Sequence[int], token: int) -> int:

@@ -52,6 +52,7 @@ class Stage:
 
     view: StageView
     done: Reduction
+    made: torch.Tensor | None = None
 
     @property
     def before(self) -> np.ndarray:
@@ -60,8 +61,9 @@ class Stage:
 
     @property
     def rows(self) -> np.ndarray:
-        """Rows that leave it."""
-        return array(self.done.rows(self.view.hidden)[0])
+        """Rows that leave it, where it merges."""
+        assert self.made is not None
+        return array(self.made[0])
 
     @property
     def kept(self) -> list[int]:
@@ -80,7 +82,11 @@ def run(
     tokens, on one sample."""
     seen: list[Stage] = []
     module: Any = prefill
-    original = module.reduce
+    original, rows_of = module.reduce, module.Prefill._rows_of
+
+    def rows(prefill: Any, *rest: Any) -> Any:
+        seen[-1].made = rows_of(prefill, *rest)
+        return seen[-1].made
 
     def spy(planned: Any, view: Any, *rest: Any) -> Any:
         done = original(planned, view, *rest)
@@ -96,12 +102,12 @@ def run(
     made = sharp()
     policy = resolve(Policy.parse(document, PARTS), geometry_of(made.config.to_dict()), PARTS, N, parity=parity)
     batch = inputs(made, [Sample(9)])
-    module.reduce = spy
+    module.reduce, module.Prefill._rows_of = spy, rows
     try:
         with Session(made, policy), torch.no_grad():
             made(**batch, use_cache=False)
     finally:
-        module.reduce = original
+        module.reduce, module.Prefill._rows_of = original, rows_of
     return seen, batch
 
 
@@ -109,6 +115,16 @@ def tower(batch: dict[str, torch.Tensor], block: int) -> tuple[np.ndarray, np.nd
     """q and k [T, heads, D] of a block, class token first."""
     query, key = projections(sharp(), batch["pixel_values"], block)
     return array(query[0]), array(key[0])
+
+
+def merged(matrix: np.ndarray, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """projector(W x), x the rows of the tower."""
+    made = sharp().model
+    with torch.no_grad():
+        states = made.vision_tower(batch["pixel_values"], output_hidden_states=True, return_dict=True).hidden_states
+    layers = [made.multi_modal_projector.linear_1, made.multi_modal_projector.linear_2]
+    first, second = ((array(layer.weight), array(layer.bias)) for layer in layers)
+    return merging.project(merging.fold(matrix, array(states[-2][0, 1:])), first, second)
 
 
 def class_rows(query: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -128,14 +144,12 @@ def test_visionzip(parity: bool) -> None:
     rest = [i for i in range(N) if i not in dominant]
     targets, matrix = merging.visionzip(key[1:].mean(1), rest, 3)
     assert stage.kept == sorted([*dominant, *targets])
-    x = stage.before
+    assert matrix.sum(1) == pytest.approx(2)
+    made = merged(matrix if parity else merging.rows_to_one(matrix), batch)
     for place, token in enumerate(stage.kept):
-        expected = x[token]
-        if token in targets:
-            weights = matrix[targets.index(token)]
-            expected = weights @ x / (1 if parity else weights.sum())
-            assert weights.sum() == pytest.approx(2)
+        expected = made[targets.index(token)] if token in targets else stage.before[token]
         assert np.allclose(stage.rows[place], expected, atol=1e-5)
+    assert np.allclose(merged(np.eye(N), batch), stage.before, atol=1e-5)
     assert float(stage.done.mass.sum()) == pytest.approx(N)
     assert (stage.done.mass[0, [stage.kept.index(t) for t in dominant]] == 1).all()  # joined by none
 
@@ -210,7 +224,7 @@ def test_prumerge(parity: bool) -> None:
     extra = max(rest, key=lambda i: score[i])
     matrix = merging.prumerge(keys, score, chosen, 5)
     assert stage.kept == sorted([*chosen, extra])
-    expected = (matrix if parity else merging.rows_to_one(matrix)) @ stage.before
+    expected = merged(matrix if parity else merging.rows_to_one(matrix), batch)
     for row, token in enumerate([*chosen, extra]):
         assert np.allclose(stage.rows[stage.kept.index(token)], expected[row], atol=1e-5)
 
@@ -225,7 +239,7 @@ def test_prumerge_plus() -> None:
     rest = [i for i in range(N) if i not in chosen]
     extra = max(rest, key=lambda i: score[i])
     assert stage.kept == sorted([*chosen, extra])
-    expected = merging.rows_to_one(merging.prumerge(keys, score, chosen, 5)) @ stage.before
+    expected = merged(merging.rows_to_one(merging.prumerge(keys, score, chosen, 5)), batch)
     for row, token in enumerate([*chosen, extra]):
         assert np.allclose(stage.rows[stage.kept.index(token)], expected[row], atol=1e-5)
 
@@ -252,10 +266,10 @@ def test_recoverable_compression() -> None:
     for token in centres:
         others = [i for i in left if i != token]
         near = [others[p] for p in top([cosine(keys[token], keys[i]) + 50 * 768**-0.5 * alike[i] for i in others], 6)]
-        total = x[token] + sum(score[i] * x[i] for i in near)
-        expected = total / (1 + sum(score[i] for i in near))
+        weights = np.array([float(i == token) + (score[i] if i in near else 0) for i in range(N)])
+        expected = merged(merging.rows_to_one(weights[None]), batch)[0]
         assert np.allclose(stage.rows[stage.kept.index(token)], expected, atol=1e-5)
-    mean = sum(score[i] * x[i] for i in dropped) / sum(score[i] for i in dropped)
+    mean = merged(merging.residual(score, [i for i in range(N) if i not in dropped]), batch)[0]
     assert np.allclose(stage.rows[stage.kept.index(extra)], mean, atol=1e-5)
 
 
