@@ -6,7 +6,7 @@ Reads the real registries; torch, optuna, ray and mlflow stay out.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,7 +188,7 @@ def _measure_place(path: tuple[str | int, ...], written: Any, name: str) -> tupl
 
 def _is_cost(name: str) -> bool:
     info = measures.find(name)
-    return info is not None and info.cost
+    return info is not None and not info.by_record
 
 
 def _costs() -> tuple[str, ...]:
@@ -206,6 +206,7 @@ def check(path: str | Path) -> Checked:
         if not any(known.name == name for known in goals.by_label.values()):
             goals.fill(request(name), loaded.source, ("objectives",), 0)
     found = goals.found
+    found.extend(_shared_device(loaded, goals.by_label.values()))
     warnings: list[Located] = []
     folder, geometry = _model(loaded, found, warnings)
     if geometry is not None:
@@ -252,6 +253,21 @@ def _strategy(loaded: LoadedSpec, found: list[Located]) -> StrategySpec:
             found.append(loaded.source.problem(problem.path, problem.message, key=problem.key))
         return asked
     return StrategySpec(name=asked.name, options=options)
+
+
+def _shared_device(loaded: LoadedSpec, wanted: Iterable[MeasureRequest]) -> list[Located]:
+    """A timing on a device that several workers share times the others, too."""
+    timed = [one.name for one in wanted if (info := measures.find(one.name)) is not None and info.timed]
+    executor, device = loaded.spec.search.executor, loaded.spec.model.device
+    alone = executor.ray.workers == 1 or (device.startswith("cuda") and executor.ray.gpus_per_worker >= 1)
+    if not timed or executor.kind != "ray" or alone:
+        return []
+    shared = "a GPU" if device.startswith("cuda") else "the processor"
+    message = (
+        f"{timed[0]} is a timing, which workers that share {shared} would corrupt: give each worker a GPU of its own "
+        "(device cuda, gpus_per_worker: 1), or use one worker, or executor inline"
+    )
+    return [loaded.source.problem(("search", "executor"), message)]
 
 
 def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) -> tuple[Path | None, Geometry | None]:

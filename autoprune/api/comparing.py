@@ -30,6 +30,7 @@ from autoprune.ports import EvalRequest, Failed, Measurement, MeasureRequest, Ob
 
 if TYPE_CHECKING:
     from autoprune.measures.evaluator import ModelEvaluator
+    from autoprune.policy.front import Agreement
     from autoprune.ports import WorkerSpec
     from autoprune.search.plan import Candidate
     from autoprune.store.store import Store
@@ -171,6 +172,7 @@ class _Comparing:
             "parity": self.parity,
             "baseline": self._numbers(baseline, baseline),
             "rows": rows,
+            "agreement": [asdict(one) for one in _agreement(rows, self.score)],
         }
 
     def _progress(
@@ -254,6 +256,22 @@ class _Comparing:
     def _timing(self, point: Candidate) -> dict[str, Any]:
         taken = self.evaluator.prefill(point.canonical, "holdout", BATCH, ROUNDS)
         return {"prefill_ratio": asdict(taken.prefill), "selection_share": asdict(taken.selection)}
+
+
+def _agreement(rows: Sequence[Mapping[str, Any]], score: str) -> list[Agreement]:
+    """How far the other measures order the measured policies as the score does: all of them, then those of one target,
+    where there are several."""
+    from autoprune.search.agreement import agreement
+
+    better = {label: info.direction for label in LOOKED_AT if (info := measures.find(label)) is not None}
+    measured = [row for row in rows if row["state"] == "measured"]
+    targets = sorted({row["target"] for row in measured}, reverse=True)
+    found: list[Agreement] = []
+    for target in [None, *(targets if len(targets) > 1 else ())]:
+        chosen = [row for row in measured if target in (None, row["target"])]
+        scores = [{score: row[score]["value"]} for row in chosen]
+        found += agreement(chosen, scores, better, (score,), target)
+    return found
 
 
 def _with_measures(worker: WorkerSpec, names: Sequence[str]) -> WorkerSpec:

@@ -256,6 +256,8 @@ class Prepared:
             evaluation_timeout=spec.search.evaluation_timeout,
             holdout_auto=spec.calibration.holdout == "auto",
             holdout_records=len(self.splits.holdout),
+            better={m.label: info.direction for m in checked.measures if (info := measures.find(m.name)) is not None},
+            accuracies=tuple(m.label for m in checked.measures if measures.is_accuracy(m.name)),
         )
 
     def holdout_remark(self) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli.output import JsonFlag, console, emit, interval, notes, number, table
+from autoprune.cli.output import JsonFlag, agreement, console, emit, interval, notes, number, table
 
 Names = Annotated[str, typer.Option(help="Catalog names and YAML files, comma-separated, or all.")]
 Budgets = Annotated[str, typer.Option(help="Fractions of the visual positions, averaged over the decoder layers.")]
@@ -101,6 +101,8 @@ def _show(document: Mapping[str, Any]) -> None:
     names = [columns[i] for i in shown]
     console().print(table(title, names, [[row[i] for i in shown] for row in rows]))
     console().print(" · ".join(f"{name}: {LEGEND[name]}" for name in LEGEND if name in names))
+    for line in agreement(document.get("agreement", ()), "policies"):
+        console().print(line)
 
 
 def _rows(document: Mapping[str, Any], score: str, kinds: list[str]) -> Iterable[tuple[str, ...]]:

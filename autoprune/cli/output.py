@@ -85,6 +85,23 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
+def agreement(found: Sequence[Mapping[str, Any]], of: str) -> list[str]:
+    """A line for each accuracy (and target): which measures put policies in its order."""
+    from autoprune.search.agreement import FEWEST
+
+    groups: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
+    for one in (one for one in found if one["n"]):
+        groups.setdefault((one["accuracy"], one["target"]), []).append(one)
+    lines = []
+    for (accuracy, target), ones in groups.items():
+        n, known = ones[0]["n"], [one for one in ones if one["rho"] is not None]
+        shown = ", ".join(f"{one['measure']} {one['rho']:+.2f}" for one in known)
+        at = "" if target is None else f" at {number(target)}"
+        why = f"too few {of}" if n < FEWEST else f"the {of} are all equal"
+        lines.append(f"order of held-out {accuracy}{at} (Spearman, n = {n}): {shown or why}")
+    return lines
+
+
 def interval(estimate: Mapping[str, Any] | None) -> str:
     """`0.954 [0.941, 0.967]`."""
     if not estimate:

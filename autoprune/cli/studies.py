@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli.output import JsonFlag, console, emit, interval, number, table
+from autoprune.cli.output import JsonFlag, agreement, console, emit, interval, number, table
 
 Store = Annotated[str | None, typer.Option("--store", help="Database URL; default: the nearest .autoprune/ upward.")]
 
@@ -65,7 +65,7 @@ def show_front(document: Mapping[str, Any]) -> None:
         out.print(f"{document['study']}: the front is empty")
     trials = document["trials"]
     out.print(f"{trials['complete']} trials complete, {trials['failed']} failed, {trials['running']} running")
-    for line in document.get("explanation", ()):
+    for line in (*document.get("explanation", ()), *agreement(document.get("agreement", ()), "finalists")):
         out.print(line)
 
 

@@ -1,4 +1,4 @@
-"""`autoprune parts`."""
+"""`autoprune parts` and `autoprune objectives`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def parts(
     else:
         for part in listed:
             _show(part)
+
+
+def objectives(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of Markdown.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """What a search can be for, by name, and what each needs."""
+    from autoprune import api
+    from autoprune.api import objectives as page
+
+    listed = api.list_objectives()
+    if json:
+        emit(listed)
+    elif markdown:
+        typer.echo(page.markdown(listed), nl=False)
+    else:
+        console().print(table(None, page.COLUMNS, map(page.row, listed)))
 
 
 def _show(part: dict[str, object]) -> None:

@@ -23,7 +23,7 @@ from autoprune.measures.capture import State
 from autoprune.measures.costs import SampleCost, costs
 from autoprune.measures.data import SplitData
 from autoprune.measures.errors import NonFinite
-from autoprune.measures.latency import Timing, time_prefill
+from autoprune.measures.latency import Spread, Timing, prefill_ratio, time_prefill
 from autoprune.measures.loading import Loaded, load
 from autoprune.measures.passes import readout, run
 from autoprune.measures.requests import Requested, requested
@@ -71,8 +71,8 @@ class ModelEvaluator:
     def evaluate(self, request: EvalRequest) -> Measurement:
         """The request's measures of its policy on the first `limit` records of its split.
 
-        Costs are in `values` only; every other measure has one number per record, in the split's order. Raises
-        NonFinite, BadInput, torch.OutOfMemoryError or policy.budget.Infeasible.
+        Costs and timings are in `values` only; every other measure has one number per record, in the split's order.
+        Raises NonFinite, BadInput, torch.OutOfMemoryError or policy.budget.Infeasible.
         """
         import torch
 
@@ -83,10 +83,11 @@ class ModelEvaluator:
         count = _count(request, len(data.records))
         counted = None if resolved.adaptive else self.sample_costs(resolved, data, count)
         with torch.inference_mode():
-            samples, kept = self._samples([one for one in chosen if not one.info.cost], resolved, data, count)
+            samples, kept = self._samples([one for one in chosen if one.info.by_record], resolved, data, count)
         if counted is None:
             counted = self.sample_costs(resolved, data, count, kept)
         values = {one.label: float(one.info.run(counted, one.config)) for one in chosen if one.info.cost}
+        values.update({one.label: self._timed(one, resolved, data) for one in chosen if one.info.timed})
         records = tuple(record.id for record in data.records[:count])
         _check_finite(values, samples, records)
         values.update({label: math.fsum(numbers) / count for label, numbers in samples.items()})
@@ -97,6 +98,14 @@ class ModelEvaluator:
         """Time the prefill of the first `records` records as one batch, beside the unpruned one."""
         resolved, data = self._resolved(policy), self._data[split]
         return time_prefill(self.loaded, data.rows(min(records, len(data.records))), resolved, rounds)
+
+    def _timed(self, one: Requested, resolved: ResolvedPolicy, data: SplitData) -> float:
+        """A timing of the first records of a split, however many an evaluation looks at."""
+
+        def stopwatch(records: int, rounds: int) -> Spread:
+            return prefill_ratio(self.loaded, data.rows(min(records, len(data.records))), resolved, rounds)
+
+        return float(one.info.run(stopwatch, one.config))
 
     def _chosen(self, labels: Sequence[str]) -> list[Requested]:
         unknown = [label for label in labels if label not in self._measures]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -67,23 +67,44 @@ def time_prefill(
     loaded: Loaded, rows: Sequence[Row], resolved: ResolvedPolicy, rounds: int = 7, seed: int = 0
 ) -> Timing:
     """Time one batch of prompts. Raises BadInput for fewer than two rounds: a ratio needs a spread."""
-    if rounds < 2:
-        raise BadInput(f"a timing needs at least 2 rounds, not {rounds}")
-    device = str(loaded.model.device)
-    batch = next(iter(batches(rows, [()] * len(rows), len(rows), loaded.pad, device)))
+    batch = _batch(loaded, rows)
     runs = {"full": _runner(loaded, batch, None), "pruned": _runner(loaded, batch, resolved)}
     runs["free"] = _runner(loaded, batch, undecided(resolved, _counts(loaded, batch, resolved)))
+    taken = _in_turn(runs, rounds, seed)
+    pairs = list(zip(taken["full"], taken["pruned"], taken["free"], strict=True))
+    return Timing(
+        Spread.of([pruned / full for full, pruned, _ in pairs]),
+        Spread.of([1 - free / pruned for _, pruned, free in pairs]),
+    )
+
+
+def prefill_ratio(
+    loaded: Loaded, rows: Sequence[Row], resolved: ResolvedPolicy, rounds: int = 7, seed: int = 0
+) -> Spread:
+    """Pruned over unpruned time of one batch of prompts, vision tower included; exactly 1 where nothing is pruned, so
+    that it can be a baseline. Raises BadInput for fewer than two rounds."""
+    if not resolved.stages:
+        return Spread(1.0, 1.0, 1.0)
+    batch = _batch(loaded, rows)
+    taken = _in_turn({"full": _runner(loaded, batch, None), "pruned": _runner(loaded, batch, resolved)}, rounds, seed)
+    return Spread.of([pruned / full for full, pruned in zip(taken["full"], taken["pruned"], strict=True)])
+
+
+def _batch(loaded: Loaded, rows: Sequence[Row]) -> Batch:
+    return next(iter(batches(rows, [()] * len(rows), len(rows), loaded.pad, str(loaded.model.device))))
+
+
+def _in_turn(runs: Mapping[str, Callable[[], float]], rounds: int, seed: int) -> dict[str, list[float]]:
+    """What each run took in every round, in an order drawn anew each time; a first one of each is not counted."""
+    if rounds < 2:
+        raise BadInput(f"a timing needs at least 2 rounds, not {rounds}")
     order, taken = random.Random(seed), {name: list[float]() for name in runs}
     for run in runs.values():  # the first one of each allocates
         run()
     for _ in range(rounds):
         for name in order.sample(sorted(runs), len(runs)):
             taken[name].append(runs[name]())
-    pairs = list(zip(taken["full"], taken["pruned"], taken["free"], strict=True))
-    return Timing(
-        Spread.of([pruned / full for full, pruned, _ in pairs]),
-        Spread.of([1 - free / pruned for _, pruned, free in pairs]),
-    )
+    return taken
 
 
 def _counts(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy) -> Sequence[Sequence[int]]:

@@ -1,8 +1,9 @@
 """The registry of measures. Torch-free: a measure's file declares itself at import time and imports torch when it runs.
 
-Two kinds of function are registered. A model measure takes a `views.View` (one batch of a run) and its config and
+Three kinds of function are registered. A model measure takes a `views.View` (one batch of a run) and its config and
 returns one number per sample, shape [B]. A cost (`cost=True`) takes the `costs.SampleCost` of every sample and its
-config and returns one number; it never runs the model.
+config and returns one number; it never runs the model. A timing (`timed=True`) takes a `Stopwatch` and its config and
+returns one number, which belongs to the device it was taken on.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from autoprune.pruning.parts import Config
 
+if TYPE_CHECKING:
+    from autoprune.measures.latency import Spread
+
 Direction = Literal["higher", "lower"]
 Need = Literal["answers", "own_answers", "reference_logits", "states"]
+
+Stopwatch = Callable[[int, int], "Spread"]
+"""(records, rounds) -> pruned over unpruned time of a prefill of so many records as one batch, over the rounds."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,8 +44,14 @@ class MeasureInfo:
     unit: str
     bounded: tuple[float, float] | None
     cost: bool
+    timed: bool
     paper: str
     summary: str
+
+    @property
+    def by_record(self) -> bool:
+        """Whether it has one number for each record."""
+        return not (self.cost or self.timed)
 
     def needs_of(self, config: Any) -> frozenset[Need]:
         """What it needs with these options."""
@@ -59,6 +72,7 @@ def measure(
     unit: str = "",
     bounded: tuple[float, float] | None = None,
     cost: bool = False,
+    timed: bool = False,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Register the decorated function as a measure."""
@@ -68,7 +82,19 @@ def measure(
             raise ValueError(f"measure {name!r} is registered twice")
         summary = (run.__doc__ or "").strip().split("\n")[0]
         _MEASURES[name] = MeasureInfo(
-            name, config, run, version, direction, frozenset(needs), also_needs, unit, bounded, cost, paper, summary
+            name,
+            config,
+            run,
+            version,
+            direction,
+            frozenset(needs),
+            also_needs,
+            unit,
+            bounded,
+            cost,
+            timed,
+            paper,
+            summary,
         )
         return run
 
@@ -81,6 +107,12 @@ def load_measures() -> None:
     package = importlib.import_module("autoprune.measures.kinds")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether it says how often something is right: per sample, bounded, better when higher."""
+    info = find(name)
+    return info is not None and info.by_record and info.bounded is not None and info.direction == "higher"
 
 
 def names() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoprune.errors import BadInput
@@ -69,10 +69,24 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far a measure orders policies as `accuracy`, measured on the holdout, does: Spearman's `rho`, 1 where what is
+    better by the measure is always right more often; None for fewer than four policies (`n`), or where all are equal.
+    `target`: only the policies of this budget."""
+
+    measure: str
+    accuracy: str
+    rho: float | None
+    n: int
+    target: float | None = None
+
+
+@dataclass(frozen=True)
 class Front:
     """A study's result. `baseline` are the unpruned model's holdout measures, `trials` counts by state, `explanation`
     says in lines why the front is as it is, `explanations` what was found by question (docs/explanations.md),
-    `hypervolume` is its size after each completed trial."""
+    `hypervolume` is its size after each completed trial, `agreement` says which of the search-split measures order the
+    finalists as held-out accuracy does."""
 
     study: str
     baseline: Mapping[str, Estimate]
@@ -81,6 +95,7 @@ class Front:
     explanation: tuple[str, ...] = ()
     explanations: Mapping[str, Any] = field(default_factory=dict)
     hypervolume: tuple[float, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
 
     @property
     def selected(self) -> Member | None:
@@ -96,6 +111,7 @@ class Front:
             "explanation": list(self.explanation),
             "explanations": dict(self.explanations),
             "hypervolume": list(self.hypervolume),
+            "agreement": [asdict(one) for one in self.agreement],
         }
 
     @classmethod
@@ -110,6 +126,7 @@ class Front:
                 explanation=tuple(data.get("explanation", ())),
                 explanations=dict(data.get("explanations", {})),
                 hypervolume=tuple(data.get("hypervolume", ())),
+                agreement=tuple(Agreement(**one) for one in data.get("agreement", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BadInput(f"not a front document: {type(error).__name__}: {error}") from error

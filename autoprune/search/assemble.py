@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.policy.front import Estimate, Front, Member
 from autoprune.search import pareto
+from autoprune.search.agreement import agreement
 from autoprune.search.certify import interval
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ def assemble(
     selected: Finalist | None,
     notes: Sequence[str],
     explanations: Mapping[str, Any],
+    finalists: Sequence[Finalist],
 ) -> Front:
-    """The front: members dearest first, with their intervals, states and what could be certified."""
+    """The front: members dearest first, with their intervals, states and what could be certified. All `finalists`, also
+    those that the holdout drops, say how far measures agree with held-out accuracy."""
     points = [r for r in records if r.origin != "baseline" and not r.cached]
     return Front(
         study=plan.study_id,
@@ -38,6 +41,9 @@ def assemble(
         explanation=tuple(line for note in notes for line in note.splitlines()),
         explanations=explanations,
         hypervolume=tuple(pareto.hypervolume_curve(records, plan.objectives)),
+        agreement=agreement(
+            [f.record.values for f in finalists], [f.holdout.values for f in finalists], plan.better, plan.accuracies
+        ),
     )
 
 

@@ -58,7 +58,8 @@ def finish(
     members = drop_dominated(finalists, plan.objectives)
     notes += remarks(plan.constraints, finalists, len(members))
     found, lines = explain(Evidence(plan, records, baseline, [m.record for m in members], reason))
-    front = assemble(plan, records, on_holdout, members, select(members, plan), [*notes, *lines], found)
+    chosen = select(members, plan)
+    front = assemble(plan, records, on_holdout, members, chosen, [*notes, *lines], found, finalists)
     log.save_front(front.to_json())
     publisher.flush()
     return front

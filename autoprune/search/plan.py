@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from autoprune.errors import BadInput
 from autoprune.ports import EvalRequest, EvaluationContext, Split
@@ -83,6 +83,7 @@ class StudyPlan:
     `evaluation_timeout`, in seconds, is when the driver gives up on an answer; executors that can stop a worker
     enforce their own limit before that. `holdout_auto`: certify on as many of the `holdout_records` (None = unknown) as
     the constraints need at the discordance seen in the search, instead of on all. `options` are the strategy's.
+    `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
     """
 
     study_id: str
@@ -107,6 +108,8 @@ class StudyPlan:
     holdout_auto: bool = False
     holdout_records: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    better: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
+    accuracies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.objectives:

@@ -113,6 +113,11 @@ def test_the_front_shows_the_bound_that_is_proven(capsys: pytest.CaptureFixture[
         ],
         "trials": {"complete": 3, "failed": 0, "running": 0},
         "explanation": ["[/remark] is no markup"],
+        "agreement": [
+            {"measure": "nll", "accuracy": "exact_match", "rho": 0.875, "n": 7, "target": None},
+            {"measure": "flat", "accuracy": "exact_match", "rho": None, "n": 7, "target": None},
+            {"measure": "nll", "accuracy": "loyalty", "rho": None, "n": 3, "target": 0.1},
+        ],
     }
     studies.show_front(document)
     said = capsys.readouterr().out
@@ -120,6 +125,8 @@ def test_the_front_shows_the_bound_that_is_proven(capsys: pytest.CaptureFixture[
     assert "undecided: exact_match >= 0.95 * baseline (shown: exact_match >= 0.9312 * baseline)" in said
     assert "violated: exact_match >= 0.95 * baseline" in said
     assert "[/remark] is no markup" in said
+    assert "order of held-out exact_match (Spearman, n = 7): nll +0.88\n" in said
+    assert "order of held-out loyalty at 0.1 (Spearman, n = 3): too few finalists\n" in said
 
 
 def test_what_differs_is_shown_as_a_document_has_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest_cli import Cli, cli
+from scipy.stats import spearmanr
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlflow]
 
@@ -55,6 +56,21 @@ def test_every_policy_has_a_row_for_every_budget(compared: tuple[Path, Cli]) -> 
             assert row["prefill_ratio"]["low"] <= row["prefill_ratio"]["value"] <= row["prefill_ratio"]["high"]
         assert found[policy, 0.1]["information_flow"] > found[policy, 0.5]["information_flow"]
         assert found[policy, 0.1]["exact_match"]["value"] < base["exact_match"]["value"]
+
+
+def test_cheap_measures_are_held_against_the_score(compared: tuple[Path, Cli]) -> None:
+    """Over all rows that were measured; those of one target are too few."""
+    _, done = compared
+    measured = [row for row in done.json["rows"] if row["state"] == "measured"]
+    scores = [row["exact_match"]["value"] for row in measured]
+    found = {(one["measure"], one["target"]): one for one in done.json["agreement"]}
+    assert {target for _, target in found} == {None, 0.5, 0.1}
+    for label in ("information_flow", "prefill_flops", "selection_flops", "kv_bytes", "budget"):
+        whole = found[label, None]
+        assert whole["n"] == len(measured) >= 4
+        assert whole["rho"] == pytest.approx(spearmanr([-row[label] for row in measured], scores).statistic)
+        assert found[label, 0.5]["n"] == sum(row["target"] == 0.5 for row in measured) < 4
+        assert found[label, 0.5]["rho"] is None
 
 
 def test_a_budget_out_of_reach_is_a_row_that_says_so(compared: tuple[Path, Cli]) -> None:

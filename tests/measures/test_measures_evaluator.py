@@ -17,6 +17,7 @@ from autoprune.calibration.batches import Batch, batches, collate
 from autoprune.errors import BadInput
 from autoprune.measures.context import evaluation_context
 from autoprune.measures.costs import costs
+from autoprune.measures.device import device_name
 from autoprune.measures.errors import NonFinite
 from autoprune.measures.evaluator import ModelEvaluator, build
 from autoprune.policy import canonical
@@ -184,6 +185,25 @@ def test_lengths_and_cache_bytes_are_those_of_a_run(evaluator: ModelEvaluator, p
         assert sum(t.untyped_storage().nbytes() for pair in stored for t in pair) == cost.kv_bytes
 
 
+def test_decode_bytes_are_those_of_a_run(tiny: Any) -> None:
+    """Every step of an answer of six tokens: what its layers hold when they attend."""
+    made = tiny.build(MeasureRequest("decode_bytes", {"tokens": 6}))
+    loaded, rows = made.loaded, made._data["search"].rows(3)
+    seen = []
+    for row in rows:
+        batch = collate([row], [()], [0], loaded.pad)
+        with torch.inference_mode(), Session(loaded.model, HARSH):
+            output = loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
+            mask = batch.inputs["attention_mask"]
+            for _ in range(5):
+                mask = torch.cat([mask, mask[:, -1:]], 1)
+                word = output.logits[:, -1:].argmax(-1)
+                cache = output.past_key_values
+                output = loaded.model(input_ids=word, attention_mask=mask, past_key_values=cache, use_cache=True)
+                seen.append(sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values)))
+    assert measure(made, HARSH, "decode_bytes", limit=3).values["decode_bytes"] == pytest.approx(sum(seen) / len(seen))
+
+
 @pytest.mark.parametrize("labels", [("answer_nll",), ("loyalty",), ()], ids=["given", "own", "costs"])
 def test_costs_of_counts_that_samples_decide_are_those_of_their_run(
     evaluator: ModelEvaluator, labels: tuple[str, ...]
@@ -346,6 +366,10 @@ def test_the_context_is_about_content(tiny: Any) -> None:
     assert set(context.libraries) == {"autoprune", "torch", "transformers", "tokenizers"}
     assert context.measure_versions["exact_match"] == "1:{}"
     assert evaluation_context(dataclasses.replace(spec, batch_size=3, threads=None)) == context
+    assert context.device == ""
+    timed = evaluation_context(tiny.spec("exact_match", "prefill_latency"))
+    assert timed.device == device_name("cpu")
+    assert timed.device.endswith("cores")
     calibration = dataclasses.replace(spec.calibration, seed=2)
     for changed in (
         dataclasses.replace(spec, dtype="bfloat16"),

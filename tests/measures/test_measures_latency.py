@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 
 from autoprune.errors import BadInput
-from autoprune.measures.latency import Spread, undecided
+from autoprune.measures.latency import Spread, _in_turn, undecided
 from autoprune.policy.budget import lengths
 from autoprune.policy.canonical import to_json
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+from autoprune.ports import EvalRequest, MeasureRequest
 
 POLICY = ResolvedPolicy(
     (
@@ -66,3 +68,34 @@ def test_a_timing_has_two_spreads_and_leaves_the_model_alone(tiny: Any) -> None:
     assert [name for name, _ in made.loaded.model.named_modules()] == before
     with pytest.raises(BadInput, match="at least 2 rounds"):
         made.prefill(to_json(POLICY), "search", 4, 1)
+
+
+def test_a_latency_is_a_ratio_without_samples(tiny: Any) -> None:
+    made = tiny.build(MeasureRequest("prefill_latency", {"records": 4, "rounds": 3}), "answer_nll")
+    runs = []
+    layer = made.loaded.family.places(made.loaded.model).layers[0]
+    hook = layer.register_forward_hook(lambda module, given, out: runs.append(len(out)))
+    found = made.evaluate(EvalRequest(to_json(POLICY), "search", ("prefill_latency",)))
+    assert runs == [4] * (2 * (1 + 3))  # both once to warm up, and in each round, as one batch
+    assert found.values["prefill_latency"] > 0
+    assert found.samples == {}
+    assert made.evaluate(EvalRequest(None, "search", ("prefill_latency",))).values == {"prefill_latency": 1.0}
+    assert len(runs) == 8
+    hook.remove()
+
+
+def test_rounds_run_in_turn_and_the_first_is_not_counted() -> None:
+    ran: list[str] = []
+
+    def runner(name: str) -> Callable[[], float]:
+        def run() -> float:
+            ran.append(name)
+            return float(len(ran))
+
+        return run
+
+    taken = _in_turn({"a": runner("a"), "b": runner("b")}, 5, seed=0)
+    assert ran[:2] == ["a", "b"]
+    assert all(sorted(ran[i : i + 2]) == ["a", "b"] for i in range(2, 12, 2))
+    assert {tuple(ran[i : i + 2]) for i in range(2, 12, 2)} == {("a", "b"), ("b", "a")}
+    assert sorted([*taken["a"], *taken["b"]]) == [float(i) for i in range(3, 13)]

@@ -12,7 +12,7 @@ import torch
 from autoprune.errors import BadInput
 from autoprune.measures import distances
 from autoprune.measures.costs import SampleCost
-from autoprune.measures.registry import find, measure, names
+from autoprune.measures.registry import find, is_accuracy, measure, names
 from autoprune.measures.requests import parse, requested
 from autoprune.measures.views import View
 from autoprune.ports import MeasureRequest
@@ -21,12 +21,14 @@ ALL = (
     "answer_nll",
     "budget",
     "budget_max",
+    "decode_bytes",
     "exact_match",
     "information_flow",
     "kv_bytes",
     "logit_kl",
     "loyalty",
     "prefill_flops",
+    "prefill_latency",
     "selection_flops",
 )
 
@@ -176,11 +178,20 @@ def test_budgets_pool_samples_and_find_the_worst() -> None:
     assert parse(MeasureRequest("selection_flops")).info.run(samples, None) == 3
 
 
+def test_decoding_reads_the_cache_and_what_was_said() -> None:
+    """Two layers of 8 + 3 and 4 + 3 positions, 5 bytes each; steps of an answer of 5 tokens read 1, 2, 3, 4 more."""
+    one = parse(MeasureRequest("decode_bytes", {"tokens": 5}))
+    expected = sum(5 * ((11 + j) + (7 + j)) for j in (1, 2, 3, 4)) / 4
+    assert one.info.run([SampleCost(10, (8, 4), 3, 0, 5 * 18, 0)], one.config) == expected
+
+
 # ------------------------------------------------------------------------------------------------------------- registry
 def test_the_registry_knows_all_and_what_they_need() -> None:
     assert names() == ALL
     costs = {name for name in names() if getattr(find(name), "cost", False)}
-    assert costs == {"budget", "budget_max", "kv_bytes", "prefill_flops", "selection_flops"}
+    assert costs == {"budget", "budget_max", "decode_bytes", "kv_bytes", "prefill_flops", "selection_flops"}
+    assert {name for name in names() if getattr(find(name), "timed", False)} == {"prefill_latency"}
+    assert {name for name in names() if is_accuracy(name)} == {"exact_match", "loyalty"}
     needing = {name for name in names() if "answers" in getattr(find(name), "needs", ())}
     assert needing == {"answer_nll", "exact_match", "logit_kl"}
     assert all(getattr(find(name), "summary", "") for name in names())
