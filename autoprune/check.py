@@ -19,6 +19,7 @@ from autoprune.document.problems import Problem, from_pydantic, suggest
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput, Located
 from autoprune.measures import registry as measures
+from autoprune.measures.least import unmeetable
 from autoprune.measures.requests import parse
 from autoprune.models import read_geometry
 from autoprune.models.folder import locate
@@ -218,6 +219,7 @@ def check(path: str | Path) -> Checked:
     problems, records = _records(loaded, goals.needs_answers)
     found.extend(problems)
     if space is not None and geometry is not None and not found:
+        found.extend(unmeetable(loaded, space.bind(geometry), constraints))
         warnings.extend(_idle(loaded, space, geometry, max((len(r.images) for r in records), default=0)))
     if found or space is None:
         raise BadInput(problems=sorted(found, key=lambda p: (p.file, p.line, p.column)))

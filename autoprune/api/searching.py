@@ -16,6 +16,7 @@ from autoprune.api.explaining import explain_stages
 from autoprune.api.study import PARTS, Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
+from autoprune.measures.least import unmeetable
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def search(
     observer.update(Progress("loading"))
     study = Prepared(checked)
     uri = state.mlflow_uri(checked.loaded)
+    if checked.geometry is None and (found := unmeetable(checked.loaded, study.space, checked.constraints)):
+        raise BadInput(problems=found)  # a hub's model that is only here now
     study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
     plan = study.plan(trials, None)
     _preflight(checked.loaded, uri)
