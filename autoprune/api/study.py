@@ -73,6 +73,13 @@ class Proposals:
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
         return candidate(self.space.fill(values), self.geometry, self.tokens)
 
+    def filled(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.space.fill(values).dump()
+
+    @cached_property
+    def sites(self) -> tuple[int, ...]:
+        return self.space.sites
+
     @property
     def depth(self) -> int:
         return self.geometry.depth

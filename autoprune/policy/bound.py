@@ -51,6 +51,13 @@ class BoundSpace:
         return None if budget is None else (float(budget[0]), float(budget[1]))
 
     @cached_property
+    def sites(self) -> tuple[int, ...]:
+        """The decoder layers before which stages are allowed, shallow ones first; 0 is before the language model."""
+        from autoprune.policy.allowed import allowed
+
+        return allowed(self)
+
+    @cached_property
     def slots(self) -> Mapping[str, Slot]:
         """The layers' ranges by name, shallow ones first."""
         layers = [p for p in self.space.params if p.kind == "layer"]

@@ -57,6 +57,15 @@ class Proposals(Protocol):
         """Values of the space that make a policy of this effect, or None: what a sampler can learn from."""
         ...
 
+    def filled(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The policy document at these values, whether or not its budget can be met. Raises BadInput."""
+        ...
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The decoder layers before which the space allows stages, shallow ones first; 0 is before the model."""
+        ...
+
     @property
     def depth(self) -> int:
         """How many decoder layers the model has."""

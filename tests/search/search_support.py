@@ -82,6 +82,13 @@ class ToySpace:
         inside = document.get("mode") in ("a", "b")
         return {k: document[k] for k in ("x", "y", "mode")} if inside else None
 
+    def filled(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"name": "toy", **values}
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        return ()
+
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         exact = Fraction(cost(json.loads(candidate.canonical)))  # budgets are exact numbers
         return {"cost": exact} if self.known else {}

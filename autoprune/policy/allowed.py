@@ -1,0 +1,52 @@
+"""The decoder layers before which a space allows stages: fixed sites, the ranges of layers that are left open, and the
+whole of a range of layers (0 is before the language model)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autoprune.document.problems import Path
+from autoprune.policy.holes import REFERENCE, inline_kind
+from autoprune.policy.parameters import Param
+from autoprune.policy.sites import absolute, layer_of
+
+if TYPE_CHECKING:
+    from autoprune.policy.bound import BoundSpace
+
+
+def allowed(bound: BoundSpace) -> tuple[int, ...]:
+    """Every such layer, shallow ones first."""
+    found: set[int] = set()
+    for i, stage in enumerate(bound.space.template["stages"]):
+        if "along" in stage:
+            first, last = (_layers(bound, stage["along"][end], ("stages", i, "along", end)) for end in (0, 1))
+            found |= set(range(min(first), max(last) + 1))
+        else:
+            found |= _layers(bound, stage["at"], ("stages", i, "at"))
+    return tuple(sorted(found))
+
+
+def _layers(bound: BoundSpace, node: Any, path: Path) -> set[int]:
+    """The layers that a site, or the end of a range, may be at."""
+    if isinstance(node, str):
+        node = node.removeprefix("llm:").strip()
+        if node in ("projector", "input"):
+            return {0}
+        if (found := REFERENCE.fullmatch(node)) is not None:
+            return _of(bound, next(p for p in bound.space.params if p.name == found[1]))
+    if isinstance(node, Mapping) and inline_kind(node) is not None:
+        return _of(bound, next(p for p in bound.space.params if p.path == path))
+    return {absolute(layer_of(node), bound.geometry.depth)}
+
+
+def _of(bound: BoundSpace, param: Param) -> set[int]:
+    if param.kind == "choice":
+        options = enumerate(param.options)
+        return set().union(*(_layers(bound, option, (*param.path, "choice", i)) for i, option in options))
+    if param.kind == "layer":
+        lowest: dict[str, int] = {}
+        for name, slot in bound.slots.items():
+            lowest[name] = slot.lowest(lowest)
+        return set(range(lowest[param.name], bound.slots[param.name].high + 1))
+    return set(range(int(param.low), int(param.high) + 1))
