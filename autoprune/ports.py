@@ -45,7 +45,8 @@ class CalibrationSource:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to build its own evaluator: paths and settings, never tensors. Pickled to Ray actors."""
+    """What a worker needs to build its own evaluator: paths and settings, never tensors. Pickled to Ray actors.
+    `cache`: bytes that a worker may use to save work between evaluations; 0 = none, None = what it finds sensible."""
 
     model_path: str
     calibration: CalibrationSource
@@ -57,6 +58,7 @@ class WorkerSpec:
     trust_remote_code: bool = False
     batch_size: int = 16
     threads: int | None = None
+    cache: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from autoprune.measures import registry as measures
 from autoprune.pruning import parts
 from autoprune.search import strategy as strategies
 from autoprune.spec.models import Spec
+from autoprune.spec.sizes import PATTERN
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
@@ -30,6 +31,8 @@ def _spec() -> Json:
         schema["$defs"].pop(inlined, None)
     for name in ("time", "evaluation_timeout"):
         search[name] = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$"}]}
+    sizes: list[Json] = [{"enum": ["auto", False]}, {"type": "integer", "minimum": 0}]
+    schema["$defs"]["ModelSpec"]["properties"]["cache"] = {"anyOf": [*sizes, {"type": "string", "pattern": PATTERN}]}
     properties = schema["properties"]
     known = "|".join(measures.names())
     properties["constraints"]["items"] = {"type": "string", "pattern": rf"^\s*({known})\s*(<=|>=).+$"}

@@ -20,6 +20,7 @@ from autoprune.document.yaml import read
 from autoprune.errors import BadInput
 from autoprune.measures import registry as measures
 from autoprune.measures.context import evaluation_context
+from autoprune.measures.prefix_cache import default_size
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy import canonical, catalog
@@ -190,7 +191,17 @@ class Prepared:
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
             batch_size=model.batch_size,
+            cache=self._cache,
         )
+
+    @property
+    def _cache(self) -> int | None:
+        """Bytes of each worker's cache. Ray's workers share what one would take by default."""
+        spec = self.checked.loaded.spec
+        workers = spec.search.executor.ray.workers
+        if spec.model.cache == "auto":
+            return default_size(workers) if workers > 1 else None
+        return spec.model.cache
 
     @cached_property
     def context(self) -> EvaluationContext:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.calibration.batches import batches
+from autoprune.calibration.batches import Batch, batches
 from autoprune.calibration.encoding import Encoder, Row
 from autoprune.calibration.records import Record
 from autoprune.measures.capture import State
 from autoprune.measures.loading import Loaded
-from autoprune.measures.passes import count_newlines, own_answers, run
+from autoprune.measures.passes import Trace, count_newlines, own_answers, run
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Pass = Callable[[Batch, tuple[int, ...], Sequence[State]], Trace]  # a batch, its records' places, wanted states
 
 
 class SplitData:
@@ -57,21 +59,25 @@ class SplitData:
             self._newlines.append(count_newlines(self._loaded, row))
         return self._newlines[:count]
 
-    def prepare(self, count: int, wanted: Sequence[State], logits: bool = True) -> None:
-        """Run the unpruned model on those of the first `count` records whose reference is not there yet: the
-        `wanted` states, and `logits` where they are wanted (they are large). The model must be unpruned meanwhile."""
-        import torch
-
-        rows = self.rows(count)
+    def lacking(self, count: int, wanted: Sequence[State], logits: bool) -> list[int]:
+        """Which of the first `count` records have no reference yet: `wanted` states, `logits` where they are wanted."""
         states = [self._states.setdefault(state, {}) for state in wanted]
         stores = [*states, self._logits] if logits else states
-        missing = [i for i in range(count) if any(i not in known for known in stores)]
+        return [i for i in range(count) if any(i not in known for known in stores)]
+
+    def prepare(self, count: int, wanted: Sequence[State], logits: bool = True, through: Pass | None = None) -> None:
+        """Run the unpruned model on those of the first `count` records whose reference is not there yet: the
+        `wanted` states, and `logits` where they are wanted (they are large). The model must be unpruned meanwhile.
+        `through`: how a batch goes through it."""
+        import torch
+
+        rows, missing = self.rows(count), self.lacking(count, wanted, logits)
         chosen = [rows[i] for i in missing]
         device = str(self._loaded.model.device)
         answers = [row.answer for row in chosen]
         for batch in batches(chosen, answers, self._size, self._loaded.pad, device):
-            trace = run(self._loaded, batch, wanted)
-            places = [missing[place] for place in batch.indices]
+            places = tuple(missing[place] for place in batch.indices)
+            trace = run(self._loaded, batch, wanted) if through is None else through(batch, places, wanted)
             parts = torch.split(trace.logits.cpu(), [len(answers[place]) for place in batch.indices])
             for place, part in zip(places, parts if logits else (), strict=logits):
                 self._logits[place] = part.clone()

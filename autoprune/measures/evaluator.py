@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.calibration.batches import Batch, batches
@@ -25,8 +26,10 @@ from autoprune.measures.data import SplitData
 from autoprune.measures.errors import NonFinite
 from autoprune.measures.latency import Spread, Timing, prefill_ratio, time_prefill
 from autoprune.measures.loading import Loaded, load
-from autoprune.measures.passes import readout, run
+from autoprune.measures.passes import Trace, readout, run
+from autoprune.measures.prefix_cache import PrefixCache, Stats, prefix_cache
 from autoprune.measures.requests import Requested, requested
+from autoprune.measures.resuming import Resuming, Where
 from autoprune.measures.views import View
 from autoprune.policy import canonical
 from autoprune.policy.resolved import ResolvedPolicy
@@ -51,22 +54,44 @@ def build(spec: WorkerSpec) -> ModelEvaluator:
         "search": SplitData(loaded, encoder, splits.search, splits.search_images, spec.batch_size),
         "holdout": SplitData(loaded, encoder, splits.holdout, splits.holdout_images, spec.batch_size),
     }
-    return ModelEvaluator(loaded, data, measures, spec.batch_size)
+    return ModelEvaluator(loaded, data, measures, spec.batch_size, prefix_cache(spec.cache, loaded.model.device))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What a pass is over: records of a split with whose answers, under which session."""
+
+    split: Split
+    answers: Hashable
+    session: Any
 
 
 class ModelEvaluator:
-    """The port `Evaluator` for a transformers model. One at a time: it attaches policies to its model."""
+    """The port `Evaluator` for a transformers model. One at a time: it attaches policies to its model.
+
+    With a `cache`, passes go on where earlier ones over the same batch were (`resuming.py`); without one every pass
+    runs the whole model. The numbers are the same.
+    """
 
     def __init__(
-        self, loaded: Loaded, data: Mapping[Split, SplitData], measures: Mapping[str, Requested], batch_size: int
+        self,
+        loaded: Loaded,
+        data: Mapping[Split, SplitData],
+        measures: Mapping[str, Requested],
+        batch_size: int,
+        cache: PrefixCache | None = None,
     ) -> None:
         self.loaded = loaded
         self.geometry = loaded.geometry
         self._data = dict(data)
         self._measures = dict(measures)
         self._size = batch_size
-        for one in measures.values():
-            one.states(self.geometry.depth)
+        self._resuming = None if cache is None else Resuming(loaded, cache, self._states(list(measures.values())))
+
+    @property
+    def stats(self) -> Stats | None:
+        """What the cache has saved so far; None without one."""
+        return None if self._resuming is None else self._resuming.cache.stats
 
     def evaluate(self, request: EvalRequest) -> Measurement:
         """The request's measures of its policy on the first `limit` records of its split.
@@ -82,8 +107,16 @@ class ModelEvaluator:
         data = self._data[request.split]
         count = _count(request, len(data.records))
         counted = None if resolved.adaptive else self.sample_costs(resolved, data, count)
-        with torch.inference_mode():
-            samples, kept = self._samples([one for one in chosen if one.info.by_record], resolved, data, count)
+        measured = [one for one in chosen if one.info.by_record]
+        if self._resuming is not None:
+            self._resuming.cache.begin()
+        try:
+            with torch.inference_mode():
+                samples, kept = self._samples(measured, resolved, request.split, count)
+        except (MemoryError, RuntimeError):  # torch's out of memory is one of the latter
+            if self._resuming is not None:
+                self._resuming.cache.clear()
+            raise
         if counted is None:
             counted = self.sample_costs(resolved, data, count, kept)
         values = {one.label: float(one.info.run(counted, one.config)) for one in chosen if one.info.cost}
@@ -136,46 +169,59 @@ class ModelEvaluator:
         )
 
     def _samples(
-        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, data: SplitData, count: int
+        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, split: Split, count: int
     ) -> tuple[dict[str, tuple[float, ...]], list[tuple[int, ...]]]:
         """References first, on the unpruned model; then the passes, pruned. With them the counts after every stage, of
         each record, where rules decided some."""
+        data = self._data[split]
         given = [one for one in chosen if "own_answers" not in one.info.needs]
         own = [one for one in chosen if "own_answers" in one.info.needs]
-        logits = any("reference_logits" in one.info.needs for one in given)
-        if logits or self._states(given):
-            data.prepare(count, self._states(given), logits)
+        self._prepare(given, split, count)
         answers = {one.label: data.own_answers(count, one.config.max_new_tokens) for one in own}
         found: dict[str, tuple[float, ...]] = {}
-        attached: AbstractContextManager[Any] = nullcontext()
-        if resolved.stages:
-            attached = Session(self.loaded.model, resolved)
         kept: list[tuple[int, ...]] = [()] * count if resolved.adaptive else []
-        with attached as session:
+        with self._attached(resolved) as session:
             if given or (resolved.adaptive and not own):
-                found.update(self._pass(given, data, [row.answer for row in data.rows(count)], session, kept))
+                rows = [row.answer for row in data.rows(count)]
+                found.update(self._pass(given, _Pass(split, "given", session), rows, kept))
             for one in own:
-                found.update(self._pass([one], data, answers[one.label], session, kept))
+                at = _Pass(split, ("own", one.config.max_new_tokens), session)
+                found.update(self._pass([one], at, answers[one.label], kept))
         return found, kept
+
+    def _prepare(self, given: Sequence[Requested], split: Split, count: int) -> None:
+        """The unpruned model's states and logits, where measures compare with them."""
+        logits = any("reference_logits" in one.info.needs for one in given)
+        data, wanted = self._data[split], self._states(given)
+        if not data.lacking(count, wanted, logits):
+            return
+        with self._attached(ResolvedPolicy((), self.geometry.depth)) as session:
+            at = _Pass(split, "given", session)
+            data.prepare(count, wanted, logits, lambda *batch: self._trace(at, *batch))
+
+    def _attached(self, resolved: ResolvedPolicy) -> AbstractContextManager[Any]:
+        """A session of the policy; none where nothing is pruned and nothing is kept."""
+        if not resolved.stages and self._resuming is None:
+            return nullcontext()
+        return Session(self.loaded.model, resolved)
 
     def _pass(
         self,
         chosen: Sequence[Requested],
-        data: SplitData,
+        at: _Pass,
         answers: Sequence[tuple[int, ...]],
-        session: Any,
         kept: list[tuple[int, ...]],
     ) -> dict[str, tuple[float, ...]]:
         """One teacher-forced pass over the first records, as many as there are answers. `kept`, where it has room,
         takes the counts after every stage of each."""
         numbers = {one.label: [0.0] * len(answers) for one in chosen}
         wanted = self._states(chosen)
-        rows = data.rows(len(answers))
+        rows = self._data[at.split].rows(len(answers))
         device = str(self.loaded.model.device)
         for batch in batches(rows, answers, self._size, self.loaded.pad, device):
-            view = self._view(chosen, data, batch, wanted, session)
+            view = self._view(chosen, at, batch, wanted)
             if kept:
-                for place, counts in zip(batch.indices, zip(*session.run.counts, strict=True), strict=True):
+                for place, counts in zip(batch.indices, zip(*at.session.run.counts, strict=True), strict=True):
                     kept[place] = counts
             for one in chosen:
                 result: Tensor = one.info.run(view, one.config)
@@ -183,12 +229,18 @@ class ModelEvaluator:
                     numbers[one.label][place] = number
         return {label: tuple(found) for label, found in numbers.items()}
 
-    def _view(
-        self, chosen: Sequence[Requested], data: SplitData, batch: Batch, wanted: Sequence[State], session: Any
-    ) -> View:
+    def _trace(self, at: _Pass, batch: Batch, places: tuple[int, ...], wanted: Sequence[State]) -> Trace:
+        """One batch of the records at `places` of the split through the model."""
+        if self._resuming is None:
+            return run(self.loaded, batch, wanted, at.session)
+        rows = self._data[at.split].rows(max(places) + 1)
+        every = self._resuming.spacing(sum(row.length + len(row.answer) for row in rows))
+        return self._resuming.run(batch, Where(at.split, at.answers, places), wanted, at.session, every)
+
+    def _view(self, chosen: Sequence[Requested], at: _Pass, batch: Batch, wanted: Sequence[State]) -> View:
         import torch
 
-        trace = run(self.loaded, batch, wanted, session)
+        trace, data = self._trace(at, batch, batch.indices, wanted), self._data[at.split]
         device = str(trace.logits.device)
         compared = any("reference_logits" in one.info.needs for one in chosen)
         return View(

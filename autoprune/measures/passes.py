@@ -6,7 +6,7 @@ end the answer positions and the last prompt token are where they were: physical
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,23 @@ class Trace:
     rows: dict[Tokens, Tensor]
 
 
-def run(loaded: Loaded, batch: Batch, wanted: Iterable[State], session: Any = None) -> Trace:
-    """The batch through the model; `session` is the pruning session whose hooks are attached, or None."""
+def run(
+    loaded: Loaded,
+    batch: Batch,
+    wanted: Iterable[State],
+    session: Any = None,
+    known: Mapping[State, Tensor] | None = None,
+) -> Trace:
+    """The batch through the model; `session` is the pruning session whose hooks are attached, or None. `known`: states
+    of layers that do not run, because the session replays."""
+    known = known or {}
     places, wanted = loaded.family.places(loaded.model), tuple(wanted)
     forced = session.teacher_forced(batch.answer_start) if session is not None else nullcontext()
     where = _where(loaded, batch, session)
-    with forced, captured_states(places.layers, wanted, where) as states:
+    with forced, captured_states(places.layers, [s for s in wanted if s not in known], where) as states:
         output = loaded.model(**batch.inputs, **positions(loaded, batch), use_cache=False, logits_to_keep=batch.scored)
     rows = {state[0]: where(state)[0] for state in wanted}
-    return Trace(output.logits[batch.owners, batch.columns], dict(states), rows)
+    return Trace(output.logits[batch.owners, batch.columns], {**known, **states}, rows)
 
 
 def _where(loaded: Loaded, batch: Batch, session: Any) -> Where:

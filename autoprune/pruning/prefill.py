@@ -29,6 +29,7 @@ from autoprune.pruning.decoder_signals import (
 )
 from autoprune.pruning.decoder_walk import Ground, raters, walk
 from autoprune.pruning.encoder_signals import EncoderFeatures
+from autoprune.pruning.facts import facts_of
 from autoprune.pruning.grouping import Partition, partition
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.pairs import Pairs
@@ -44,7 +45,6 @@ from autoprune.pruning.tensors import take, true_first, true_last
 from autoprune.pruning.transition import transition
 from autoprune.pruning.translate import Translator
 from autoprune.pruning.view import Grid, StageView, TextSpace
-from autoprune.pruning.vision import facts_of
 
 if TYPE_CHECKING:
     from torch import Tensor

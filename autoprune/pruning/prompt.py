@@ -13,7 +13,7 @@ from autoprune.errors import AutoPruneError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from autoprune.pruning.vision import ImageFacts
+    from autoprune.pruning.facts import ImageFacts
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,12 +22,15 @@ from autoprune.errors import AutoPruneError
 from autoprune.models.family import family_of
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.cache import PrunedLayer, adopt
+from autoprune.pruning.facts import SeenImages
 from autoprune.pruning.plan import Plan, make_plan
 from autoprune.pruning.prefill import Prefill
 from autoprune.pruning.prompt import Prompt
 from autoprune.pruning.record import Budget, Run
 from autoprune.pruning.refuse import refuse_bias, refuse_model, refuse_positions, refuse_signals
+from autoprune.pruning.replay import Replay, shortened
 from autoprune.pruning.signals import Signal
+from autoprune.pruning.snapshot import restore
 from autoprune.pruning.tap import Tap
 from autoprune.pruning.transition import ModuleWatch
 from autoprune.pruning.translate import added, decode_mask
@@ -57,6 +60,7 @@ class _Forward:
     ids: Tensor | None
     images: Any
     step: Prefill | _Decode | None = None
+    layer: int = 0  # that began last
 
 
 class Session:
@@ -110,6 +114,19 @@ class Session:
             self._local.answer_start = before
 
     @contextlib.contextmanager
+    def replaying(self, replay: Replay) -> Iterator[None]:
+        """Within it one forward of the current thread goes on where `replay` says, and leaves there what it saw.
+
+        Only for a forward of the same inputs without a cache, on a model that no other thread uses meanwhile.
+        """
+        self._local.replay = replay
+        try:
+            with shortened(self.places.layers, replay):
+                yield
+        finally:
+            self._local.replay = None
+
+    @contextlib.contextmanager
     def override(self, resolved: ResolvedPolicy | None) -> Iterator[None]:
         """Use another policy (None = unpruned) in the current context only, e.g. for one request of a server."""
         plan = self._make(ResolvedPolicy((), self.geometry.depth) if resolved is None else resolved)
@@ -139,7 +156,7 @@ class Session:
 
     def _attach(self, base: Any) -> None:
         language_model = self._language_model
-        self._vision = VisionWatch(self.family, self.places, self._vision_signals, self._got_images)
+        self._vision = VisionWatch(self.family, self.places, self._vision_signals, self._got_images, self._known_images)
         self._undo.append(self._vision.remove)
         handles = [
             base.register_forward_pre_hook(self._base_begins, with_kwargs=True),
@@ -200,9 +217,18 @@ class Session:
     def _vision_signals(self) -> frozenset[Signal]:
         return self.plan.signals
 
+    @property
+    def _replay(self) -> Replay | None:
+        return getattr(self._local, "replay", None)
+
+    def _known_images(self) -> SeenImages | None:
+        return None if self._replay is None else self._replay.images
+
     def _got_images(self, output: Any) -> None:
         if self._forward is not None:
             self._forward.images = output
+        if self._replay is not None:
+            self._replay.seen = SeenImages.of(output)
 
     def _base_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -248,20 +274,30 @@ class Session:
         rotary = functools.partial(_rotary, language_model)
         norm = getattr(language_model, "norm", None)
         prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm, self.places.projector)
+        if self._replay is not None and self._replay.start is not None:
+            restore(prefill, self._replay.start)
         self._run = prefill.run
         return prefill
 
     def _layer_begins(self, number: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        step = None if self._forward is None else self._forward.step
-        if step is None:
+        if self._forward is None or self._forward.step is None:
             return None
-        if isinstance(step, Prefill):
+        step = self._forward.step
+        if isinstance(step, _Decode):
+            return self._decode(step, number, args, kwargs)
+        self._forward.layer = number
+        if self._replay is None:
             return step.before(number, module, args, kwargs)
-        return self._decode(step, number, args, kwargs)
+        if number < self._replay.first:
+            return None
+        args = (self._replay.enter(step, number, args[0]), *args[1:])
+        return step.before(number, module, args, kwargs) or (args, kwargs)
 
     def _deepstack(self, original: Callable[..., Tensor], hidden: Tensor, visual: Tensor, features: Tensor) -> Tensor:
         """After a decoder layer the library adds features at logical columns. A merged row gets its anchor's."""
         step = None if self._forward is None else self._forward.step
+        if self._replay is not None and self._forward is not None and self._forward.layer < self._replay.first:
+            return hidden  # the snapshot holds them
         if not isinstance(step, Prefill) or step.pristine:
             return original(hidden, visual, features)
         return added(hidden, step.layout, visual.to(hidden.device), features.to(hidden.device, hidden.dtype))

@@ -1,9 +1,4 @@
-"""What is remembered of an image on its way through tower and projector.
-
-generate() computes image features before the forward and may repeat them per beam. So the facts ride on each image's
-feature tensor, or, where the features of all images are one tensor, on the output that holds it: wherever the library
-carries the features, the facts are there too.
-"""
+"""Watching tower and projector: what is taken of an image on its way through them."""
 
 from __future__ import annotations
 
@@ -22,6 +17,7 @@ from autoprune.pruning.encoder_signals import (
     ClassLikeness,
     EncoderFeatures,
     EncoderKeys,
+    EncoderSignal,
     EncoderWalk,
     Lattice,
     PatchEntropy,
@@ -29,6 +25,7 @@ from autoprune.pruning.encoder_signals import (
     Sensitivity,
 )
 from autoprune.pruning.entropy import normalisation, patch_entropy, refuse_tower, tower_inputs
+from autoprune.pruning.facts import ImageFacts, SeenImages, carry
 from autoprune.pruning.jacobian import Jacobian, jacobian_of, refuse_projector
 from autoprune.pruning.lattice import lattice_scores
 from autoprune.pruning.signals import Signal
@@ -37,50 +34,6 @@ from autoprune.pruning.walk import put_together, walk
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ATTRIBUTE = "_autoprune_facts"
-
-
-@dataclass(eq=False)
-class ImageFacts:
-    """Of one image with n visual tokens. signals: EncoderFeatures and EncoderKeys [n, width], Pixels [n] int64, all
-    others [n]."""
-
-    layout: ImageLayout
-    newline: Tensor
-    signals: dict[Signal, Tensor]
-
-    @property
-    def tokens(self) -> int:
-        return len(self.layout.source)
-
-
-def facts_of(output: Any, n: Sequence[int]) -> list[ImageFacts]:
-    """The facts of every image of a get_image_features output, in order; `n` are the samples' visual tokens.
-
-    Raises AutoPruneError if they were computed elsewhere.
-    """
-    features = output.pooler_output
-    if hasattr(features, "shape"):
-        found = list(getattr(output, ATTRIBUTE, [None]))
-    else:
-        found = [getattr(f, ATTRIBUTE, None) for f in features]
-    if any(f is None for f in found):
-        raise AutoPruneError("the image features were not computed under this policy: attach before computing them")
-    return _repeated(found, n) if hasattr(features, "shape") and len(features) > len(found) else found
-
-
-def _repeated(facts: list[ImageFacts], n: Sequence[int]) -> list[ImageFacts]:
-    """For beams generate() repeats a sample's rows and all its images together; `n` is of the repeated samples."""
-    times = sum(n) // sum(f.tokens for f in facts)
-    repeated, position = [], 0
-    for expected in n[::times]:
-        start, seen = position, 0
-        while seen < expected and position < len(facts):
-            seen += facts[position].tokens
-            position += 1
-        repeated += facts[start:position] * times
-    return repeated
 
 
 def refuse_vision(signals: Iterable[Signal], places: Places) -> None:
@@ -136,7 +89,8 @@ class _Call:
 
 
 class VisionWatch:
-    """Observes a model's image features. `wanted()` says which signals to take, `done(output)` gets each result."""
+    """Observes a model's image features. `wanted()` says which signals to take, `done(output)` gets each result;
+    `known()` are the images at hand where they were seen before: the tower then runs for missing signals only."""
 
     def __init__(
         self,
@@ -144,8 +98,9 @@ class VisionWatch:
         places: Places,
         wanted: Callable[[], frozenset[Signal]],
         done: Callable[[Any], None],
+        known: Callable[[], SeenImages | None],
     ) -> None:
-        self._places, self._wanted, self._done = places, wanted, done
+        self._places, self._wanted, self._done, self._known = places, wanted, done, known
         self._local = threading.local()
         self._taps: dict[int, Tap] = {}
         self._measured: set[int] = set()
@@ -191,7 +146,13 @@ class VisionWatch:
         return getattr(self._local, "call", None)
 
     def _observe(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = self._local.call = _Call(self._wanted())
+        known, wanted = self._known(), self._wanted()
+        if known is not None:
+            wanted -= known.signals
+            if not any(isinstance(signal, EncoderSignal) for signal in wanted):
+                self._done(known)
+                return known
+        call = self._local.call = _Call(wanted)
         try:
             output = original(*args, **kwargs)
         finally:
@@ -202,11 +163,9 @@ class VisionWatch:
             facts = _facts(call, pixels, self._places, features[0].device)
             if len(facts) != len(features):
                 raise AutoPruneError(f"{len(features)} images but {len(facts)} layouts: this tower is not supported")
-            if hasattr(features, "shape"):
-                setattr(output, ATTRIBUTE, facts)
-            else:
-                for tensor, fact in zip(features, facts, strict=True):
-                    setattr(tensor, ATTRIBUTE, fact)
+            if known is not None:
+                known.add_to(facts)
+            carry(output, facts)
             self._done(output)
         return output
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from autoprune.spec.durations import seconds
+from autoprune.spec.sizes import cache_size
 
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]  # whole numbers too, but neither true nor "0.95"
@@ -28,6 +29,9 @@ class ModelSpec(Strict):
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     trust_remote_code: bool = Field(False, strict=True, description="run code from the model's repository")
     batch_size: Whole = Field(32, ge=1, description="questions per forward pass while measuring")
+    cache: Annotated[int | Literal["auto"], BeforeValidator(cache_size)] = Field(
+        "auto", description="memory of each worker for what trials share, such as 2GiB; auto, or false for none"
+    )
 
 
 class CalibrationSpec(Strict):

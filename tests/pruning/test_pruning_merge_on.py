@@ -122,7 +122,7 @@ def of_tokens(rows: np.ndarray, layout: Any) -> np.ndarray:
 
 
 def run_facts(made: Any, batch: Batch) -> Any:
-    from autoprune.pruning.vision import ATTRIBUTE
+    from autoprune.pruning.facts import ATTRIBUTE
 
     vision = {k: v for k, v in batch.items() if k in ("pixel_values", "image_sizes", "batch_num_images")}
     with Session(made, policy(encoder("1/4"))), torch.no_grad():

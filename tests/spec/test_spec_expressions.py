@@ -6,6 +6,7 @@ import pytest
 
 from autoprune.spec.durations import seconds
 from autoprune.spec.expressions import ExpressionError, parse_constraint, parse_objective, uses_points
+from autoprune.spec.sizes import cache_size
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,12 @@ def test_durations() -> None:
 def test_weights_show_in_a_label() -> None:
     weighed = parse_objective({"minimize": {"information_flow": {"layers": {"1/2": 0.3, "last": 0.7}}}})
     assert weighed.label == "information_flow(layers=1/2:0.3/last:0.7)"
+
+
+def test_sizes() -> None:
+    written = ("2GiB", "500 MB", "1.5G", "3kib", "10b", "7", 12, 0, False, "auto")
+    expected = [2 * 2**30, 500 * 10**6, 15 * 10**8, 3072, 10, 7, 12, 0, 0, "auto"]
+    assert [cache_size(value) for value in written] == expected
+    for wrong in ("2 gigs", "", "-1", -1, True, "GiB", 1.5, "5ib", None):
+        with pytest.raises(ValueError, match="not the size of a cache"):
+            cache_size(wrong)

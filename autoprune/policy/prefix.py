@@ -1,0 +1,28 @@
+"""Policies that begin alike: what two of them share up to a layer is the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+from autoprune.policy.canonical import to_json
+from autoprune.policy.resolved import ResolvedPolicy
+
+PrefixKey = tuple[tuple[int, str], ...]
+
+
+def prefix_key(canonical: str) -> PrefixKey:
+    """Sorted by it, policies (canonical JSON) that share their first stages stand side by side, the longer the shared
+    part the closer: layer and content of every stage in order."""
+    stages = json.loads(canonical)["stages"]
+    return tuple((int(s["layer"]), json.dumps(s, sort_keys=True)) for s in stages)
+
+
+def prefix_digest(policy: ResolvedPolicy, layer: int) -> str:
+    """SHA-256 of what decides a run up to the entry of `layer`: the stages at earlier layers; where one of those lets
+    the sample decide its count, the whole policy, because such counts leave room for later stages."""
+    before = tuple(stage for stage in policy.stages if stage.layer < layer)
+    decided = any(stage.keep.decided for stage in before)
+    text = to_json(policy if decided else replace(policy, stages=before))
+    return hashlib.sha256(text.encode()).hexdigest()
