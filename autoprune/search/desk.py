@@ -168,11 +168,7 @@ class Desk:
         if failure is not None:
             self._settle(point, "failed", {}, {}, failure.reason, cached=True)
             return True
-        costs = {k: float(v) for k, v in self.plan.proposals.costs(candidate).items() if math.isfinite(v)}
-        slacks = settle.known_slacks(self.plan.constraints, costs, self.baseline)
-        if any(slack > 0 for slack in slacks.values()):
-            missed = ", ".join(text for text, slack in slacks.items() if slack > 0)
-            self._settle(point, "infeasible", costs, slacks, f"misses {missed}, known without running")
+        if point.limit is None and self._rule_out(point, candidate):  # a part is an answer, wanted all the same
             return True
         stored = self.log.find(point.key)
         if stored is None:
@@ -180,6 +176,15 @@ class Desk:
         outcome = Measured(self.plan.request(candidate.canonical, "search", limit=point.limit), stored)
         self._conclude(point, outcome, cached=not self.memory.was_dispatched(point.key))
         return True
+
+    def _rule_out(self, point: Point, candidate: Candidate) -> bool:
+        """Settle what misses a constraint by costs that are known without running."""
+        costs = {k: float(v) for k, v in self.plan.proposals.costs(candidate).items() if math.isfinite(v)}
+        slacks = settle.known_slacks(self.plan.constraints, costs, self.baseline)
+        missed = ", ".join(text for text, slack in slacks.items() if slack > 0)
+        if missed:
+            self._settle(point, "infeasible", costs, slacks, f"misses {missed}, known without running")
+        return bool(missed)
 
     # --------------------------------------------------------------------------------------------------------- settling
     def collect(self) -> None:

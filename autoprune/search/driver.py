@@ -204,11 +204,8 @@ class _Search:
 
     def _known(self, probe: Probe, candidate: Candidate) -> TrialRecord | None:
         ledger = self.desk.ledger
-        return (
-            ledger.measured(candidate.digest, probe.limit)
-            or ledger.failure(candidate.digest)
-            or ledger.ruled_out(candidate.digest)
-        )
+        known = ledger.measured(candidate.digest, probe.limit) or ledger.failure(candidate.digest)
+        return known or (ledger.ruled_out(candidate.digest) if probe.limit is None else None)
 
     def _offer_probe(self, phase: str, probe: Probe, candidate: Candidate) -> None:
         """As a proposal of the sampler's where the space has it: then it learns from it."""

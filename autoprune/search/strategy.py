@@ -35,7 +35,7 @@ class Probe:
     """One policy to measure: `values` of the search space, or a policy `document` of the strategy's own making.
 
     `limit`: on the first so many records of the search split only. Such a number is an answer to the strategy and never
-    an objective's value; it counts as its share of a trial.
+    an objective's value; it counts as its share of a trial, and costs that miss a constraint do not stop it.
     """
 
     values: Mapping[str, Any] | None = None

@@ -6,7 +6,19 @@ from typing import Any
 
 import optuna
 import pytest
-from search_support import RECORDS, FakeExecutor, FakeLog, Killed, fresh, lost, make_plan, oom, run
+from search_support import (
+    RECORDS,
+    FakeExecutor,
+    FakeLog,
+    Killed,
+    ToySpace,
+    constraint,
+    fresh,
+    lost,
+    make_plan,
+    oom,
+    run,
+)
 
 from autoprune.errors import BadInput
 from autoprune.search import strategy
@@ -98,6 +110,13 @@ def test_part_of_the_records_is_part_of_a_trial_and_never_on_a_front(scripted):
     assert [m.search["cost"] for m in front.members] == [pytest.approx(0.725)]
     limits = [(r.limit, r.policy is None) for r in executor.submitted if r.split == "search"]
     assert limits.count((HALF, True)) == 1, "the unpruned model is measured on the same part, once"
+
+
+def test_part_of_the_records_is_measured_whatever_its_costs_miss(scripted):
+    answers = scripted(Probes("full", [point(0.9)]), Probes("rung", [point(0.9, limit=HALF)]))
+    run(plan(proposals=ToySpace(known=True), constraints=(constraint("cost", "<=", 0.5),)))
+    assert [step[0].state for step in answers] == ["infeasible", "partial"]
+    assert answers[1][0].slacks["cost <= 0.5 * baseline"] > 0
 
 
 def test_a_stop_rule_ends_a_strategy_in_the_middle_of_a_step(scripted):
