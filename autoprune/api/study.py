@@ -293,8 +293,9 @@ class Prepared:
             needed = images_for(constraint, 1.0, 2 * lost, confidence) if 0 < lost < 1 else None
             if needed is not None and needed > images:
                 return (
-                    f"the holdout has {images} images; certifying '{constraint.text}' typically needs about {needed}: "
-                    f"policies near the bound may stay undecided"
+                    f"the holdout has {images} {'image' if images == 1 else 'images'}; certifying '{constraint.text}' "
+                    f"typically needs about {needed}, more where the unpruned model is often wrong: policies near the "
+                    f"bound may stay undecided"
                 )
         return None
 

@@ -44,12 +44,13 @@ def observed_need(
     constraints: Sequence[Constraint], finalists: Sequence[Measurement], baseline: Measurement, confidence: float
 ) -> tuple[int, float] | None:
     """-> (records, discordance): how many holdout records the hardest constraint needs at the largest share of records
-    on which a finalist and the baseline differ. None where no constraint bounds a 0/1 measure by the baseline.
+    on which a finalist and the baseline differ. None where no constraint bounds a 0/1 measure by the baseline, or where
+    there are no finalists.
 
     The formula counts images of one record each; with several per image it is on the safe side.
     """
     needs = []
-    for constraint in constraints:
+    for constraint in constraints if finalists else ():
         base = baseline.samples.get(constraint.label)
         if base is None or not is_binary(base):
             continue

@@ -104,3 +104,21 @@ ANOTHER = [
 @pytest.mark.parametrize(("name", "old", "new"), ANOTHER, ids=[f"{c[0]}: {c[2]}" for c in ANOTHER])
 def test_these_make_another_study(case: Path, name: str, old: str, new: str) -> None:
     assert changed(case, name, old, new) != study_id(case)
+
+
+def test_a_holdout_that_is_too_small_says_how_many_images_it_takes(case: Path) -> None:
+    """Assumed: pruned and unpruned answers differ on twice the share of records that may be lost."""
+    from autoprune.search.sizing import required_images
+
+    said = Prepared(check.check(case / "spec.yaml")).holdout_remark()
+    needed = required_images(0.97, 2 * (1 - 0.97), 0.95)
+    assert said is not None
+    assert "the holdout has 1 image; certifying 'exact_match >= 0.97 * baseline'" in said
+    assert f"needs about {needed}" in said
+    spec = case / "spec.yaml"
+    spec.write_text(spec.read_text().replace("0.97 * baseline", "baseline - 3 points"))
+    same = Prepared(check.check(spec)).holdout_remark()
+    assert same is not None
+    assert f"needs about {needed}" in same, "of a baseline of 1, three points are three per cent"
+    spec.write_text(spec.read_text().replace("exact_match >= baseline - 3 points", "budget <= 0.5"))
+    assert Prepared(check.check(spec)).holdout_remark() is None, "costs are exact on any holdout"
