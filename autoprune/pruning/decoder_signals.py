@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Start = Literal["last", "text", "raters", "all", "vision"]
+Start = Literal["last", "text", "query", "raters", "all", "vision", "norm"]
 DecoderHeads = Literal["mean", "sum", "max", "rms", "top_half", "each"]
 Order = Literal["l1", "l2"]
 KeyHeads = Literal["mean", "joined"]

@@ -2,12 +2,13 @@
 
 p₀ is even on the start, p ← p·A one hop, and a visual token's score is what has reached it. Every head walks in its
 own map A; `heads` puts their ends together. The walk moves among the prompt rows after the last visual token (starts
-`last`, `text`, `raters`), among all prompt rows (`all`) or among the visual ones (`vision`); only the last hop leaves
-them.
+`last`, `text`, `query`, `raters`), among all prompt rows (`all`) or among the visual ones (`vision`, and `norm`, where
+p₀ is by the length of the states that enter the layer); only the last hop leaves them.
 
 * 1 hop from `last` is FastV's and PyramidDrop's row, 1 hop from `raters` SparseVLM's.
 * 2 hops from `text`, the first along A + Aᵀ - diag(A) (`symmetrise`), are AdaptInfer's; k hops from `all` are k steps
   of PageRank without a restart (AIM, with `rms` and a low temperature).
+* `query`: the softmax row of the mean query of all those rows stands for the first hop. It sees what the last row sees.
 * `max` of one hop is each row's, then the mean over the rows; of more it is that of the ends.
 * `rows: max`: the heads meet in every row, and a column has the largest of its rows (PTP).
 * With a `gate` t the heads meet after each hop but the last: rows that hold more than t times the mean go on, each with
@@ -36,13 +37,19 @@ GRAIN = 2**16  # of the head that brings most: above the rounding of float32
 @dataclass(frozen=True, eq=False)
 class Ground:
     """Where a walk goes, in the columns of the layer's sequence. rows [B, R]: the rows it moves among, `real` of them;
-    start [B, R] bool: those it starts from. visual [B, n] bool: visual tokens. valid [B, n] bool, or None: all are."""
+    start [B, R] bool: those it starts from, with `mass` [B, R], 1 in all, or evenly where that is None. visual [B, n]
+    bool: visual tokens. valid [B, n] bool, or None: all are."""
 
     rows: Tensor
     real: Tensor
     start: Tensor
     visual: Tensor
     valid: Tensor | None
+    mass: Tensor | None = None
+
+    @property
+    def begin(self) -> Tensor:
+        return _even(self.start) if self.mass is None else self.mass
 
 
 def walk(
@@ -63,11 +70,11 @@ def walk(
     graph = _Graph(query, key, scaling / asked.temperature, mask, ground, asked, even)
     if asked.rows == "max":
         return graph.strongest(ground.start)
-    if asked.heads == "max" and asked.hops == 1:
-        return graph.loudest(_even(ground.start))
-    ends = graph.first(_even(ground.start))
+    if asked.heads == "max" and asked.hops == 1 and asked.start != "query":
+        return graph.loudest(ground.begin)
+    ends = graph.pooled() if asked.start == "query" else graph.first(ground.begin)
     if asked.symmetrise:
-        ends = ends + graph.backwards(_even(ground.start))
+        ends = ends + graph.backwards(ground.begin)
     for _ in range(asked.hops - 1):
         mass = take(ends, ground.rows, 2).masked_fill(~ground.real[:, None], 0)
         if asked.gate is not None:
@@ -104,6 +111,20 @@ class _Graph:
         """One hop [B, H, n] of mass [B, R] that is the same in every head."""
         ends = [(self._piece(i) * mass[:, None, p, None]).sum(2) for i, p in enumerate(self.pieces)]
         return torch.stack(ends).sum(0) if len(ends) > 1 else ends[0]
+
+    def pooled(self) -> Tensor:
+        """One hop [B, H, n] from the mean query of the rows that the walk starts from."""
+        ground = self.ground
+        start = ground.start[:, None, :, None]
+
+        def mean(query: Tensor) -> Tensor:
+            rows = take(query, ground.rows, 2).float().masked_fill(~start, 0)
+            return (rows.sum(2, keepdim=True) / start.sum(2, keepdim=True).clamp(min=1)).to(query.dtype)
+
+        seen, only = self._seen(ground.rows[:, -1:]), torch.zeros_like(ground.rows[:, :1])
+        even = None if self.even is None else (mean(self.even[0]), self.even[1])
+        row = self._softmax(mean(self.query), even, only, seen)[:, :, 0]
+        return row.masked_fill(~ground.start.any(1)[:, None, None], 0)
 
     def loudest(self, mass: Tensor) -> Tensor:
         """One hop [B, n] of mass [B, R] in which every row is that of its loudest head, column by column."""
@@ -147,15 +168,22 @@ class _Graph:
 
     def _made(self, piece: slice) -> Tensor:
         """Softmax rows [B, H, r, n]; rows that are not real are zero."""
-        rows, ground = self.ground.rows[:, piece], self.ground
-        seen = row_mask(self.mask, rows, self.key.shape[2], ground.valid)
-        if self.only_visual:
-            seen = _within(seen, ground.visual[:, None, None, :])
-        weights = attention_rows(self.query, self.key, rows, self.scaling, seen)
-        if self.even is not None:
-            alone = attention_rows(*self.even, rows, self.scaling, seen)
-            weights = torch.where(alone > 0, weights / alone, 0)
-        return weights.masked_fill(~ground.real[:, None, piece, None], 0)
+        rows = self.ground.rows[:, piece]
+        weights = self._softmax(self.query, self.even, rows, self._seen(rows))
+        return weights.masked_fill(~self.ground.real[:, None, piece, None], 0)
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """What the softmax of rows [B, r] runs over."""
+        seen = row_mask(self.mask, rows, self.key.shape[2], self.ground.valid)
+        return _within(seen, self.ground.visual[:, None, None, :]) if self.only_visual else seen
+
+    def _softmax(self, query: Tensor, even: tuple[Tensor, Tensor] | None, rows: Tensor, seen: Tensor) -> Tensor:
+        """Softmax of rows [B, r] of a query, divided by that of `even`: [B, H, r, n]."""
+        weights = attention_rows(query, self.key, rows, self.scaling, seen)
+        if even is None:
+            return weights
+        alone = attention_rows(*even, rows, self.scaling, seen)
+        return torch.where(alone > 0, weights / alone, 0)
 
 
 def _within(mask: Tensor, among: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class Prefill:
         self._partitions: dict[Use, Partition] = {}
         self.probing = False
         self.rotation: Any = None
+        self.entering = self.embeds
         self._prepare_images(device)
         self._count()
 
@@ -136,6 +137,7 @@ class Prefill:
         hidden = args[0]
         for planned in self.plan.at(number):
             hidden = self._stage(planned, layer, hidden, kwargs)
+        self.entering = hidden
         self.run.lengths.append(list(self.now))
         self.run.layouts.append(self.layout)
         self.run.tokens.append(self.tokens)
@@ -343,7 +345,7 @@ class Prefill:
     def _probe(self, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Run the layer up to its attention function, without touching the cache."""
         own = kwargs if self.pristine else self.translator.prefill(kwargs, hidden)
-        self.probing, self.rotation = True, own.get("position_embeddings")
+        self.probing, self.rotation, self.entering = True, own.get("position_embeddings"), hidden
         try:
             layer.forward(hidden, **{**own, "past_key_values": None, "use_cache": False})
         except Abort:
@@ -399,7 +401,7 @@ class Prefill:
         among, count = self.prompt.text, self.prompt.text_rows
         if signal.start == "all":
             among, count = self.prompt.asked, self.layout.width
-        elif signal.start == "vision":
+        elif signal.start in ("vision", "norm"):
             among, count = self.prompt.visual, max(max(self.now), 1)
         elif isinstance(signal, DecoderWalk) and signal.start == "last" and signal.hops == 1:
             among, count = last, 1
@@ -408,7 +410,11 @@ class Prefill:
         if signal.start in ("last", "raters"):
             from_these = last if signal.start == "last" else self._raters
             start = real & self._here(from_these).gather(1, rows)
-        return Ground(rows, real, start, self._here(self.prompt.visual), self.layout.valid)
+        mass = None
+        if signal.start == "norm":
+            lengths = torch.linalg.vector_norm(take(self.entering, rows, 1).float(), dim=-1).masked_fill(~real, 0)
+            mass = lengths / lengths.sum(1, keepdim=True).clamp(min=torch.finfo(lengths.dtype).tiny)
+        return Ground(rows, real, start, self._here(self.prompt.visual), self.layout.valid, mass)
 
     @functools.cached_property
     def _raters(self) -> Tensor:

@@ -66,6 +66,9 @@ PROBE = 2 * 21 * 10 * (12 + 2 * 6)  # q, k, v of all 16 + 5 rows
         (attention(2), PROBE + 2 * 21 * 12),  # the stage's own layer by its number
         (Mix(((Fraction(1, 2), NORM), (Fraction(1, 2), attention("prev")))), 320 + 2 * 21 * 12),
         (attention("prev", "vision"), 16 * 2 * 21 * 12),
+        (attention("prev", "query"), 2 * 21 * 12),
+        (Part("llm_attention", {"from": "query", "hops": 2}), 6 * 2 * 21 * 12 + 2 * 5 * 21 * 4),
+        (attention("prev", "norm"), 16 * 2 * 21 * 12 + 2 * 16 * 10),
         (attention("prev", "raters"), 5 * 2 * 21 * 12 + 2 * 16 * 5 * 10),
         (Part("llm_attention", {"from": "all", "hops": 3}), 21 * 2 * 21 * 12 + 2 * 2 * 21 * 21 * 4),
         (Part("llm_attention", {"layer": None, "layers": [0, 1]}), 2 * 2 * 21 * 12),
@@ -186,6 +189,8 @@ RUNS: dict[str, tuple[ResolvedStage, ...]] = {
     "own": (stage(2, attention("own")),),
     "prev": (stage(2, attention("prev")), stage(3, attention("prev"), keep=Keep("tokens", Fraction(3)))),
     "walk": (stage(2, Part("llm_attention", {"from": "all", "hops": 3, "symmetrise": True})),),
+    "mean query": (stage(2, attention("prev", "query")),),
+    "mean query, own": (stage(2, Part("llm_attention", {"layer": "own", "from": "query"})),),
     "alike": (stage(2, Part("similarity", {"from": "vision", "clip": 0.1, "hops": 2, "by_degree": True})),),
     "plain": (stage(2, Part("similarity", {"from": "last", "hops": 2})),),
     "cls": (stage(0, Part("encoder_attention"), site="projector"),),

@@ -78,6 +78,24 @@ def mean_query(q: Array, k: Array, keys: Sequence[int] | None = None, heads: str
     return heads_together(rows, heads)
 
 
+def mean_query_seen(attention: Array, queries: Sequence[int], seen: Sequence[int]) -> list[float]:
+    """The same of some queries that all see these keys, from their softmax rows: the logits of a mean query are the
+    means of the queries' logits, so its row is their geometric mean, scaled to sum 1 over the keys. Mean over heads."""
+    rows = []
+    for a in attention:
+        rows.append(softmax([mean([math.log(a[q, j]) for q in queries]) for j in seen]))
+    return heads_together(rows)
+
+
+def by_length(attention: Array, states: Array, nodes: Sequence[int]) -> list[float]:
+    """One hop among nodes that start with mass in proportion to the L2 norm of their states [nodes, d] (G-Prune's
+    signal, sheet C5). Mean over heads."""
+    sizes = [norm(state, 2) for state in states]
+    mass = [size / sum(sizes) for size in sizes]
+    rows = [[sum(m * float(a[q, i]) for m, q in zip(mass, nodes, strict=True)) for i in nodes] for a in attention]
+    return heads_together(rows)
+
+
 def tempered(row: Sequence[float], temperature: float) -> list[float]:
     """softmax(logits / T) read from a row that is softmax(logits): p^(1/T), scaled to sum 1."""
     return softmax([math.log(p) / temperature if p > 0 else -math.inf for p in row])

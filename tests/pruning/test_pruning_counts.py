@@ -65,6 +65,8 @@ def test_rules_are_the_formulas(seed: int) -> None:
     assert counted(find("outlier"), rows) == [max(1, oracle.iqr_outliers(r)) for r in rows]
     four = [max(1, math.floor(4 * oracle.iqr_outliers(r) + 0.5)) for r in rows]
     assert counted(find("outlier", times=4), rows) == [min(c, len(r)) for c, r in zip(four, rows, strict=True)]
+    more = [max(1, oracle.iqr_outliers(r) + 1) for r in rows]
+    assert counted(find("outlier", more=1), rows) == [min(c, len(r)) for c, r in zip(more, rows, strict=True)]
     for k in (3, 20):
         expected = [max(1, oracle.lof_outliers(r, k)) for r in rows]
         assert counted(find("outlier", method="lof", neighbours=k), rows) == expected

@@ -127,7 +127,48 @@ def test_over_rope_is_the_oracle_of_sparsevlm_v2() -> None:
     assert not close(found, plain, 1e-2)
 
 
-@pytest.mark.parametrize("params", WALKS, ids=str)
+STARTS: list[dict[str, Any]] = [
+    {"from": "query"},
+    {"from": "query", "hops": 2, "heads": "rms"},
+    {"from": "query", "over_rope": True, "heads": "top_half"},
+    {"from": "query", "heads": "max", "rope": False, "temperature": 2},
+    {"from": "norm"},
+    {"from": "norm", "hops": 3, "heads": "max", "over_keys": "vision"},
+]
+
+
+@pytest.mark.parametrize("more", [{}, {"hops": 2}, {"over_rope": True}, {"heads": "max", "rope": False}], ids=str)
+def test_of_one_word_the_mean_query_is_the_last_row(more: dict[str, Any]) -> None:
+    batch = inputs(model(), [Sample(4)])
+    assert len(Prompt(batch).text) == 1
+    (found,) = attention_scores({"from": "query", **more}, batch)
+    (last,) = attention_scores({"from": "last", **more}, batch)
+    assert close(found, last)
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_the_mean_query_is_a_row_of_its_own(hops: int) -> None:
+    """Not the mean of the words' rows; and lengths tell visual tokens apart."""
+    batch = inputs(model(), ONE)
+    for one, other in (("query", "text"), ("query", "last"), ("norm", "vision")):
+        (found,), (even,) = (attention_scores({"from": name, "hops": hops}, batch) for name in (one, other))
+        assert not close(found, even, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"from": "query", "hops": 2, "symmetrise": True}, "starts with one row"),
+        ({"from": "query", "rows": "max"}, "starts with one row"),
+        ({"from": "norm", "rows": "max"}, "compares rows that count alike"),
+    ],
+)
+def test_starts_that_have_no_rows_to_compare(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        attention_scores(params, inputs(model(), ONE))
+
+
+@pytest.mark.parametrize("params", [*WALKS, *STARTS], ids=str)
 def test_a_padded_batch_is_its_samples(params: dict[str, Any]) -> None:
     batch = inputs(model(), SAMPLES)
     together = attention_scores({**params, "layer": "own"}, batch)

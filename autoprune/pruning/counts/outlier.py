@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 class Outlier(CountConfig):
     """method: `iqr` = scores above the third quartile plus `beyond` times the distance of the quartiles; `lof` = scores
     whose local outlier factor among their `neighbours` nearest scores is above `beyond`. times: the count is multiplied
-    by this (PruMerge+ keeps three evenly spaced tokens beside every outlier)."""
+    by this (PruMerge+ keeps three evenly spaced tokens beside every outlier). more: and this many on top, for rows that
+    the merger makes."""
 
     method: Literal["iqr", "lof"] = "iqr"
     beyond: Number = Field(default=1.5, gt=0)
     neighbours: int | None = Field(default=None, ge=1, strict=True)
     times: Number = Field(default=1.0, gt=0)
+    more: int = Field(default=0, ge=0, strict=True)
 
     @model_validator(mode="after")
     def _fits(self) -> Outlier:
@@ -45,7 +47,7 @@ NEIGHBOURS = 20  # of the local outlier factor, where nothing is said
     paper="LLaVA-PruMerge (ICCV 2025) for iqr; Recoverable Compression (AAAI 2025) for lof",
 )
 def outlier(view: StageView, scores: Tensor, among: Tensor, config: Outlier) -> Tensor:
-    """The number of outlying scores, at least 1.
+    """The number of outlying scores, times and more as said, at least 1.
 
     Quartiles interpolate; the outlier factor is of the scores as points on a line (Breunig et al. 2000)."""
     from autoprune.pruning.counting import at_least_one, finite
@@ -53,7 +55,7 @@ def outlier(view: StageView, scores: Tensor, among: Tensor, config: Outlier) -> 
     seen = finite(scores, among)
     values = scores.float()
     found = _beyond_quartiles(values, seen, config.beyond) if config.method == "iqr" else _lof(values, seen, config)
-    counts = ((found & seen).sum(1) * config.times + 0.5).floor()
+    counts = ((found & seen).sum(1) * config.times + 0.5).floor() + config.more
     return at_least_one(counts, among)
 
 

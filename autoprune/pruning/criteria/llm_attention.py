@@ -33,10 +33,11 @@ class LlmAttention(PartConfig):
     half of the next layer) or `difference` (how much more the last has than the first, at least 0).
     rise: how much more `layer` has than the layer before it, at least 0.
     from: where the walk starts: `last` = the last prompt row, `text` = the prompt rows after the last visual token,
-    `raters` = those of them that the visual tokens are most alike as both enter the language model, `all` = all prompt
-    rows, `vision` = the visual tokens.
-    hops: steps of the walk; the last one scores, those before stay among the rows it may start from (of `last` and
-    `raters`: the `text`). gate: between hops only rows with more than this many times the mean go on, evenly.
+    `query` = the softmax row of the mean of their queries, `raters` = those of them that the visual tokens are most
+    alike as both enter the language model, `all` = all prompt rows, `vision` = the visual tokens, `norm` = these by the
+    length of their states as they enter the layer.
+    hops: steps of the walk; the last one scores, those before stay among the rows it may start from (of `last`, `query`
+    and `raters`: the `text`). gate: between hops only rows with more than this many times the mean go on, evenly.
     symmetrise: the first of several hops goes along the attention and against it.
     heads: how the heads' scores become one; `top_half`: the mean of the heads that look most at visual tokens; `each`:
     they stay apart, for `group: head`. rows: of several rows to start from their `mean`, or for each token the `max`.
@@ -69,7 +70,7 @@ class LlmAttention(PartConfig):
     def _several_hops(self) -> LlmAttention:
         if self.hops == 1 and (self.symmetrise or self.gate is not None):
             raise ValueError("`symmetrise` and `gate` are about what lies between hops: they need `hops: 2` or more")
-        if self.hops > 1 and self.over_keys == "vision" and self.source != "vision":
+        if self.hops > 1 and self.over_keys == "vision" and self.source not in ("vision", "norm"):
             raise ValueError("`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`")
         if self.over_rope and (self.hops > 1 or not self.rope):
             raise ValueError("`over_rope` divides one hop's attention by that of the rotary embedding: it needs both")
@@ -77,15 +78,19 @@ class LlmAttention(PartConfig):
             raise ValueError("`top_half` ranks heads by what visual tokens get: over those alone all heads give alike")
         if self.rise and self.layers is not None:
             raise ValueError("`rise` compares `layer` with the one before it: for a range there is `over: difference`")
+        if self.source == "query" and (self.symmetrise or self.rows == "max"):
+            raise ValueError("`from: query` starts with one row, that of a mean: no `symmetrise`, no `rows: max`")
+        if self.source == "norm" and self.rows == "max":
+            raise ValueError("`rows: max` compares rows that count alike: `from: vision`, not `from: norm`")
         if self.hops > 1 and self.rows == "max":
             raise ValueError("`rows: max` compares the rows that a walk starts from: it needs `hops: 1`")
         return self
 
     def tier(self, declared: Tier) -> Tier:
         """One row, rows of the text, or a whole map."""
-        if self.source in ("all", "vision"):
+        if self.source in ("all", "vision", "norm"):
             return "T3"
-        return "T1" if self.source == "last" and self.hops == 1 else declared
+        return "T1" if self.source in ("last", "query") and self.hops == 1 else declared
 
     def walks(self, site: Site) -> tuple[DecoderWalk, ...]:
         """One walk for every layer that is read."""
@@ -123,9 +128,9 @@ class LlmAttention(PartConfig):
 
 
 def flops(config: LlmAttention, sizes: Sizes) -> int:
-    """Per layer 2·r·s·h·e, r rows: 1 (`last`), the text (at most), the visual tokens or s; 2·r·s·h more for each hop
-    after the first and for `symmetrise`, 2·r·s·e for `over_rope`. `own`: and the probe of all rows' q, k, v. `raters`:
-    and 2·V·t·d."""
+    """Per layer 2·r·s·h·e, r rows: 1 (`last`, `query`), the text (at most), the visual tokens or s; 2·r·s·h more for
+    each hop after the first and for `symmetrise`, 2·r·s·e for `over_rope`, 2·V·d for the lengths of `norm`; of `query`
+    with more hops its row. `own`: and the probe of all rows' q, k, v. `raters`: and 2·V·t·d."""
     total = sum(_walk(walk, sizes) for walk in config.walks(sizes.site))
     if config.source == "raters":
         total += 2 * max(sizes.visual[0], sizes.current) * sizes.text * sizes.geometry.width
@@ -135,12 +140,14 @@ def flops(config: LlmAttention, sizes: Sizes) -> int:
 def _walk(walk: DecoderWalk, sizes: Sizes) -> int:
     columns = sizes.sequence(walk.layer, walk.own)
     rows = sizes.text
-    if walk.start == "last" and walk.hops == 1:
+    if walk.start in ("last", "query") and walk.hops == 1:
         rows = 1
-    elif walk.start in ("all", "vision"):
+    elif walk.start in ("all", "vision", "norm"):
         rows = columns if walk.start == "all" else columns - sizes.text
     more = 2 * rows * columns * sizes.geometry.heads * (walk.hops - 1 + int(walk.symmetrise))
     more += 2 * rows * columns * sizes.geometry.head_dim * int(walk.over_rope)
+    more += 2 * rows * sizes.geometry.width * int(walk.start == "norm")
+    more += 2 * columns * sizes.query_width * int(walk.start == "query" and walk.hops > 1)
     return sizes.probe(walk.own) + 2 * rows * columns * sizes.query_width + more
 
 
@@ -153,7 +160,8 @@ def _walk(walk: DecoderWalk, sizes: Sizes) -> int:
     sites=("llm",),
     paper="An Image is Worth 1/2 Tokens After Layer 2 (FastV, ECCV 2024); PyramidDrop (CVPR 2025) for layer: own; "
     "SparseVLM (ICML 2025) for raters, top_half and over_rope; AdaptInfer (2025) for symmetrise; AIM (ICCV 2025) for "
-    "many hops; FEATHER (ICCV 2025) for rope: false; CATP (AAAI 2026) for rise",
+    "many hops; FEATHER (ICCV 2025) for rope: false; CATP (AAAI 2026) for rise; query as FlowCut (2025) in a "
+    "tower, norm as G-Prune (AAAI 2025) on its graph of cosines",
 )
 def llm_attention(view: StageView, config: LlmAttention) -> Tensor:
     """Softmax attention that prompt rows pay to each visual token at a decoder layer, in one step or several.
