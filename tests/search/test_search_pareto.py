@@ -82,3 +82,16 @@ def test_without_references_the_reference_point_is_a_tenth_beyond_the_baseline()
     assert pareto.reference_point([record(0, 20.0, 0.5, "baseline")], GOALS) == pytest.approx((22.0, -0.4))
     assert pareto.reference_point([], GOALS) is None
     assert pareto.hypervolume_curve([], GOALS) == []
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+def test_the_non_dominated_are_those_by_definition(dimensions):
+    rng = np.random.default_rng(dimensions)
+    for size in range(30):
+        points = [tuple(p) for p in rng.integers(0, 5, (size, dimensions)).tolist()]
+        kept = [
+            i
+            for i, p in enumerate(points)
+            if p not in points[:i] and not any(pareto.dominates(other, p) for other in points)
+        ]
+        assert pareto.non_dominated(points) == kept
