@@ -94,7 +94,8 @@ def shared_out(
     for height, sample, current in zip(heights, counting, now, strict=True):
         cap = min(current, rounded(most, sample.n)) if current else 0
         left = sample.left(first, planned.stage.keep.value)
-        counts.append(retained(height, weights, left, cap) if cap else (0,) * layers)
+        least = min(cap, max(1, sample.protected[sample.number]))
+        counts.append(retained(height, weights, left, cap, least) if cap else (0,) * layers)
     return [list(layer) for layer in zip(*counts, strict=True)]
 
 

@@ -273,7 +273,12 @@ def test_the_front_has_the_shape_that_is_printed() -> None:
         {"exact_match >= 0.95 * baseline": "certified"}, {"exact_match >= 0.95 * baseline": 0.96}, True,
     )  # fmt: skip
     front = Front(
-        "s", {"exact_match": estimate}, (member,), {"complete": 3, "failed": 0, "running": 0}, ("why",), (0.1, 0.2)
+        "s",
+        {"exact_match": estimate},
+        (member,),
+        {"complete": 3, "failed": 0, "running": 0},
+        ("why",),
+        hypervolume=(0.1, 0.2),
     )
     data = json.loads(json.dumps(front.to_json()))
     assert data["baseline"] == {"holdout": {"exact_match": {"value": 0.9, "low": 0.8, "high": 0.95}}}

@@ -11,6 +11,9 @@ import pytest
 import torch
 from llm_reference import Prompt, maps
 from pruning_support import LAYERS, Sample, inputs, model, single
+from tiny_families import TINY
+from tiny_families import model as tiny_model
+from tiny_families import together as joined
 
 from autoprune.errors import BadInput
 from autoprune.models.family import geometry_of
@@ -88,6 +91,45 @@ def test_without_information_all_samples_fall_alike() -> None:
     found = run(bound(document(shared("2/5", most=1))), batch).counts
     assert all(len(set(c)) == 1 for c in found)
     assert found[0][0] > 2 * found[-1][0]
+
+
+@pytest.mark.parametrize("per_bit", [0, 100])
+@pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl"])
+def test_newlines_are_part_of_what_layers_share(name: str, per_bit: int) -> None:
+    """Every sample meets the budget, never below its newlines, alone as in a batch; several images, and none."""
+    made, rows, budget = tiny_model(name), TINY[name].rows(TINY[name].odd), HALF
+    policy = document(shared("1/2", slope=12, per_bit=per_bit, most=1))
+    resolved = resolve(policy, geometry_of(made.config.to_dict()), PARTS)
+
+    def prefill(batch: dict[str, torch.Tensor]) -> Any:
+        with Session(made, resolved) as session, torch.no_grad():
+            made(**batch, use_cache=False)
+            return session.run
+
+    together, heights = prefill(joined(rows)), [1 / (1 + math.exp(12 * (x / 3 - 0.4))) for x in range(4)]
+    for i, n in enumerate(together.n):
+        found = [c[i] for c in together.counts]
+        if not n:
+            assert found == [0] * 4
+            continue
+        alone = prefill(joined([rows[i]]))
+        assert [c[0] for c in alone.counts] == found
+        separators = int(newlines(made, rows[i]))
+        assert min(found) >= max(separators, 1)
+        assert (separators > 0) == (name == "llava_next")
+        assert 2 * n + sum(found) == int(budget * LAYERS * n)
+        if not per_bit:
+            left = int(budget * LAYERS * n) - 2 * n
+            assert found == list(retained(heights, [1] * 4, left, n, max(separators, 1)))
+        assert together.kept(LAYERS - 1, i) == alone.kept(LAYERS - 1, 0)
+    assert any(len(set(c[i] for c in together.counts)) > 1 for i in range(len(rows)))
+
+
+def newlines(made: Any, row: Any) -> int:
+    """Rows of a LLaVA-NeXT's high-resolution part: one ends in each."""
+    if "image_sizes" not in row.vision:
+        return 0
+    return sum(high // 8 for high, _ in row.vision["image_sizes"].tolist())
 
 
 def test_counts_that_no_run_decided_spend_the_budget_evenly() -> None:
