@@ -47,21 +47,25 @@ def _member(front: Front) -> Member | None:
 
 
 def _without(study: Prepared, member: Member) -> Iterator[Without]:
-    """Stages whose absence makes a valid policy of another effect."""
+    """Each stage's absence, or why there is nothing to measure."""
     policy = Policy.parse(member.policy or {}, PARTS)
     geometry, tokens = study.geometry, study.tokens
     whole = canonical.resolve(policy, geometry, PARTS, tokens)
     cost = _budget(study, whole)
     for i, rest in enumerate(without_stages(policy, geometry.depth, tokens)):
+        at = _site(policy.stages[i])
         try:
             made = candidate(rest, geometry, tokens)
             resolved = canonical.from_json(made.canonical)
             make_plan(resolved, geometry)
-        except (BadInput, Infeasible):
+        except (BadInput, Infeasible) as error:
+            yield Without(i + 1, at, reason=f"without it there is no valid policy ({error})")
             continue
-        if made.digest != canonical.digest(whole):
+        if made.digest == canonical.digest(whole):
+            yield Without(i + 1, at, reason="it has no effect in this policy")
+        else:
             text = made.canonical if resolved.stages else None
-            yield Without(i + 1, _site(policy.stages[i]), text, _budget(study, resolved) - cost)
+            yield Without(i + 1, at, text, _budget(study, resolved) - cost)
 
 
 def _budget(study: Prepared, resolved: ResolvedPolicy) -> float:

@@ -23,24 +23,49 @@ if TYPE_CHECKING:
 
 def without_stages(policy: Policy, depth: int, tokens: int | None) -> list[Policy]:
     """The policy without its first stage, without its second, …; a curve or a range of layers is one stage. `tokens` is
-    N where all samples share it. Raises `Infeasible` where the whole policy is."""
+    N where all samples share it. A stage that drops nothing in the whole policy is left out throughout: with a count of
+    its own it would begin to. Raises `Infeasible` where the whole policy is."""
     fixed = fix_counts(policy, depth, tokens).stages
-    return [replace(policy, stages=fixed[:i] + fixed[i + 1 :]) for i in range(len(fixed))]
+    idle = _idle(policy, depth, tokens)
+    return [
+        replace(policy, stages=tuple(s for j, s in enumerate(fixed) if j != i and j not in idle))
+        for i in range(len(fixed))
+    ]
 
 
 def fix_counts(policy: Policy, depth: int, tokens: int | None) -> Policy:
     """The same policy with keeps that do not depend on the stages before them."""
     placed = expand(policy, depth, tokens)
+    left = _left(placed, depth, tokens)
+    if left is None:
+        return policy
+    return replace(policy, stages=tuple(_fixed(stage, placed, left) for stage in policy.stages))
+
+
+def _left(placed: tuple[Placed, ...], depth: int, tokens: int | None) -> list[KeepSpec] | None:
+    """What each step leaves, as a count or as a fraction of N; None where that is not known before a run."""
     steps = [(p.layer, p.keep) for p in placed]
     if any(p.keep.decided for p in placed):
-        return policy
+        return None
     if tokens is not None:
-        left: list[KeepSpec] = [_count(k) for k in count_steps(steps, tokens, depth, [0] * len(steps))]
-    elif any(p.keep.kind == "tokens" for p in placed):
-        return policy  # counts beside fractions of an N that differs
-    else:
-        left = [KeepSpec("fraction", f) for f in fractions(steps, depth)]
-    return replace(policy, stages=tuple(_fixed(stage, placed, left) for stage in policy.stages))
+        return [_count(k) for k in count_steps(steps, tokens, depth, [0] * len(steps))]
+    if any(p.keep.kind == "tokens" for p in placed):
+        return None  # counts beside fractions of an N that differs
+    return [KeepSpec("fraction", f) for f in fractions(steps, depth)]
+
+
+def _idle(policy: Policy, depth: int, tokens: int | None) -> set[int]:
+    """Numbers of the stages that drop nothing and do nothing else."""
+    placed = expand(policy, depth, tokens)
+    left = _left(placed, depth, tokens)
+    if left is None or any(p.keep.restores for p in placed):
+        return set()
+    active, before = set[int](), Fraction(tokens or 1)
+    for place, keep in zip(placed, left, strict=True):
+        acts = keep.value < before or place.stage.positions != "keep" or place.stage.attend is not None
+        active |= {i for i, stage in enumerate(policy.stages) if acts and stage is place.stage}
+        before = keep.value
+    return set(range(len(policy.stages))) - active
 
 
 def _count(count: int) -> KeepSpec:

@@ -59,3 +59,9 @@ def test_where_a_rule_decides_nothing_is_fixed() -> None:
     )
     assert fix_counts(ruled, 12, 64) == ruled
     assert len(without_stages(ruled, 12, 64)) == 2
+
+
+@pytest.mark.parametrize("tokens", [64, None])
+def test_what_drops_nothing_does_not_begin_to(tokens: int | None) -> None:
+    met = {"at": "llm:3", "keep": {"to_budget": "0.9"}, "score": LAST}
+    assert next(p.stages for p in without_stages(policy(SPARSE[0], met), 12, tokens)) == ()

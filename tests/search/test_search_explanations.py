@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -26,6 +27,7 @@ from autoprune.ports import Measurement, TrialRecord
 from autoprune.search.explanations import constant, edges, importance, stages, stopped, violations
 from autoprune.search.explanations.evidence import Evidence
 from autoprune.search.holdout import Bench
+from autoprune.search.memory import UNREACHABLE
 from autoprune.search.stop import StopReason
 
 
@@ -86,6 +88,18 @@ def test_an_empty_front_is_counted_and_named():
     assert "nearest to meeting all: t0" in text
     (line,) = violations.explain(evidence([trial(0, "failed")])).lines
     assert line == "no policy was measured: 1 failed"
+
+
+def test_budgets_out_of_reach_are_judged_of_all():
+    lost = replace(trial(4, "infeasible", slacks={UNREACHABLE: 0.25}), digest="", name="infeasible")
+    found = violations.explain(evidence([*POINTS, lost], constraints=(ACCURATE, CHEAP)))
+    assert found.data["constraints"][UNREACHABLE] == {
+        "judged": 4,
+        "missed": 1,
+        "rate": 0.25,
+        "nearest": {"policy": None, "short": 0.25},
+    }
+    assert f"  {UNREACHABLE}: missed by 1 of 4 (25 %); nearest miss short by 0.25" in found.lines
 
 
 def test_misses_are_counted_beside_a_front_too():
@@ -262,5 +276,14 @@ def test_a_stage_that_cannot_be_measured_has_its_reason():
     found = stages.explain(
         plan, bench_of(plan, executor, FakeLog()), "p", {"cost": 0, "nll": 0, "acc": 0}, [lacking(1, 0.5)]
     )
-    assert found.data["stages"] == [{"stage": 1, "at": "llm:1", "reason": "oom: out of memory"}]
-    assert "could not be measured (oom" in found.lines[0]
+    assert found.data["stages"] == [{"stage": 1, "at": "llm:1", "reason": "not measured: oom: out of memory"}]
+    assert found.lines == ("p, stage 1 (llm:1): not measured: oom: out of memory",)
+
+
+def test_a_stage_with_nothing_to_measure_says_why():
+    plan, executor = make_plan(), FakeExecutor()
+    idle = stages.Without(1, "llm:1", reason="it has no effect in this policy")
+    found = stages.explain(plan, bench_of(plan, executor, FakeLog()), "p", {"cost": 0, "nll": 0, "acc": 0}, [idle])
+    assert found.data["stages"] == [{"stage": 1, "at": "llm:1", "reason": "it has no effect in this policy"}]
+    assert found.data["not_measured"] == 0
+    assert [r.policy for r in executor.submitted] == [None]

@@ -23,33 +23,37 @@ MOST = 6  # evaluations; of longer policies the stages that save most are looked
 @dataclass(frozen=True)
 class Without:
     """A policy without the stage of this number (from 1) at this site. `canonical` is None where nothing is left of the
-    policy: that is the unpruned model. `saves` orders stages: by how much the budget rises without it."""
+    policy: that is the unpruned model. `saves` orders stages: by how much the budget rises without it. `reason`: why
+    there is nothing to measure."""
 
     stage: int
     at: str
-    canonical: str | None
-    saves: float
+    canonical: str | None = None
+    saves: float = 0.0
+    reason: str = ""
 
 
 def explain(
     plan: StudyPlan, bench: Bench, name: str, whole: Mapping[str, float], without: Sequence[Without]
 ) -> Explanation:
     """Per stage what every objective and constrained measure is `without` it, the `effect` it has (with minus without),
-    and which constraints are then `missed`; or the `reason` why that could not be measured. `whole` are the policy's
+    and which constraints are then `missed`; or the `reason` why there are no numbers. `whole` are the policy's
     own search-split values."""
-    chosen = sorted(sorted(without, key=lambda w: (-w.saves, w.stage))[:MOST], key=lambda w: w.stage)
+    wanted = sorted((w for w in without if not w.reason), key=lambda w: (-w.saves, w.stage))
+    chosen = [w for w in without if w.reason or w in wanted[:MOST]]
     baseline = bench.baseline("search")
-    todo = list(dict.fromkeys(w.canonical for w in chosen if w.canonical is not None))
+    todo = list(dict.fromkeys(w.canonical for w in wanted[:MOST] if w.canonical is not None))
     measured = dict(zip(todo, bench.policies(todo, "search", baseline, lambda _: None), strict=True))
     labels = list(dict.fromkeys([o.label for o in plan.objectives] + [c.label for c in plan.constraints]))
     found: list[dict[str, Any]] = []
     lines = []
     for one in chosen:
-        result = baseline if one.canonical is None else measured[one.canonical]
         where = {"stage": one.stage, "at": one.at}
-        if isinstance(result, settle.Unusable):
-            found.append({**where, "reason": result.reason})
-            lines.append(f"{name} without stage {one.stage} ({one.at}) could not be measured ({result.reason})")
+        result = baseline if one.canonical is None else measured[one.canonical]
+        reason = one.reason or (f"not measured: {result.reason}" if isinstance(result, settle.Unusable) else "")
+        if reason or isinstance(result, settle.Unusable):
+            found.append({**where, "reason": reason})
+            lines.append(f"{name}, stage {one.stage} ({one.at}): {reason}")
             continue
         found.append({**where, **_effect(plan, labels, whole, result, baseline)})
         lines.append(_line(name, one, labels, whole, found[-1]))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from autoprune.search import pareto
 from autoprune.search.explanations.evidence import Evidence, Explanation
 
+if TYPE_CHECKING:
+    from autoprune.ports import TrialRecord
+
 
 def explain(evidence: Evidence) -> Explanation:
-    """Per constraint, over every settled point whose slack is known (those ruled out by known costs have only these):
+    """Per constraint, over every settled point whose slack is known (those ruled out by known costs have only these; a
+    budget that cannot be reached has one only where it is missed, and is judged of all):
     `missed` of `judged`, their `rate`, and the `nearest` miss with what it is short by, in the measure's unit. Where
     nothing met every constraint, `closest` is the point whose worst miss, relative to the bounds, is smallest."""
     constraints = evidence.plan.constraints
     points = [r for r in evidence.points if r.state in ("complete", "infeasible")]
     texts = dict.fromkeys([c.text for c in constraints] + [text for r in points for text in r.constraints])
-    found = {text: _judged([(r.constraints[text], r.name) for r in points if text in r.constraints]) for text in texts}
+    found = {text: _judged(points, text, declared=any(c.text == text for c in constraints)) for text in texts}
     lines = [_line(text, data) for text, data in sorted(found.items(), key=lambda i: -i[1]["missed"]) if data["missed"]]
     if any(pareto.feasible(r) for r in points):
         return Explanation({"constraints": found, "closest": None}, tuple(lines))
@@ -29,21 +33,29 @@ def explain(evidence: Evidence) -> Explanation:
     return Explanation({"constraints": found, "closest": closest}, tuple(lines))
 
 
-def _judged(known: list[tuple[float, str]]) -> dict[str, Any]:
-    missed = sorted(k for k in known if k[0] > 0)
+def _judged(points: Sequence[TrialRecord], text: str, declared: bool) -> dict[str, Any]:
+    known = [r for r in points if text in r.constraints]
+    missed = sorted((r for r in known if r.constraints[text] > 0), key=lambda r: (r.constraints[text], r.number))
+    judged = len(known) if declared else len(points)
+    nearest = (
+        {"policy": missed[0].name if missed[0].digest else None, "short": missed[0].constraints[text]}
+        if missed
+        else None
+    )
     return {
-        "judged": len(known),
+        "judged": judged,
         "missed": len(missed),
-        "rate": len(missed) / len(known) if known else None,
-        "nearest": None if not missed else {"policy": missed[0][1], "short": missed[0][0]},
+        "rate": len(missed) / judged if judged else None,
+        "nearest": nearest,
     }
 
 
 def _line(text: str, data: Mapping[str, Any]) -> str:
     near, share = data["nearest"], round(100 * data["rate"])
+    which = f" {near['policy']}," if near["policy"] else ""
     return (
         f"{text}: missed by {data['missed']} of {data['judged']} ({share} %); "
-        f"nearest miss {near['policy']}, short by {near['short']:.4g}"
+        f"nearest miss{which} short by {near['short']:.4g}"
     )
 
 
