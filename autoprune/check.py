@@ -29,13 +29,14 @@ from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy, Stage
 from autoprune.policy.geometry import Geometry
-from autoprune.policy.space import Space
+from autoprune.policy.space import BoundSpace, Space
 from autoprune.policy.space_check import at_its_definition
 from autoprune.ports import MeasureRequest
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import Unusable, make_plan
 from autoprune.pruning.refusals import refusals
 from autoprune.search import strategy as strategies
+from autoprune.search.fitting import misfit, searched
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load_partly
@@ -59,6 +60,10 @@ class Checked:
     warnings: tuple[Located, ...]
     strategy: StrategySpec
 
+    def bound(self, geometry: Geometry) -> BoundSpace:
+        """The space that the strategy searches, for the model. Raises BadInput where it has none."""
+        return searched(self.strategy, self.loaded.space_source.data, self.space.bind(geometry))
+
     def summary(self) -> list[tuple[str, str]]:
         """What will be done, for people."""
         spec = self.loaded.spec
@@ -72,7 +77,7 @@ class Checked:
             ("records", f"{spec.calibration.search} to search, {spec.calibration.holdout} to certify"),
         ]
         if self.geometry is not None:
-            free = ", ".join(p.name for p in self.space.bind(self.geometry).parameters)
+            free = ", ".join(p.name for p in self.bound(self.geometry).parameters)
             rows.insert(3, ("space", free or "no holes"))
         return rows
 
@@ -220,6 +225,7 @@ def check(path: str | Path) -> Checked:
     found.extend(problems)
     if space is not None and geometry is not None and not found:
         found.extend(unmeetable(loaded, space.bind(geometry), constraints))
+        found.extend(misfit(loaded, strategy, space.bind(geometry), objectives, constraints))
         warnings.extend(_idle(loaded, space, geometry, max((len(r.images) for r in records), default=0)))
     if found or space is None:
         raise BadInput(problems=sorted(found, key=lambda p: (p.file, p.line, p.column)))

@@ -15,9 +15,10 @@ from autoprune.api import state
 from autoprune.api.explaining import explain_stages
 from autoprune.api.study import PARTS, Prepared
 from autoprune.document.problems import suggest
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Located
 from autoprune.measures.least import unmeetable
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
+from autoprune.search.fitting import misfit
 
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
@@ -61,8 +62,8 @@ def search(
     observer.update(Progress("loading"))
     study = Prepared(checked)
     uri = state.mlflow_uri(checked.loaded)
-    if checked.geometry is None and (found := unmeetable(checked.loaded, study.space, checked.constraints)):
-        raise BadInput(problems=found)  # a hub's model that is only here now
+    if checked.geometry is None and (found := _only_known_now(study)):
+        raise BadInput(problems=found)
     study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
     plan = study.plan(trials, None)
     _preflight(checked.loaded, uri)
@@ -84,6 +85,14 @@ def search(
         )
         with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
             return _Run(study, log, uri, observer, executor, stop).run(plan)
+
+
+def _only_known_now(study: Prepared) -> list[Located]:
+    """What `check` would have said, had a hub's model been here."""
+    checked = study.checked
+    bound = checked.space.bind(study.geometry)
+    misfits = misfit(checked.loaded, checked.strategy, bound, checked.objectives, checked.constraints)
+    return [*unmeetable(checked.loaded, bound, checked.constraints), *misfits]
 
 
 def _machine(loaded: LoadedSpec, executor: str | None) -> None:

@@ -82,6 +82,10 @@ class Proposals:
         return self.space.sites
 
     @property
+    def keeps(self) -> frozenset[str]:
+        return self.space.keeps
+
+    @property
     def depth(self) -> int:
         return self.geometry.depth
 
@@ -209,7 +213,7 @@ class Prepared:
 
     @cached_property
     def space(self) -> BoundSpace:
-        return self.checked.space.bind(self.geometry)
+        return self.checked.bound(self.geometry)
 
     @cached_property
     def identity(self) -> str:

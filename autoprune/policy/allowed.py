@@ -1,5 +1,7 @@
-"""The decoder layers before which a space allows stages: fixed sites, the ranges of layers that are left open, and the
-whole of a range of layers (0 is before the language model)."""
+"""What a space leaves open: the decoder layers before which it allows stages, and which parameters are keeps.
+
+Layers are fixed sites, what a hole may become, and the whole of a range of layers; 0 is before the language model.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from autoprune.policy.bound import BoundSpace
 
 
-def allowed(bound: BoundSpace) -> tuple[int, ...]:
+def sites(bound: BoundSpace) -> tuple[int, ...]:
     """Every such layer, shallow ones first."""
     found: set[int] = set()
     for i, stage in enumerate(bound.space.template["stages"]):
@@ -50,3 +52,23 @@ def _of(bound: BoundSpace, param: Param) -> set[int]:
             lowest[name] = slot.lowest(lowest)
         return set(range(lowest[param.name], bound.slots[param.name].high + 1))
     return set(range(int(param.low), int(param.high) + 1))
+
+
+def keeps(bound: BoundSpace) -> frozenset[str]:
+    """The names of the parameters that say how much a stage keeps."""
+    listed = enumerate(bound.space.template["stages"])
+    found = (
+        _names(stage.get("keep"), ("stages", i, "keep"), bound) for i, stage in listed if isinstance(stage, Mapping)
+    )
+    return frozenset().union(*found)
+
+
+def _names(node: Any, path: Path, bound: BoundSpace) -> set[str]:
+    if isinstance(node, str):
+        found = REFERENCE.search(node)
+        return set() if found is None else {found[1]}
+    if inline_kind(node) is not None:
+        return {p.name for p in bound.space.params if p.path == path}
+    if isinstance(node, Mapping):
+        return set().union(*(_names(v, (*path, k), bound) for k, v in node.items()))
+    return set()

@@ -53,9 +53,16 @@ class BoundSpace:
     @cached_property
     def sites(self) -> tuple[int, ...]:
         """The decoder layers before which stages are allowed, shallow ones first; 0 is before the language model."""
-        from autoprune.policy.allowed import allowed
+        from autoprune.policy.allowed import sites
 
-        return allowed(self)
+        return sites(self)
+
+    @cached_property
+    def keeps(self) -> frozenset[str]:
+        """The names of the parameters that say how much a stage keeps."""
+        from autoprune.policy.allowed import keeps
+
+        return keeps(self)
 
     @cached_property
     def slots(self) -> Mapping[str, Slot]:

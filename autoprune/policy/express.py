@@ -13,13 +13,11 @@ from fractions import Fraction
 from itertools import combinations, islice, product
 from typing import TYPE_CHECKING, Any
 
-from autoprune.document.problems import Path
 from autoprune.errors import AutoPruneError
 from autoprune.policy.bound import BUDGET, BoundSpace
 from autoprune.policy.budget import budget as budget_of
 from autoprune.policy.budget import fractional_budget, lengths, steps_of
 from autoprune.policy.canonical import digest, resolve
-from autoprune.policy.holes import REFERENCE, inline_kind
 from autoprune.policy.model import CurveStage, Stage
 from autoprune.policy.parameters import SNAP, Param, from_simplex
 from autoprune.policy.reading_off import Reader, ends
@@ -128,21 +126,4 @@ def _layers(bound: BoundSpace, guess: Mapping[str, Any], values: dict[str, Any])
 
 def _default(bound: BoundSpace, param: Param) -> Fraction:
     """1 for a keep (nothing is dropped), else the lowest value."""
-    is_keep = any(param.name in _names(stage.get("keep"), ("stages", i, "keep"), bound) for i, stage in _stages(bound))
-    return Fraction(param.high) if is_keep else Fraction(param.low)
-
-
-def _stages(bound: BoundSpace) -> list[tuple[int, Mapping[str, Any]]]:
-    return [(i, stage) for i, stage in enumerate(bound.space.template["stages"]) if isinstance(stage, Mapping)]
-
-
-def _names(node: Any, path: Path, bound: BoundSpace) -> set[str]:
-    """Names of the parameters in a keep."""
-    if isinstance(node, str):
-        found = REFERENCE.search(node)
-        return set() if found is None else {found[1]}
-    if inline_kind(node) is not None:
-        return {p.name for p in bound.space.params if p.path == path}
-    if isinstance(node, Mapping):
-        return set().union(*(_names(v, (*path, k), bound) for k, v in node.items()))
-    return set()
+    return Fraction(param.high if param.name in bound.keeps else param.low)

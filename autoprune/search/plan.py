@@ -67,6 +67,11 @@ class Proposals(Protocol):
         ...
 
     @property
+    def keeps(self) -> frozenset[str]:
+        """The names of the parameters that say how much a stage keeps."""
+        ...
+
+    @property
     def depth(self) -> int:
         """How many decoder layers the model has."""
         ...

@@ -23,6 +23,7 @@ from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
 
 if TYPE_CHECKING:
+    from autoprune.policy.space import BoundSpace
     from autoprune.ports import Measurement, TrialRecord, TrialState
     from autoprune.search.plan import Candidate, Proposals
     from autoprune.spec.goals import Constraint, Objective
@@ -115,14 +116,37 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What is known of a study before anything is measured."""
+
+    space: BoundSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+
+
+Refusal = Callable[[Declared, Any], str | None]
+"""(study, options) -> why the strategy makes no sense for it, or None."""
+
+Derive = Callable[[Mapping[str, Any], "BoundSpace", Any], dict[str, Any]]
+"""(space document, the same bound to the model, options) -> the document of the space that is searched instead. Raises
+BadInput where it has none."""
+
+
+@dataclass(frozen=True)
 class StrategyInfo:
-    """A registered strategy."""
+    """A registered strategy. `refuses`: when it makes no sense; `derives`: what space it searches in place of one."""
 
     name: str
     options: type[Options]
     run: Callable[[Task, Any], Steps]
     paper: str
     summary: str
+    refuses: tuple[Refusal, ...] = ()
+    derives: Derive | None = None
+
+    def refuse(self, declared: Declared, options: Options) -> str | None:
+        """Why the strategy makes no sense for a study, or None."""
+        return next((why for refusal in self.refuses if (why := refusal(declared, options)) is not None), None)
 
 
 _STRATEGIES: dict[str, StrategyInfo] = {}
@@ -130,14 +154,21 @@ _STRATEGIES: dict[str, StrategyInfo] = {}
 F = TypeVar("F", bound=Callable[..., Steps])
 
 
-def strategy(name: str, options: type[Options] = Options, *, paper: str = "") -> Callable[[F], F]:
+def strategy(
+    name: str,
+    options: type[Options] = Options,
+    *,
+    paper: str = "",
+    refuses: tuple[Refusal, ...] = (),
+    derives: Derive | None = None,
+) -> Callable[[F], F]:
     """Register the decorated generator function as a strategy."""
 
     def register(run: F) -> F:
         if name in _STRATEGIES and _STRATEGIES[name].run is not run:
             raise ValueError(f"strategy {name!r} is registered twice")
         summary = (run.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
-        _STRATEGIES[name] = StrategyInfo(name, options, run, paper, summary)
+        _STRATEGIES[name] = StrategyInfo(name, options, run, paper, summary, refuses, derives)
         return run
 
     return register

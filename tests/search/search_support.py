@@ -89,6 +89,10 @@ class ToySpace:
     def sites(self) -> tuple[int, ...]:
         return ()
 
+    @property
+    def keeps(self) -> frozenset[str]:
+        return frozenset({"x", "y"})
+
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         exact = Fraction(cost(json.loads(candidate.canonical)))  # budgets are exact numbers
         return {"cost": exact} if self.known else {}

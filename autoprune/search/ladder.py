@@ -1,0 +1,125 @@
+"""The greedy ladder: schedules of falling budget, each made from the one before by dropping more, shallow to deep.
+
+After G-Search (Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction, CVPR 2025):
+rankings are nested, so keeping fewer is never better, and at each place in turn the least is kept that stays within a
+tolerance. The i-th of n places may bring the loss up to i/n of the tolerance, so that what a place leaves over is for
+those after it. A cut holds for all later layers, whose own cuts come next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pydantic import Field
+
+from autoprune.policy.budget import rounded
+from autoprune.search.damage import Damage, damage
+from autoprune.search.schedule import Form, Schedule
+from autoprune.search.section import Searched, first_good
+from autoprune.search.strategy import Answer, Options, Probe, Probes, Step, Task
+
+PHASE = "greedy"
+PLACES = 6  # so many, or a few more, unless `block` says otherwise
+FEWEST = 16  # records, if there are as many
+ALLOWED = (0.25, 0.5, 1.0, 2.0)
+RELATIVE = (0.01, 0.03, 0.1, 0.3)
+EXACT = 1e-9  # two sums of the same numbers
+
+
+class LadderOptions(Options):
+    """How the greedy ladder is climbed."""
+
+    measure: str | None = Field(
+        None, description="what may be lost; the first constraint's that is no cost, else such an objective's"
+    )
+    tolerances: tuple[float, ...] | None = Field(
+        None,
+        description="one rung each, rising: parts of what the constraint allows to lose, else of the unpruned value",
+    )
+    limit: float = Field(0.25, gt=0, le=1, description="which part of the search records a step is measured on")
+    block: int | None = Field(None, ge=1, description="layers between two places; None: about six places in all")
+    resolution: int = Field(16, ge=2, le=1024, description="keeps are multiples of 1/resolution of N")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The schedule found for a tolerance."""
+
+    tolerance: float
+    schedule: Schedule
+
+
+Climb = Generator[Step, Sequence[Answer], Rung]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One ladder: `climb` a rung at a time."""
+
+    task: Task
+    form: Form
+    options: LadderOptions
+    damage: Damage
+
+    @classmethod
+    def begin(cls, task: Task, form: Form, options: LadderOptions) -> Generator[Step, Sequence[Answer], Ladder]:
+        """Measures, where neither a constraint nor the unpruned value says how much a loss is, what the strongest
+        pruning loses, and takes that as the unit. Raises BadInput for a measure that the study does not have."""
+        limit = records(task, options)
+        ladder = cls(task, form, options, damage(task, options.measure, limit))
+        if ladder.damage.unit == 0:
+            first = ladder.places[0]
+            worst = form.start.cut(first, ladder.levels(form.start, first)[0])
+            (answer,) = yield Probes(PHASE, [Probe(document=form.document(worst), limit=limit)])
+            ladder = cls(task, form, options, ladder.damage.by(answer))
+        return ladder
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        asked = self.options.tolerances
+        return tuple(sorted(asked)) if asked is not None else ALLOWED if self.damage.allowed else RELATIVE
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        block = self.options.block or max(1, len(self.form.layers) // PLACES)
+        return self.form.places(block)
+
+    def climb(self, before: Rung, tolerance: float) -> Climb:
+        """From one rung, whose schedule is the first to go on from, to the next."""
+        schedule, places = before.schedule, self.places
+        for number, place in enumerate(places, 1):
+            most = before.tolerance + (tolerance - before.tolerance) * number / len(places)
+            schedule = yield from self._least(schedule, place, most + EXACT)
+        return Rung(tolerance, schedule)
+
+    def _least(self, schedule: Schedule, place: int, most: float) -> Generator[Step, Sequence[Answer], Schedule]:
+        """The schedule with the least kept from this place on whose damage is at most `most`."""
+        cuts = [schedule.cut(place, level) for level in self.levels(schedule, place)]
+        limit = records(self.task, self.options)
+
+        def probe(index: int) -> Probe:
+            return Probe(document=self.form.document(cuts[index]), limit=limit)
+
+        def good(answer: Answer) -> bool:
+            return self.damage.of(answer) <= most
+
+        search: Searched = first_good(len(cuts), self.task.width, probe, good, PHASE)
+        return cuts[(yield from search)]
+
+    def levels(self, schedule: Schedule, place: int) -> list[Fraction]:
+        """Keeps to choose from at a place, the least first, what enters it last. Nothing at all only where what is
+        dropped leaves no trace, and inside the model."""
+        now, fine, tokens = schedule.at(place), self.options.resolution, self.task.proposals.tokens
+        bare = place > 0 and self.form.template(place).merge.name == "drop"
+        keeps = {Fraction(i, fine) for i in range(0 if bare else 1, fine)}
+        if tokens:
+            keeps = {Fraction(rounded(keep, tokens), tokens) for keep in keeps}
+        return [*sorted(keep for keep in keeps if keep < now), now]
+
+
+def records(task: Task, options: LadderOptions) -> int:
+    """How many records a step is measured on."""
+    return min(task.records, max(FEWEST, math.ceil(options.limit * task.records)))

@@ -1,0 +1,22 @@
+"""G-Search: layer by layer, as few tokens as a tolerance allows."""
+
+from __future__ import annotations
+
+from autoprune.search.anchor import anchor, form, gentle
+from autoprune.search.ladder import Ladder, LadderOptions, Rung
+from autoprune.search.refusals import no_form, no_quality
+from autoprune.search.strategy import Probe, Probes, Steps, Task, strategy
+
+PAPER = "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction (CVPR 2025)"
+
+
+@strategy("greedy", LadderOptions, paper=PAPER, refuses=(no_quality, no_form))
+def greedy(task: Task, options: LadderOptions) -> Steps:
+    """From shallow to deep, at each layer or block the least tokens that stay within a tolerance of a measure, found by
+    bisection on part of the records; one run gives a ladder of budgets, whose members are then measured in full."""
+    chosen = form(task, gentle(task, anchor(task)))
+    ladder = yield from Ladder.begin(task, chosen, options)
+    rung = Rung(0.0, chosen.start)
+    for tolerance in ladder.tolerances:
+        rung = yield from ladder.climb(rung, tolerance)
+        yield Probes("ladder", [Probe(document=chosen.document(rung.schedule))])
