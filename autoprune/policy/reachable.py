@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COUNTING = {"keep", "at", "along", "curve", "fit"}  # keys of a stage that say where and how much
 EITHER_WAY = {"along", "curve"}
-MOST = 1024  # points that are tried
+MOST = 256  # points that are tried: `validate` should not take seconds
 NOMINAL = 64  # tokens of an image, at least, where images differ
 
 Shares = tuple[Fraction, ...]

@@ -124,7 +124,9 @@ def test_a_registry_that_was_named_and_is_away_is_said(elsewhere: Path, monkeypa
 def test_a_study_without_a_front_says_how_it_stands(found: str, says: str) -> None:
     from autoprune.api.reading import _unfinished
 
-    (line,) = _unfinished("s", found, [])["explanation"]
+    document = _unfinished("s", found, [])
+    assert document["explanations"] == {"stopped": {"reason": found}}
+    (line,) = document["explanation"]
     assert says in line
     assert "`autoprune search` with the same spec continues it" in line
 

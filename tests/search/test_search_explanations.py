@@ -55,10 +55,13 @@ def test_the_stop_is_always_said():
         "reason": "trials",
         "trials": 5,
         "complete": 5,
+        "partial": 0,
         "failed": 0,
         "infeasible": 0,
     }
     assert "stopped: all trials are done; 5 of 5 trials complete" in front.explanation
+    beside = stopped.explain(evidence([*POINTS, trial(4, "partial")], reason="time"))
+    assert beside.lines[0].endswith("; 2 of 16 trials complete, 1 partial, 1 failed, 1 infeasible")
     late = run(make_plan(trials=50, time_limit=0.0))
     assert late.explanations["stopped"]["reason"] == "time"
 

@@ -16,9 +16,9 @@ WHY: Mapping[str, str] = {
 
 
 def explain(evidence: Evidence) -> Explanation:
-    """The reason, and how far the search had come."""
+    """The reason, and how far the search had come. Partial evaluations count toward the trials by their share."""
     states = [r.state for r in evidence.points]
-    counts = {state: states.count(state) for state in ("complete", "failed", "infeasible")}
+    counts = {state: states.count(state) for state in ("complete", "partial", "failed", "infeasible")}
     beside = "".join(f", {count} {state}" for state, count in counts.items() if count and state != "complete")
     trials = plural(evidence.plan.trials, "trial")
     line = f"stopped: {WHY[evidence.reason]}; {counts['complete']} of {trials} complete{beside}"
