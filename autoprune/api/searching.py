@@ -138,11 +138,11 @@ class _Run:
         from dataclasses import replace
 
         from autoprune.search import driver
-        from autoprune.search.explanations.constant import Watch
+        from autoprune.search.explanations.watch import Watch
         from autoprune.search.holdout import Bench
 
         plan = replace(plan, storage=state.optuna_url(self.loaded))
-        watch = Watch(self.observer, self.log, plan.objectives)
+        watch = Watch(self.observer, self.log, plan)
         workers = self._executor()
         self.log.set_state("running")
         outcome: StudyState = "failed"

@@ -23,12 +23,14 @@ from search_support import (
     run,
 )
 
-from autoprune.ports import Measurement, TrialRecord
-from autoprune.search.explanations import constant, edges, importance, stages, stopped, violations
+from autoprune.ports import Measurement, MeasureRequest, TrialRecord
+from autoprune.search.explanations import beyond, constant, edges, importance, stages, stopped, violations
 from autoprune.search.explanations.evidence import Evidence
+from autoprune.search.explanations.watch import Watch
 from autoprune.search.holdout import Bench
 from autoprune.search.memory import UNREACHABLE
 from autoprune.search.stop import StopReason
+from autoprune.spec.goals import Constraint
 
 
 def trial(number, state="complete", slacks=None, params=None, **values):
@@ -64,6 +66,44 @@ def test_the_stop_is_always_said():
     assert beside.lines[0].endswith("; 2 of 16 trials complete, 1 partial, 1 failed, 1 infeasible")
     late = run(make_plan(trials=50, time_limit=0.0))
     assert late.explanations["stopped"]["reason"] == "time"
+
+
+# -------------------------------------------------------------------------------------------------------------- beyond
+EXACT = Constraint("exact_match >= 1.2 * baseline", MeasureRequest("exact_match"), ">=", 1.2, 0.0)
+
+
+def test_a_bound_beyond_the_measure_is_known_with_the_baseline():
+    assert beyond.beyond((EXACT,), {"exact_match": 0.9}) == {EXACT.text: {"bound": pytest.approx(1.08), "limit": 1.0}}
+    assert beyond.beyond((EXACT,), {"exact_match": 0.8}) == {}
+    below = Constraint("budget <= -1", MeasureRequest("budget"), "<=", 1.0, -1.5)
+    assert beyond.beyond((below,), {"budget": 1.0})[below.text]["limit"] == 0.0
+    assert beyond.beyond((ACCURATE,), {"acc": 5.0}) == {}, "a measure without ends has none"
+
+
+def exactly(request):
+    found = measure(request)
+    return replace(
+        found,
+        values={**found.values, "exact_match": found.values["acc"]},
+        samples={**found.samples, "exact_match": found.samples["acc"]},
+    )
+
+
+def test_a_bound_beyond_the_measure_is_said_before_the_first_trial():
+    log, seen, executor = FakeLog(), Watcher(), FakeExecutor(answer=exactly)
+    plan = make_plan(constraints=(EXACT,), measures=("cost", "nll", "acc", "exact_match"), trials=4)
+    submitted = []
+
+    class Counting(Watcher):
+        def update(self, progress):
+            seen.update(progress)
+            submitted.extend([len(executor.submitted)] if progress.message else [])
+
+    front = run(plan, executor, log, observer=Watch(Counting(), log, plan))
+    (said,) = [p.message for p in seen.seen if p.message]
+    assert said.startswith(f"no policy can meet '{EXACT.text}': that is 1.1")
+    assert submitted == [1], "the baseline alone was measured"
+    assert said in front.explanation
 
 
 # ---------------------------------------------------------------------------------------------------------- violations
@@ -206,8 +246,8 @@ def all_right(request):
 def test_a_constant_objective_is_warned_of_while_the_search_goes_on():
     log, seen = FakeLog(), Watcher()
     goals = (objective("cost"), objective("acc", "maximize"))
-    watch = constant.Watch(seen, log, goals)
-    front = run(make_plan(objectives=goals, trials=12), FakeExecutor(answer=all_right), log, observer=watch)
+    plan = make_plan(objectives=goals, trials=12)
+    front = run(plan, FakeExecutor(answer=all_right), log, observer=Watch(seen, log, plan))
     said = [(p.phase, p.message) for p in seen.seen if p.message]
     assert [phase for phase, _ in said] == ["search"]
     assert "acc is 1 for all 8 measured policies" in said[0][1]
@@ -229,7 +269,7 @@ def test_objectives_that_differ_or_are_hardly_measured_are_not_constant():
 def test_explanations_are_plain_data_in_the_front_document():
     front = run(make_plan(trials=24))
     document = json.loads(json.dumps(front.to_json()))
-    assert set(document["explanations"]) == {"stopped", "violations", "edges", "constant", "importance"}
+    assert set(document["explanations"]) == {"stopped", "beyond", "violations", "edges", "constant", "importance"}
     assert type(front).from_json(document) == front
     assert set(document["explanations"]["importance"]) == {"cost", "nll"}
 

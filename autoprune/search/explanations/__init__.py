@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autoprune.search.explanations import constant, edges, importance, stopped, violations
+from autoprune.search.explanations import beyond, constant, edges, importance, stopped, violations
 from autoprune.search.explanations.evidence import Evidence, Explanation
 
 QUESTIONS: Mapping[str, Callable[[Evidence], Explanation]] = {
     "stopped": stopped.explain,
+    "beyond": beyond.explain,
     "violations": violations.explain,
     "edges": edges.explain,
     "constant": constant.explain,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.ports import Progress
 from autoprune.search.explanations.evidence import Evidence, Explanation
 
 if TYPE_CHECKING:
-    from autoprune.ports import Observer, TrialLog, TrialRecord
+    from autoprune.ports import TrialRecord
     from autoprune.spec.goals import Objective
 
 ENOUGH = 8  # policies that must agree before a measure is called constant
@@ -37,18 +36,3 @@ def explain(evidence: Evidence) -> Explanation:
     found = constants(evidence.records, evidence.plan.objectives)
     count = len({r.digest for r in evidence.records if r.origin != "baseline" and r.state == "complete"})
     return Explanation(found, tuple(line(label, value, count) for label, value in found.items()))
-
-
-class Watch:
-    """An observer in front of another: says once, as soon as it can be known, that an objective is constant."""
-
-    def __init__(self, observer: Observer, log: TrialLog, objectives: Sequence[Objective]) -> None:
-        self._observer, self._log, self._objectives = observer, log, objectives
-        self._looked = False
-
-    def update(self, progress: Progress) -> None:
-        self._observer.update(progress)
-        if not self._looked and progress.phase in ("references", "search") and progress.complete >= ENOUGH:
-            self._looked = True
-            for label, value in constants(self._log.trials(), self._objectives).items():
-                self._observer.update(Progress(progress.phase, message=line(label, value, progress.complete)))

@@ -50,6 +50,7 @@ def _shares(
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sign = 1.0 if objective.direction == "minimize" else -1.0
     study = optuna.create_study()
     for values, params in points:
