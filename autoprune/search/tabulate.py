@@ -1,0 +1,151 @@
+"""Measuring a table of sensitivities: which entries, by what measure, on how many records."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autoprune.policy.budget import rounded
+from autoprune.search.damage import Damage, damage, qualities
+from autoprune.search.schedule import Schedule
+from autoprune.search.strategy import Answer, Probe, Probes, Step
+from autoprune.search.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoprune.search.schedule import Form
+    from autoprune.search.strategy import Task
+
+PHASE = "table"
+PREFERRED = ("information_flow", "logit_kl", "answer_nll", "loyalty")  # smooth ones first: few records tell
+ENOUGH = 20  # entries that a table should have before a second form gets one
+COLUMNS = 8  # keeps of a layer at most; the solver's others lie between
+FEWEST, MOST = 8, 64  # records of an entry, an eighth of all where that lies between
+
+Measuring = Generator[Step, Sequence[Answer], "list[Tabled]"]
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """A way to choose tokens and what dropping costs with it."""
+
+    form: Form
+    table: Table
+
+
+def records_per_entry(task: Task) -> int:
+    """How many records an entry is measured on; no matter how many trials there are, so that more of them extend a
+    table."""
+    return min(task.records, max(FEWEST, min(MOST, task.records // 8)))
+
+
+def yardstick(task: Task, measure: str | None, limit: int) -> Damage:
+    """What damage is counted in: `measure`, else the smoothest quality of the study. Raises BadInput where there is
+    none."""
+    known = list(qualities(task))
+    smooth = [label for name in PREFERRED for label in known if label.startswith(name)]
+    return damage(task, measure or next(iter(smooth), None), limit)
+
+
+def tabulate(
+    task: Task, forms: Sequence[Form], lowest: Fraction, trials: float, measure: str | None = None
+) -> Measuring:
+    """Tables of the forms that are worth one, the least harmful first; none where `trials` do not pay for one.
+
+    Every form is measured at its smallest grid first (where there are several); those that do least harm get the
+    largest grid that `trials` full evaluations pay for. `lowest` is the least keep. Each grid is part of the next
+    larger one, so a study that goes on with more trials measures only what is new.
+    """
+    limit = records_per_entry(task)
+    bench = _Bench(lowest, task.proposals.tokens, limit, yardstick(task, measure, limit))
+    entries = int(trials * task.records / limit + 1e-9)
+    chosen = list(forms)[: max(1, entries // 6)]
+    if len(chosen) > 1:
+        chosen, entries = yield from bench.screened(chosen, entries)
+    grids = [grid for form in chosen if (grid := bench.largest(form, entries // len(chosen))) is not None]
+    return (yield from bench.measured(chosen, grids)) if len(grids) == len(chosen) else []
+
+
+Grid = tuple[tuple[int, ...], tuple[Fraction, ...]]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """How entries are measured: the least keep, N where it is known, records of an entry, what damage is counted in."""
+
+    lowest: Fraction
+    tokens: int | None
+    limit: int
+    stick: Damage
+
+    def screened(
+        self, forms: Sequence[Form], entries: int
+    ) -> Generator[Step, Sequence[Answer], tuple[list[Form], int]]:
+        """The forms that do least harm at the smallest grid, and how many of the entries are left for theirs."""
+        grids = [next(self.grids(form)) for form in forms]
+        tables = yield from self.measured(forms, grids)
+        left = entries - sum(map(_size, grids))
+        order = sorted(range(len(forms)), key=lambda i: (_mean(tables[i].table), i))
+        kept = order[: max(1, left // ENOUGH)]
+        return [forms[i] for i in kept], left + sum(_size(grids[i]) for i in kept)
+
+    def measured(self, forms: Sequence[Form], grids: Sequence[Grid]) -> Measuring:
+        """Every form's table in one step."""
+        probes = [probe for form, grid in zip(forms, grids, strict=True) for probe in self._probes(form, grid)]
+        answers = iter((yield Probes(PHASE, probes)))
+        return [Tabled(form, self._table(form, grid, answers)) for form, grid in zip(forms, grids, strict=True)]
+
+    def _probes(self, form: Form, grid: Grid) -> Iterator[Probe]:
+        layers, keeps = grid
+        cuts = [{layer: keep} for layer in layers for keep in keeps[1:]]
+        for cut in [{}, *cuts] if form.front else cuts:
+            yield Probe(document=form.document(Schedule.of(form.depth, cut)), limit=self.limit)
+
+    def _table(self, form: Form, grid: Grid, answers: Iterator[Answer]) -> Table:
+        """A form's share of the answers. What stands before the language model anyway is part of every entry, so its
+        own damage is taken off."""
+        layers, keeps = grid
+        before = self.stick.loss(next(answers)) if form.front else 0.0
+        found = [[0.0] + [self.stick.loss(next(answers)) - before for _ in keeps[1:]] for _ in layers]
+        return Table.of(layers, keeps, np.array(found))
+
+    def largest(self, form: Form, entries: int) -> Grid | None:
+        """The largest grid of so many entries; None where the smallest has more."""
+        paid = [grid for grid in self.grids(form) if _size(grid) + bool(form.front) <= entries]
+        return paid[-1] if paid else None
+
+    def grids(self, form: Form) -> Iterator[Grid]:
+        """From small to large, each part of the next: layers halfway between layers, keeps halfway on a log scale."""
+        top = form.start.layers[-1]
+        inside = [layer for layer in form.layers if layer > 0]
+        last = len(inside) - 1
+        rows = columns = 1
+        while True:
+            layers = {inside[(2 * i * last + rows) // (2 * rows)] for i in range(rows + 1)} if inside else set()
+            yield tuple(sorted(layers | ({0} & set(form.layers)))), self._keeps(top, columns)
+            if columns < COLUMNS and (columns <= rows or rows >= last):
+                columns *= 2
+            elif rows < last:
+                rows *= 2
+            else:
+                return
+
+    def _keeps(self, top: Fraction, count: int) -> tuple[Fraction, ...]:
+        """`top`, and so many geometric steps to the lowest: whole tokens where N is known, else thousandths."""
+        ratio, parts = float(min(self.lowest / top, Fraction(1, 2))), self.tokens or 1000
+        steps = {Fraction(rounded(top * Fraction(ratio ** (i / count)), parts), parts) for i in range(1, count + 1)}
+        return (top, *sorted((keep for keep in steps if keep < top), reverse=True))
+
+
+def _size(grid: Grid) -> int:
+    return len(grid[0]) * (len(grid[1]) - 1)
+
+
+def _mean(table: Table) -> float:
+    known = table.damage[:, 1:][np.isfinite(table.damage[:, 1:])]
+    return float(known.mean()) if known.size else float("inf")
