@@ -59,6 +59,10 @@ class RayExecutor:
     ) -> None:
         if workers < 1 or cpus_per_worker <= 0 or gpus_per_worker < 0:
             raise BadInput("executor ray: workers is at least 1, cpus_per_worker above 0, gpus_per_worker at least 0")
+        if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
+            raise BadInput(
+                f"executor ray: gpus_per_worker is a part of one GPU or a whole number, not {gpus_per_worker}"
+            )
         if spec.device.startswith("cuda") and gpus_per_worker == 0:
             raise BadInput(f"executor ray: the model's device is '{spec.device}', so gpus_per_worker must be above 0")
         self.capacity = workers

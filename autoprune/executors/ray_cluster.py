@@ -58,6 +58,10 @@ def demand_room(workers: int, gpus: float, cpus: float) -> None:
 
 
 def _fits(node: dict[str, float], gpus: float, cpus: float) -> int:
-    """How many workers one node holds. A worker lives on one node, so sums over the cluster would promise too much."""
+    """How many workers one node holds. A worker lives on one node, so sums over the cluster would promise too much; and
+    a part of a GPU is a part of one, so two GPUs hold two workers of 0.6."""
     by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)
-    return by_cpu if gpus == 0 else min(by_cpu, int(node.get("GPU", 0) / gpus + 1e-9))
+    if gpus == 0:
+        return by_cpu
+    there = int(node.get("GPU", 0) + 1e-9)
+    return min(by_cpu, there * int(1 / gpus + 1e-9) if gpus < 1 else int(there / gpus))

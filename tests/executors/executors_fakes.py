@@ -43,14 +43,15 @@ class Obedient:
             os._exit(1)
         if word == "hang":
             time.sleep(600)
-        if word == "slow":
+        if word in ("slow", "where"):
             time.sleep(0.5)
         _raise(word)
         value = float("nan") if word == "nan" else 0.1 + 0.2
         sample = float("inf") if word == "inf_sample" else 0.3
-        return Measurement(
-            values={"m": value}, samples={"m": (sample, 0.3)}, images=(0, 1), records=(str(os.getpid()),)
+        records = (
+            (str(os.getpid()), os.environ.get("CUDA_VISIBLE_DEVICES", "")) if word == "where" else (str(os.getpid()),)
         )
+        return Measurement(values={"m": value}, samples={"m": (sample, 0.3)}, images=(0, 1), records=records)
 
     def _first(self, word: str) -> bool:
         return len(list(self.notes.glob(f"run-{word}-*"))) == 1
