@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -67,6 +68,16 @@ def test_a_pass_that_goes_on_is_the_whole_pass(name: str) -> None:
     at = run_through(name, LIST)
     assert at.cache.stats.hits > at.cache.stats.misses
     assert at.cache.stats.layers > at.cache.stats.of_layers / 3
+
+
+def test_merging_before_the_projector_is_another_beginning() -> None:
+    """So is a walk by what enters its layer, wherever a pass goes on."""
+    before = replace(NEAREST, merge_on="encoder")
+    norm, query = (Part("llm_attention", {"layer": "prev", "from": start}) for start in ("norm", "query"))
+    starts = [policy(one, stage(3, "1/2", score)) for one in (NEAREST, before) for score in (PREV, norm, query)]
+    own = Part("llm_attention", {"layer": "own", "from": "norm"})
+    at = run_through("llava_next", [*starts, policy(before, stage(3, "1/2", norm), stage(5, "1/4", own))])
+    assert at.cache.stats.hits > at.cache.stats.misses
 
 
 @pytest.mark.parametrize("parts", [Parts(resume=False), Parts(images=False), Parts(trie=False), Parts(last=False)])
