@@ -17,7 +17,7 @@ from autoprune.search.errors import Interrupted
 from autoprune.search.finish import finish
 from autoprune.search.holdout import Bench
 from autoprune.search.stop import EXHAUSTED_AFTER, StopReason, StopRule
-from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task
+from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task, Tell
 
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
@@ -48,7 +48,8 @@ def run(
     search.desk.repair()
     try:
         reason = search.loop()
-        return finish(plan, bench, log, publisher, observer, search.desk.ledger.records, baseline, reason)
+        records = search.desk.ledger.records
+        return finish(plan, bench, log, publisher, observer, records, baseline, reason, search.said)
     except (AutoPruneError, KeyboardInterrupt) as error:
         search.desk.memory.release()
         if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
@@ -83,6 +84,7 @@ class _Search:
         self.desk = Desk(plan, executor, log, publisher, baseline, self._show)
         self.rule = StopRule(plan.trials, plan.time_limit, stop)
         self.exhausted = False
+        self.said: list[str] = []
 
     # ------------------------------------------------------------------------------------------------------------ loop
     def loop(self) -> StopReason:
@@ -116,6 +118,10 @@ class _Search:
         )
 
     def _serve(self, step: Step) -> Sequence[Answer]:
+        if isinstance(step, Tell):
+            self.said.append(step.line)
+            self.observer.update(Progress("search", target=self.plan.trials, message=step.line))
+            return ()
         self.phase = step.phase
         return self._sample(step) if isinstance(step, Sample) else self._probe(step)
 

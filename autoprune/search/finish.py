@@ -34,10 +34,11 @@ def finish(
     records: Sequence[TrialRecord],
     baseline: Measurement,
     reason: StopReason,
+    said: Sequence[str] = (),
 ) -> Front:
-    """Certify the search front on the holdout and save the front's document."""
+    """Certify the search front on the holdout and save the front's document. `said`: what the strategy told."""
     counts = _Counts.of(records)
-    notes: list[str] = []
+    notes: list[str] = list(said)
     ordered = sequence(pareto.search_front(records, plan.objectives), _costs(plan))
     finalists: list[Finalist] = []
     on_holdout: Measurement | None = None

@@ -1,10 +1,11 @@
 """What a strategy is: a generator that asks for measurements and is given answers, and the registry of all of them.
 
 A strategy yields steps: `Probes` (policies it wants to know about, answered together) or `Sample` (let a sampler
-propose until so many evaluations of the phase are complete). The driver measures, settles, counts and stops; it closes
-the generator when trials or time are used up. A strategy keeps nothing beside its own local variables and must be a
-function of its task and the answers alone: a study that goes on runs it again from the start, and what is known is
-answered at once. So every strategy is resumable, seedable and parallel without code of its own.
+propose until so many evaluations of the phase are complete); `Tell` says something to the user. The driver measures,
+settles, counts and stops; it closes the generator when trials or time are used up. A strategy keeps nothing beside its
+own local variables and must be a function of its task and the answers alone: a study that goes on runs it again from
+the start, and what is known is answered at once. So every strategy is resumable, seedable and parallel without code of
+its own.
 
 A strategy's file declares name and typed options at import time; optuna and torch stay out.
 """
@@ -84,7 +85,14 @@ class Sample:
     trials: int | None = None
 
 
-Step = Probes | Sample
+@dataclass(frozen=True)
+class Tell:
+    """A line for the user: shown while the search runs, kept with the front. The answer is empty."""
+
+    line: str
+
+
+Step = Probes | Sample | Tell
 Steps = Generator[Step, Sequence[Answer], None]
 
 

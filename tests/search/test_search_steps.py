@@ -12,6 +12,7 @@ from search_support import (
     FakeLog,
     Killed,
     ToySpace,
+    Watcher,
     constraint,
     fresh,
     lost,
@@ -22,7 +23,7 @@ from search_support import (
 
 from autoprune.errors import BadInput
 from autoprune.search import strategy
-from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, Task
+from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, Task, Tell
 
 HALF = RECORDS["search"] // 2
 
@@ -134,6 +135,14 @@ def test_a_sample_has_its_share_and_the_next_step_follows(scripted):
     run(plan(trials=9), log=log)
     assert [r.phase for r in fresh(log)] == ["one"] * 3 + ["two"] + ["three"] * 5
     assert len(answers) == 2
+
+
+def test_what_a_strategy_tells_is_shown_and_kept_with_the_front(scripted):
+    scripted(Tell("half for this, half for that"), Probes("two", [point(0.9)]))
+    watcher = Watcher()
+    front = run(plan(), observer=watcher)
+    assert [p.message for p in watcher.seen if p.message] == ["half for this, half for that"]
+    assert front.explanation[0] == "half for this, half for that"
 
 
 def test_a_strategy_that_ends_early_says_so(scripted):
