@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,6 +18,7 @@ from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.parameters import Parameter
+from autoprune.policy.prefix import prefix_key
 from autoprune.policy.scale import at_budget
 from autoprune.policy.space import Space
 
@@ -105,9 +105,4 @@ def by_prefix(entries: Sequence[Entry]) -> list[Entry]:
     distinct: dict[str, Entry] = {}
     for entry in entries:
         distinct.setdefault(entry.digest, entry)
-    return sorted(distinct.values(), key=lambda entry: list(_stages(entry.canonical)))
-
-
-def _stages(canonical: str) -> Iterator[str]:
-    for stage in json.loads(canonical)["stages"]:
-        yield json.dumps(stage, sort_keys=True)
+    return sorted(distinct.values(), key=lambda entry: prefix_key(entry.canonical))

@@ -34,12 +34,19 @@ class SplitData:
         self._states: dict[State, dict[int, Tensor]] = {}
         self._own: dict[int, list[tuple[int, ...]]] = {}
         self._newlines: list[int] = []
+        self._lengths: list[int] = []
 
     def rows(self, count: int) -> list[Row]:
         """The first `count` records as model inputs."""
         for record in self.records[len(self._rows) : count]:
             self._rows.append(self._encoder.row(record))
         return self._rows[:count]
+
+    def positions(self, count: int) -> int:
+        """Columns of the first `count` records, answers included."""
+        for row in self.rows(count)[len(self._lengths) :]:
+            self._lengths.append(row.length + len(row.answer))
+        return sum(self._lengths[:count])
 
     def own_answers(self, count: int, max_new_tokens: int) -> list[tuple[int, ...]]:
         """The unpruned model's greedy answers to the first `count` records."""

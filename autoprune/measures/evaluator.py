@@ -29,7 +29,7 @@ from autoprune.measures.loading import Loaded, load
 from autoprune.measures.passes import Trace, readout, run
 from autoprune.measures.prefix_cache import PrefixCache, Stats, prefix_cache
 from autoprune.measures.requests import Requested, requested
-from autoprune.measures.resuming import Resuming, Where
+from autoprune.measures.resuming import Parts, Resuming, Where
 from autoprune.measures.views import View
 from autoprune.policy import canonical
 from autoprune.policy.resolved import ResolvedPolicy
@@ -80,13 +80,20 @@ class ModelEvaluator:
         measures: Mapping[str, Requested],
         batch_size: int,
         cache: PrefixCache | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.loaded = loaded
         self.geometry = loaded.geometry
         self._data = dict(data)
         self._measures = dict(measures)
         self._size = batch_size
-        self._resuming = None if cache is None else Resuming(loaded, cache, self._states(list(measures.values())))
+        self._resuming = (
+            None if cache is None else Resuming(loaded, cache, self._states(list(measures.values())), parts)
+        )
+
+    def beside(self, cache: PrefixCache | None, parts: Parts | None = None) -> ModelEvaluator:
+        """Another one of the same model, records and references."""
+        return ModelEvaluator(self.loaded, self._data, self._measures, self._size, cache, parts)
 
     @property
     def stats(self) -> Stats | None:
@@ -233,8 +240,7 @@ class ModelEvaluator:
         """One batch of the records at `places` of the split through the model."""
         if self._resuming is None:
             return run(self.loaded, batch, wanted, at.session)
-        rows = self._data[at.split].rows(max(places) + 1)
-        every = self._resuming.spacing(sum(row.length + len(row.answer) for row in rows))
+        every = self._resuming.spacing(self._data[at.split].positions(max(places) + 1))
         return self._resuming.run(batch, Where(at.split, at.answers, places), wanted, at.session, every)
 
     def _view(self, chosen: Sequence[Requested], at: _Pass, batch: Batch, wanted: Sequence[State]) -> View:

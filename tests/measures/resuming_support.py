@@ -20,7 +20,7 @@ from autoprune.measures.prefix_cache import PrefixCache
 from autoprune.measures.resuming import Parts, Resuming, Where
 from autoprune.models.family import family_of, geometry_of
 from autoprune.policy import catalog
-from autoprune.policy.canonical import resolve
+from autoprune.policy.canonical import resolve, to_json
 from autoprune.policy.document import Policy
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.lookup import RegisteredParts
@@ -31,6 +31,7 @@ ALL: tuple[State, ...] = tuple((t, k) for t in ("last", "answer", "text") for k 
 STATES = tuple(state for state in ALL if state != ("text", LAYERS))  # without it few rows of the last layer are read
 WHERE = Where("search", "given", (0, 1, 2))
 ROOM = 2**30
+_NAIVE: dict[tuple[str, str, str], tuple[Trace, Any]] = {}
 
 
 @functools.cache
@@ -60,9 +61,12 @@ def _none(like: Row) -> dict[str, torch.Tensor]:
 
 
 def naive(name: str, policy: ResolvedPolicy, kind: str = "odd") -> tuple[Trace, Any]:
-    there = loaded(name)
-    with torch.inference_mode(), Session(there.model, policy) as session:
-        return run(there, batch(name, kind), ALL, session), session.run
+    """Through the whole model; remembered."""
+    there, key = loaded(name), (name, to_json(policy), kind)
+    if key not in _NAIVE:
+        with torch.inference_mode(), Session(there.model, policy) as session:
+            _NAIVE[key] = run(there, batch(name, kind), ALL, session), session.run
+    return _NAIVE[key]
 
 
 def resuming(

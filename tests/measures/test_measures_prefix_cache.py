@@ -180,8 +180,8 @@ def test_a_worker_says_what_it_saved_and_needs_no_cache(tiny: Any) -> None:
     without, there = tiny.build(*measures, cache=0), tiny.build(*measures, cache=2**26)
     assert without.stats is None
     policies = (None, pruned(there))
-    for limit in (None, 20, None):
-        for one in (*policies, *policies):
+    for limit in (32, 16, 32):
+        for one in policies:
             request = EvalRequest(one, "search", measures, limit=limit)
             expected, found = without.evaluate(request), there.evaluate(request)
             for label, numbers in expected.samples.items():

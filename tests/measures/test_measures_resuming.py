@@ -54,12 +54,10 @@ LIST = (
 
 def run_through(name: str, policies: Any, times: int = 2, kind: str = "odd", **options: Any) -> Any:
     """All in shuffled order over one cache; every one must agree with the run that no cache helped."""
-    at, expected = resuming(name, **options), {}
+    at = resuming(name, **options)
     for one in shuffled(policies, times):
-        key = to_json(one)
-        expected[key] = expected.get(key) or naive(name, one, kind)
-        gap = apart(cached(name, at, one, kind), expected[key])
-        assert gap <= CLOSE, f"{gap} apart: {key}"
+        gap = apart(cached(name, at, one, kind), naive(name, one, kind))
+        assert gap <= CLOSE, f"{gap} apart: {to_json(one)}"
     return at
 
 
@@ -82,7 +80,7 @@ def test_merging_before_the_projector_is_another_beginning() -> None:
 
 @pytest.mark.parametrize("parts", [Parts(resume=False), Parts(images=False), Parts(trie=False), Parts(last=False)])
 def test_each_part_alone_changes_nothing(parts: Parts) -> None:
-    at = run_through("llava_next", LIST, parts=parts)
+    at = run_through("llava_next", LIST, times=1, parts=parts)
     assert (at.cache.stats.hits == 0) == (not parts.resume)
 
 
