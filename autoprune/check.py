@@ -37,6 +37,7 @@ from autoprune.pruning.plan import Unusable, make_plan
 from autoprune.pruning.refusals import refusals
 from autoprune.search import strategy as strategies
 from autoprune.search.fitting import misfit, searched
+from autoprune.search.quick import quickened
 from autoprune.spec.expressions import request, uses_points
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load_partly
@@ -201,8 +202,9 @@ def _costs() -> tuple[str, ...]:
     return tuple(name for name in measures.names() if _is_cost(name))
 
 
-def check(path: str | Path) -> Checked:
-    """Read and check a spec. Raises BadInput with every mistake found, each positioned."""
+def check(path: str | Path, *, quick: bool = False) -> Checked:
+    """Read and check a spec, or what a quick search makes of it. Raises BadInput with every mistake found, each
+    positioned."""
     loaded = load_partly(path)
     goals = _Goals(loaded)
     objectives = goals.objectives()
@@ -221,6 +223,8 @@ def check(path: str | Path) -> Checked:
             found.append(loaded.source.problem(("model", "attn_implementation"), geometry.lacks["flash_attention"]))
     space = _space(loaded, geometry, found)
     strategy = _strategy(loaded, found)
+    if quick and not found:
+        strategy = quickened(strategy)
     problems, records = _records(loaded, goals.needs_answers)
     found.extend(problems)
     if space is not None and geometry is not None and not found:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,17 @@ def search(
     observer: Observer | None = None,
     trials: int | None = None,
     executor: str | None = None,
+    quick: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
     """Search, certify and publish what a spec declares; an interrupted study continues.
 
-    `trials` and `executor` stand in for the spec's. Raises BadInput before anything is written, AutoPruneError for a
-    failure on the way, KeyboardInterrupt when interrupted or when `stop()` turns true.
+    `trials` and `executor` stand in for the spec's. `quick`: only a table of sensitivities and the schedules that are
+    best by it (the strategy `sensitivity` with `then: none`, a study of its own). Raises BadInput before anything is
+    written, AutoPruneError for a failure on the way, KeyboardInterrupt when interrupted or when `stop()` turns true.
     """
     observer = observer or SilentObserver()
-    checked = check.check(spec)
+    checked = check.check(spec, quick=quick)
     _machine(checked.loaded, executor)
     observer.update(Progress("loading"))
     study = Prepared(checked)
@@ -70,6 +72,7 @@ def search(
     if (remark := study.holdout_remark()) is not None:
         observer.update(Progress("loading", message=remark))
 
+    from autoprune.search.quick import remarks
     from autoprune.store import open_store
 
     with checked.loaded.at(("output", "store")):
@@ -84,7 +87,9 @@ def search(
             calibration=study.calibration,
         )
         with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
-            return _Run(study, log, uri, observer, executor, stop).run(plan)
+            result = _Run(study, log, uri, observer, executor, stop).run(plan)
+            added = remarks(plan, checked.loaded.spec.search.strategy, log.trials()) if quick else []
+            return replace(result, notes=(*result.notes, *added))
 
 
 def _only_known_now(study: Prepared) -> list[Located]:
@@ -135,8 +140,6 @@ class _Run:
         self.folder = state.study_folder(self.loaded, study.study_id)
 
     def run(self, plan: Any) -> SearchResult:
-        from dataclasses import replace
-
         from autoprune.search import driver
         from autoprune.search.explanations.watch import Watch
         from autoprune.search.holdout import Bench

@@ -18,6 +18,9 @@ def search(
     spec: SpecPath,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the spec's search.trials.")] = None,
     executor: Annotated[str | None, typer.Option(help="Instead of the spec's: auto, inline or ray.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure what each layer can do without, and verify what follows; no more.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Search, certify and publish. An interrupted search continues."""
@@ -25,7 +28,7 @@ def search(
     from autoprune.cli.progress import LiveObserver
 
     with LiveObserver() as observer:
-        result = api.search(spec, observer=observer, trials=trials, executor=executor)
+        result = api.search(spec, observer=observer, trials=trials, executor=executor, quick=quick)
     if json:
         emit(result.front)
     else:

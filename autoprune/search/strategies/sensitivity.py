@@ -17,6 +17,7 @@ from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, St
 from autoprune.search.table import Solved, solve
 from autoprune.search.tabulate import Tabled, tabulate
 
+VERIFY = "verify"
 HIGH = Fraction(19, 20)  # a budget above saves nothing to speak of
 PAPER = "additive damages as DOP (arXiv:2507.02909); a table and an exact solver as ModelOpt auto_quantize"
 
@@ -60,7 +61,7 @@ def verify(task: Task, tables: Sequence[Tabled], within: Reach, count: int) -> G
         asked = [(budget, *_best(ranked, budget)) for budget in wanted]
         new = {schedule: tabled for _, tabled, schedule in asked if schedule not in seen}
         probes = [Probe(document=tabled.form.document(schedule)) for schedule, tabled in new.items()]
-        answers = yield Probes("verify", probes)
+        answers = yield Probes(VERIFY, probes)
         seen |= {schedule: answer.feasible for schedule, answer in zip(new, answers, strict=True)}
         known |= {budget: seen[schedule] for budget, _, schedule in asked}
         left = count - len(seen)
