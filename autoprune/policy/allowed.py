@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 def sites(bound: BoundSpace) -> tuple[int, ...]:
     """Every such layer, shallow ones first."""
-    found: set[int] = set()
-    for i, stage in enumerate(bound.space.template["stages"]):
-        if "along" in stage:
-            first, last = (_layers(bound, stage["along"][end], ("stages", i, "along", end)) for end in (0, 1))
-            found |= set(range(min(first), max(last) + 1))
-        else:
-            found |= _layers(bound, stage["at"], ("stages", i, "at"))
-    return tuple(sorted(found))
+    return tuple(sorted(set().union(*(stage_layers(bound, i) for i in range(len(bound.space.template["stages"]))))))
+
+
+def stage_layers(bound: BoundSpace, number: int) -> set[int]:
+    """The layers before which one of the space's stages may stand."""
+    stage = bound.space.template["stages"][number]
+    if "along" in stage:
+        first, last = (_layers(bound, stage["along"][end], ("stages", number, "along", end)) for end in (0, 1))
+        return set(range(min(first), max(last) + 1))
+    return _layers(bound, stage["at"], ("stages", number, "at"))
 
 
 def _layers(bound: BoundSpace, node: Any, path: Path) -> set[int]:

@@ -40,7 +40,7 @@ class Infeasible(AutoPruneError):
 
 def rounded(share: Fraction, n: int) -> int:
     """floor(share·n + 1/2), at least 1 for a positive share of a positive n."""
-    count = int(share * n + Fraction(1, 2))
+    count = (2 * share.numerator * n + share.denominator) // (2 * share.denominator)
     return max(1, count) if share > 0 and n > 0 else count
 
 
@@ -73,11 +73,8 @@ class Counting:
         elif keep.value == 0:
             self.current = 0
         else:
-            asked = {
-                "fraction": rounded(keep.value, self.n),
-                "of_current": rounded(keep.value, self.current),
-                "tokens": int(keep.value),
-            }[keep.kind]
+            whole = self.n if keep.kind == "fraction" else self.current
+            asked = int(keep.value) if keep.kind == "tokens" else rounded(keep.value, whole)
             self.current = min(self.current, max(asked, held))
         self.number += 1
         self.parked += self.entering - self.current if keep.parks else 0

@@ -10,6 +10,8 @@ from autoprune.policy import catalog
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.space import Space
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.search.fitting import searched
+from autoprune.spec.models import StrategySpec
 
 
 def proposals(name: str, depth: int = 32, tokens: int = 576) -> Proposals:
@@ -17,6 +19,14 @@ def proposals(name: str, depth: int = 32, tokens: int = 576) -> Proposals:
     model = Geometry("llava", depth, 64, 4, 4, 16, 128, 100, vision, tokens)
     space = Space.from_source(read(catalog.find("search_spaces", name)), RegisteredParts(), model)
     return Proposals(space.bind(model), model, tokens)
+
+
+def derived(name: str, strategy: str, depth: int = 32, tokens: int = 576, **options: Any) -> Proposals:
+    """What a strategy searches in place of a shipped space."""
+    given = proposals(name, depth, tokens)
+    document = read(catalog.find("search_spaces", name)).data
+    space = searched(StrategySpec(name=strategy, options=options), document, given.space)
+    return Proposals(space, given.geometry, given.tokens)
 
 
 def middle(space: Proposals) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""P-Sigmoid: keep falls along a sigmoid over the depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.policy.curved import curved
+from autoprune.policy.space import BoundSpace
+from autoprune.search.along import along
+from autoprune.search.ladder import LadderOptions
+from autoprune.search.refusals import no_form, no_quality
+from autoprune.search.strategy import Steps, Task, strategy
+
+PAPER = "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction (CVPR 2025)"
+
+
+def space(document: Mapping[str, Any], bound: BoundSpace, options: LadderOptions) -> dict[str, Any]:
+    """The curve in place of the stages inside the language model."""
+    return curved(document, bound, "p_sigmoid")
+
+
+@strategy("p_sigmoid", LadderOptions, paper=PAPER, refuses=(no_quality, no_form), derives=space)
+def p_sigmoid(task: Task, options: LadderOptions) -> Steps:
+    """Keep falls along a sigmoid whose middle the budget decides, with the parts of the space's first stage inside the
+    language model. Its shape begins with fits to a greedy ladder; Bayesian optimisation goes on."""
+    yield from along(task, options, "p_sigmoid")
