@@ -38,12 +38,13 @@ def prefix_cache(size: int | None, device: torch.device) -> PrefixCache | None:
     bound = default_size() if size is None else size
     if bound <= 0:
         return None
-    place = "cpu"
-    if device.type == "cuda" and bound <= torch.cuda.mem_get_info(device)[0] // 4:
-        place = str(device)
+    stays = device.type == "cpu"
+    if device.type == "cuda":
+        stays = bound <= torch.cuda.mem_get_info(device)[0] // 4
     files = min(4 * bound, shutil.disk_usage(tempfile.gettempdir()).free // 4)
+    place = device if stays else "the host"
     log.info("prefix cache: %.1f GiB on %s, then %.1f GiB in files", bound / 2**30, place, files / 2**30)
-    return PrefixCache(bound, files, None if device.type == "cpu" else place)
+    return PrefixCache(bound, files, None if stays else "cpu")
 
 
 def default_size(workers: int = 1) -> int:
@@ -146,7 +147,7 @@ class PrefixCache:
         if self._room(entry.bytes):
             self.stats.bytes += entry.bytes
         elif not self._spill(entry):
-            self.stats.forgotten += 1
+            self._forget()
             return
         self._entries[key] = entry
 
@@ -167,7 +168,7 @@ class PrefixCache:
             self.stats.bytes -= entry.bytes
             if not self._spill(entry):
                 del self._entries[key]
-                self.stats.forgotten += 1
+                self._forget()
         return self.stats.bytes + size <= self.bound
 
     def _spill(self, entry: _Entry) -> bool:
@@ -179,7 +180,7 @@ class PrefixCache:
                 break
             if other.file is not None and other.used < self._evaluation - 1:
                 self._drop(key)
-                self.stats.forgotten += 1
+                self._forget()
         if self.stats.spilled + entry.bytes > self.files:
             return False
         file = self._write(entry.packed)
@@ -189,6 +190,13 @@ class PrefixCache:
         self.stats.spilled += entry.bytes
         self.stats.written += entry.bytes
         return True
+
+    def _forget(self) -> None:
+        if self.stats.forgotten == 0:
+            log.info(
+                "prefix cache: full, from now on some is computed again (model.cache sets its size); %s", self.stats
+            )
+        self.stats.forgotten += 1
 
     def _write(self, packed: Packed) -> Path | None:
         from safetensors.torch import save_file

@@ -59,7 +59,8 @@ def test_a_value_is_taken_apart_and_put_together() -> None:
     assert len(unpack(packed)["a"].again) == 2
 
 
-def test_the_least_recently_used_goes_but_never_for_what_is_in_use() -> None:
+def test_the_least_recently_used_goes_but_never_for_what_is_in_use(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     cache = PrefixCache(3 * FOUR)
     for key in "abc":
         cache.begin()
@@ -70,6 +71,7 @@ def test_the_least_recently_used_goes_but_never_for_what_is_in_use() -> None:
     assert cache.get("e") is None
     assert cache.stats.bytes == 3 * FOUR
     assert cache.stats.forgotten == 2
+    assert [record.message.count("full") for record in caplog.records] == [1], "said once"
 
 
 def test_what_does_not_fit_lies_in_files_within_their_bound(tmp_path: Path) -> None:
@@ -188,3 +190,23 @@ def test_a_worker_says_what_it_saved_and_needs_no_cache(tiny: Any) -> None:
                 assert found.samples[label] == pytest.approx(numbers, rel=1e-5, abs=1e-5)
     assert there.stats.hits > there.stats.misses
     assert "layers saved" in str(there.stats)
+
+
+def test_its_place_and_size_follow_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"device": 8 * 2**30}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["device"], 0))
+    monkeypatch.setattr(module, "_free_memory", lambda: 10 * 2**30)
+    on_cpu = module.prefix_cache(None, torch.device("cpu"))
+    beside, fitting = (module.prefix_cache(size, torch.device("cuda:0")) for size in (3 * 2**30, 2**31))
+    assert on_cpu is not None
+    assert beside is not None
+    assert fitting is not None
+    assert (on_cpu.bound, on_cpu.device) == (10 * 2**28, None)
+    assert (beside.device, fitting.device) == ("cpu", None)
+    assert fitting.files <= 4 * fitting.bound
+    assert module.prefix_cache(0, torch.device("cpu")) is None
+    assert module.default_size(5) == 2**29
+    monkeypatch.setattr(module, "_free_memory", lambda: 2**40)
+    assert module.default_size() == module.LARGEST
+    monkeypatch.undo()
+    assert 0 < module._free_memory() < 2**50

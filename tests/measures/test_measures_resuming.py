@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
+import torch
 from resuming_support import ALL, LAYERS, WHERE, apart, batch, cached, loaded, naive, published, resuming, shuffled
 from tiny_families import TINY
 
+from autoprune.measures.passes import run
 from autoprune.measures.resuming import Parts
 from autoprune.policy.canonical import to_json
 from autoprune.policy.prefix import prefix_digest, prefix_key
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
+from autoprune.pruning.replay import Replay
+from autoprune.pruning.session import Session
+from autoprune.pruning.snapshot import Snapshot
 
 CLOSE = 1e-5
 FAMILIES = tuple(TINY)
@@ -147,6 +152,32 @@ def test_rows_of_the_last_layer_that_nobody_reads_are_not_computed() -> None:
     cached("llava", resuming("llava", parts=Parts(last=False)), UNPRUNED)
     handle.remove()
     assert widths == [batch("llava").scored, batch("llava").inputs["input_ids"].shape[1]]
+
+
+def test_everything_a_prefill_holds_is_either_made_anew_or_in_a_snapshot() -> None:
+    """Whoever gives a prefill more to remember decides here which of the two it is."""
+    held: set[str] = set()
+
+    class Looking(Replay):
+        def enter(self, prefill: Any, number: int, hidden: Any) -> Any:
+            held.update(vars(prefill))
+            return super().enter(prefill, number, hidden)
+
+    made = loaded("llava")
+    with torch.inference_mode(), Session(made.model, LIST[8]) as session, session.replaying(Looking()):
+        run(made, batch("llava"), (), session)
+    anew = {"plan", "prompt", "embeds", "images", "cache", "implementation", "rotary", "norm", "projector"}
+    anew |= {"columns", "facts", "ordinal", "place", "newline", "pictures", "newlines", "grid", "separators"}
+    anew |= {
+        "_partitions",
+        "_raters",
+        "probing",
+        "rotation",
+        "entering",
+        "translator",
+    }  # per layer, or worked out again
+    stored = {field.name for field in fields(Snapshot)} - {"layer", "hidden", "counted"} | {"counting"}
+    assert held - anew == stored
 
 
 def test_the_model_is_left_as_it_was() -> None:
