@@ -89,7 +89,14 @@ class Measurement:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Written out: `dataclasses.asdict` would copy every number by itself."""
+        return {
+            "values": dict(self.values),
+            "samples": dict(self.samples),
+            "images": self.images,
+            "records": self.records,
+            "seconds": self.seconds,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measurement:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +102,12 @@ def overhead(trials: int) -> dict[str, Any]:
     }
 
 
-def simulated(workers: int) -> dict[str, Any]:
+def trials_for(workers: int) -> int:
+    return max(FEWEST, 2 * workers)
+
+
+def simulated(workers: int, trials: int) -> dict[str, Any]:
     """One search on simulated workers: trials per minute, and against the same tries with no driver between them."""
-    trials = max(FEWEST, 2 * workers)
     executor = SimulatedExecutor(synthetic.SyntheticEvaluator(synthetic.problem(SPACE)), workers, BAD, live=True)
     with study_on_disk() as (log, storage):
         plan = synthetic.plan(SPACE, trials, storage=storage, max_retries=3)
@@ -255,18 +259,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=output.RESULTS)
     options = parser.parse_args()
     counts = [count for count in WORKERS if count <= options.most]
-    points = options.trials + sum(max(FEWEST, 2 * count) for count in counts)
+    points = options.trials + sum(map(trials_for, counts))
     print(f"about {output.duration(points * GUESSED + options.repeats * 120)}", flush=True)
-    cost = kept(options.work / f"overhead-{options.trials}.json", lambda: overhead(options.trials))
+    cost = kept(options.work / f"overhead-{options.trials}.json", partial(overhead, options.trials))
     print(f"overhead: {cost['wall_ms']:.0f} ms per trial, {cost['cpu_ms']:.0f} ms of processor time", flush=True)
     many = []
     for count in counts:
-        many.append(kept(options.work / f"simulated-{count}.json", lambda count=count: simulated(count)))  # type: ignore[misc]
+        path = options.work / f"simulated-{count}.json"
+        many.append(kept(path, partial(simulated, count, trials_for(count))))
         print(f"{count} simulated workers: {many[-1]['efficiency']:.3f} of the ideal", flush=True)
     pair = None
     if options.repeats:
         path = options.work / f"real-{options.repeats}.json"
-        pair = kept(path, lambda: real(options.work, 16, 256, options.repeats))
+        pair = kept(path, partial(real, options.work, 16, 256, options.repeats))
     document = {
         "space": SPACE,
         "overhead": cost,
