@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 Split = Literal["search", "holdout"]
 FailureKind = Literal["oom", "non_finite", "timeout", "error"]
-TrialState = Literal["complete", "partial", "failed", "infeasible"]
+TrialState = Literal["complete", "partial", "screened", "failed", "infeasible"]
 Origin = Literal["baseline", "reference", "trial"]
 
 
@@ -195,8 +195,8 @@ class TrialRecord:
     `number` counts settled points from 0 in the order they were settled; `sampler_number` is Optuna's number where
     Optuna proposed the point. `values` holds search-split measures by label; `constraints` maps the constraint's text
     to its slack in the measure's own unit (<= 0 is met). `policy` is the policy *document*, `canonical` its JSON.
-    `phase` is the step of the strategy that wanted it. A `partial` one was measured on the first `limit` records only:
-    `share` of a full evaluation, never on a front.
+    `phase` is the step of the strategy that wanted it. A `partial` one was measured on the first `limit` records only,
+    a `screened` one also with other measures: `share` of a full evaluation, never on a front.
     """
 
     number: int

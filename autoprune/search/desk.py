@@ -8,36 +8,40 @@ interrupted study measures nothing twice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from autoprune.errors import BadInput
 from autoprune.policy.budget import Infeasible
-from autoprune.ports import Measured, TrialRecord
+from autoprune.ports import Lost, Measured, TrialRecord
 from autoprune.search import settle
 from autoprune.search.dispatch import Dispatcher
 from autoprune.search.ledger import Ledger
 from autoprune.search.memory import UNREACHABLE, Asked, SamplerMemory, Told
+from autoprune.search.rungs import DROPPED, Standings
 from autoprune.search.stop import check_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from autoprune.ports import Executor, Measurement, Origin, Outcome, Publisher, TrialLog, TrialState
+    from autoprune.ports import EvalRequest, Executor, Measurement, Origin, Outcome, Publisher, TrialLog, TrialState
     from autoprune.search.plan import Candidate, Reference, StudyPlan
     from autoprune.search.strategy import SamplerKind
 
 
 @dataclass
 class Point:
-    """A candidate on its way to being settled. `limit`: measured on the first so many records only. `followers` were
-    proposed with the same effect while it was running."""
+    """A candidate on its way to being settled. `limit`: measured on the first so many records only. `climbs`: it goes
+    through the rungs first, `rung` is the index of the one it is at. `followers` were proposed with the same effect
+    while it was running."""
 
     phase: str
     origin: Origin
     candidate: Candidate | None
     asked: Asked | None
     limit: int | None = None
+    climbs: bool = False
+    rung: int | None = None
     key: str = ""
     followers: list[Point] = field(default_factory=list)
 
@@ -56,6 +60,7 @@ class Desk:
         log: TrialLog,
         publisher: Publisher,
         baseline: Measurement,
+        standings: Standings,
         show: Callable[[Desk], None],
     ) -> None:
         self.plan, self.log, self.publisher, self.baseline = plan, log, publisher, baseline
@@ -66,10 +71,13 @@ class Desk:
         )
         self.running: dict[str, Point] = {}
         self.baselines: dict[int | None, Measurement] = {None: baseline}
+        self.standings = standings
         self.references: dict[str, Reference] = {r.candidate.digest: r for r in plan.references}
         self._show = show
         if self.ledger.baseline is None:
             self._settle_baseline()
+        for record in self.ledger.records if plan.rungs else ():
+            self._restore(record)
 
     # -------------------------------------------------------------------------------------------------------- start up
     def _settle_baseline(self) -> None:
@@ -90,6 +98,16 @@ class Desk:
             )
         )
 
+    def _restore(self, record: TrialRecord) -> None:
+        """Where a settled policy stands at the rungs."""
+        if record.state == "complete" and record.origin != "baseline" and not record.cached:
+            found = self.log.find(record.evaluation_key or "")
+            if found is not None:
+                self.standings.add_complete(record.digest, found)
+        for index, rung in enumerate(self.plan.rungs):
+            if self.ledger.look(record.digest, rung) is record:
+                self.standings.add(index, record.digest, record.values)
+
     def repair(self) -> None:
         """Bring memory and log to agree after a driver died between two writes."""
         for told in self.memory.unsettled(self.ledger.records):
@@ -104,22 +122,24 @@ class Desk:
             candidate = None
         origin: Origin = "reference" if told.reference else "trial"
         point = Point(told.phase, origin, candidate, asked=None, limit=told.limit, key=told.key)
-        if told.state not in ("complete", "partial"):
+        if told.state not in ("complete", "partial", "screened"):
             self._record(point, told.state, told.found, told.slacks, told.reason, told=told)
             return
         stored = self.log.find(told.key)
         if stored is None:
             self.memory.rerun(told.number)
             return
-        cached = self.ledger.measured(told.digest, told.limit) is not None or not self.memory.was_dispatched(told.key)
+        known = self.ledger.measured(told.digest, told.limit) if told.state != "screened" else None
+        cached = known is not None or not self.memory.was_dispatched(told.key)
         self._record(point, told.state, told.found, told.slacks, told.reason, cached, stored.seconds, told)
+        self._restore(self.ledger.records[-1])
 
     # -------------------------------------------------------------------------------------------------------- offering
-    def ask(self, kind: SamplerKind, phase: str) -> None:
-        """Take the sampler's next proposal (or the values that wait) and offer it."""
+    def ask(self, kind: SamplerKind, phase: str, climbs: bool = False) -> None:
+        """Take the sampler's next proposal (or the values that wait) and offer it; `climbs`: at the first rung."""
         asked = self.memory.ask(kind, self.ledger.fruitless(phase))
         origin: Origin = "reference" if asked.reference in self.references else "trial"
-        point = Point(asked.phase or phase, origin, None, asked)
+        point = Point(asked.phase or phase, origin, None, asked, climbs=climbs or asked.climbs)
         try:
             point.candidate = self.candidate_for(asked.reference, asked.values)
         except (Infeasible, BadInput) as error:
@@ -134,10 +154,13 @@ class Desk:
     def offer(self, point: Point) -> None:
         """Settle a candidate from what is known, or have it measured."""
         candidate = given(point.candidate)
-        request = self.plan.request(candidate.canonical, "search", limit=point.limit)
+        if point.climbs:
+            point.rung = self._next_rung(candidate.digest)
+            point.limit = None if point.rung is None else self.plan.rungs[point.rung].limit
+        request = self._request(point)
         point.key = self.plan.context.key(request)
         if point.asked is not None:
-            self.memory.identify(point.asked, point.phase, candidate.digest, point.key)
+            self.memory.identify(point.asked, point.phase, candidate.digest, point.key, point.climbs)
         if point.key in self.running:
             self.running[point.key].followers.append(point)
         elif not self._settle_from_known(point, candidate):
@@ -146,20 +169,42 @@ class Desk:
             self.dispatcher.submit(request, point)
             self._show(self)
 
+    def _next_rung(self, digest: str) -> int | None:
+        """The first rung that the policy was not promoted from; None when only the full evaluation is left."""
+        if self.ledger.measured(digest) is not None:
+            return None
+        for index, rung in enumerate(self.plan.rungs):
+            look = self.ledger.look(digest, rung)
+            if look is None or look.reason.startswith(DROPPED):
+                return index
+        return None
+
+    def _request(self, point: Point) -> EvalRequest:
+        measures = None if point.rung is None else self.plan.rungs[point.rung].measures
+        return self.plan.request(given(point.candidate).canonical, "search", limit=point.limit, measures=measures)
+
     @property
     def followers(self) -> list[Point]:
         return [f for point in self.running.values() for f in point.followers]
 
     @property
     def running_share(self) -> float:
-        """What is in flight, in full evaluations."""
-        return sum(self._share(point.limit) for point in self.running.values())
+        """What is in flight, in full evaluations; what is at a rung may come to need all the rest."""
+        return sum(self._share(point.limit) + self._ahead(point) for point in self.running.values())
+
+    def _ahead(self, point: Point) -> float:
+        if point.rung is None:
+            return 0.0
+        return 1.0 + sum(self._share(rung.limit) for rung in self.plan.rungs[point.rung + 1 :])
 
     def _share(self, limit: int | None) -> float:
         return 1.0 if limit is None else limit / len(self.baseline.images)
 
     def _settle_from_known(self, point: Point, candidate: Candidate) -> bool:
-        earlier = self.ledger.measured(candidate.digest, point.limit)
+        earlier = self._known(point, candidate.digest)
+        if earlier is not None and point.rung is not None and not earlier.reason.startswith(DROPPED):
+            self._judge(point, earlier.values, earlier.constraints, cached=True)  # a strategy's probe was there before
+            return True
         if earlier is not None:
             same = f"same as {earlier.name}"
             self._settle(point, earlier.state, earlier.values, earlier.constraints, same, cached=True)
@@ -173,8 +218,8 @@ class Desk:
         stored = self.log.find(point.key)
         if stored is None:
             return False
-        outcome = Measured(self.plan.request(candidate.canonical, "search", limit=point.limit), stored)
-        self._conclude(point, outcome, cached=not self.memory.was_dispatched(point.key))
+        cached = not self.memory.was_dispatched(point.key)
+        self._conclude(point, Measured(self._request(point), stored), cached)
         return True
 
     def _rule_out(self, point: Point, candidate: Candidate) -> bool:
@@ -186,6 +231,13 @@ class Desk:
             self._settle(point, "infeasible", costs, slacks, f"misses {missed}, known without running")
         return bool(missed)
 
+    def _known(self, point: Point, digest: str) -> TrialRecord | None:
+        if point.rung is None:
+            return self.ledger.measured(digest, point.limit)
+        rung = self.plan.rungs[point.rung]
+        look = self.ledger.look(digest, rung)
+        return look or (self.ledger.measured(digest, rung.limit) if rung.state == "partial" else None)
+
     # --------------------------------------------------------------------------------------------------------- settling
     def collect(self) -> None:
         """Wait for something to end, and settle it."""
@@ -194,23 +246,51 @@ class Desk:
 
     def _receive(self, point: Point, outcome: Outcome) -> None:
         del self.running[point.key]
+        followers, point.followers = point.followers, []
         self._conclude(point, outcome, cached=False)
-        for follower in point.followers:
-            if not self._settle_from_known(follower, given(follower.candidate)):
-                # Lost for good: nothing is known about this policy, so its repetition ends the same way.
+        for follower in followers:
+            if isinstance(outcome, Lost):  # for good: its repetition ends the same way
                 self._settle(follower, "failed", {}, {}, self.ledger.records[-1].reason, cached=True)
+            else:
+                self.offer(follower)
         check_failures(self.ledger, self.plan.max_failures)
 
     def _conclude(self, point: Point, outcome: Outcome, cached: bool) -> None:
-        baseline = self.baselines[point.limit]
-        result = settle.usable(outcome, self.plan.measures, baseline)
+        rung = None if point.rung is None else self.plan.rungs[point.rung]
+        baseline = self.baselines[point.limit] if point.rung is None else self.standings.baselines[point.rung]
+        result = settle.usable(outcome, outcome.request.measures, baseline)
         if isinstance(result, settle.Unusable):
             self._settle(point, "failed", {}, {}, result.reason)
             return
         self.log.remember(point.key, outcome.request, result)
-        slacks = settle.search_slacks(self.plan.constraints, result, baseline)
+        slacks = settle.search_slacks((rung or self.plan).constraints, result, baseline)
+        if rung is not None:
+            self._judge(point, result.values, slacks, cached, result.seconds)
+            return
+        if point.limit is None:
+            self.standings.add_complete(given(point.candidate).digest, result)
         state: TrialState = "complete" if point.limit is None else "partial"
         self._settle(point, state, result.values, slacks, cached=cached, seconds=result.seconds)
+
+    def _judge(
+        self,
+        point: Point,
+        values: Mapping[str, float],
+        slacks: Mapping[str, float],
+        cached: bool,
+        seconds: float = 0.0,
+    ) -> None:
+        """Drop what came to these values at its rung, or offer it again, one step further. The look at a promoted one
+        is settled by itself (it was paid for); its proposal waits for the end."""
+        if point.rung is None:
+            raise ValueError("judged without a rung")
+        state: TrialState = self.plan.rungs[point.rung].state
+        verdict = self.standings.judge(point.rung, given(point.candidate).digest, values)
+        if not verdict.promoted:
+            self._settle(point, state, values, slacks, verdict.reason, cached, seconds)
+            return
+        self._record(replace(point, asked=None), state, values, slacks, verdict.reason, cached, seconds)
+        self.offer(point)
 
     def _settle(
         self,

@@ -16,6 +16,7 @@ from autoprune.search.dispatch import never
 from autoprune.search.errors import Interrupted
 from autoprune.search.finish import finish
 from autoprune.search.holdout import Bench
+from autoprune.search.rungs import Standings
 from autoprune.search.stop import EXHAUSTED_AFTER, StopReason, StopRule
 from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task, Tell
 
@@ -81,7 +82,9 @@ class _Search:
     ) -> None:
         self.plan, self.executor, self.observer, self.bench = plan, executor, observer, bench
         self.phase = REFERENCES
-        self.desk = Desk(plan, executor, log, publisher, baseline, self._show)
+        looks = [bench.baseline("search", rung.limit, rung.measures) for rung in plan.rungs]
+        standings = Standings(plan.rungs, looks, baseline)
+        self.desk = Desk(plan, executor, log, publisher, baseline, standings, self._show)
         self.rule = StopRule(plan.trials, plan.time_limit, stop)
         self.exhausted = False
         self.said: list[str] = []
@@ -246,7 +249,7 @@ class _Search:
                 return None
             if len(desk.followers) > desk.dispatcher.running:
                 return None  # the sampler repeats what is running; it will know more when that is settled
-            return lambda: desk.ask(step.sampler, step.phase)
+            return lambda: desk.ask(step.sampler, step.phase, climbs=True)
 
         self._drive(upcoming)
         return ()

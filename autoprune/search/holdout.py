@@ -31,14 +31,22 @@ class Bench:
         self._stop = stop
         self.holdout_limit: int | None = None
 
-    def _request(self, canonical: str | None, split: Split, limit: int | None = None) -> EvalRequest:
-        return self._plan.request(canonical, split, limit=self.holdout_limit if split == "holdout" else limit)
+    def _request(
+        self,
+        canonical: str | None,
+        split: Split,
+        limit: int | None = None,
+        measures: tuple[str, ...] | None = None,
+    ) -> EvalRequest:
+        limit = self.holdout_limit if split == "holdout" else limit
+        return self._plan.request(canonical, split, limit=limit, measures=measures)
 
-    def baseline(self, split: Split, limit: int | None = None) -> Measurement:
-        """The unpruned model, on the first `limit` records (None = all). Without its numbers there is nothing to
-        compare with, so a failure ends the study."""
+    def baseline(self, split: Split, limit: int | None = None, measures: tuple[str, ...] | None = None) -> Measurement:
+        """The unpruned model, on the first `limit` records (None = all), with the plan's measures or others. Without
+        its numbers there is nothing to compare with, so a failure ends the study."""
         # No time limit: this is the request for which a worker loads its model.
-        result = self._measure([self._request(None, split, limit)], None, timeout=None, done=lambda _: None)[0]
+        request = self._request(None, split, limit, measures)
+        result = self._measure([request], None, timeout=None, done=lambda _: None)[0]
         if isinstance(result, Unusable):
             raise AutoPruneError(f"the unpruned baseline could not be measured on the {split} split ({result.reason})")
         return result
@@ -66,12 +74,12 @@ class Bench:
         for index, (request, key) in enumerate(zip(requests, keys, strict=True)):
             stored = log.find(key)
             if stored is not None:
-                results[index] = usable(Measured(request, stored), plan.measures, baseline)
+                results[index] = usable(Measured(request, stored), request.measures, baseline)
         todo = [i for i in range(len(requests)) if i not in results]
 
         def receive(position: int, outcome: Outcome) -> None:
             index = todo[position]
-            results[index] = result = usable(outcome, plan.measures, baseline)
+            results[index] = result = usable(outcome, requests[index].measures, baseline)
             if isinstance(result, Measurement):
                 log.remember(keys[index], requests[index], result)
             done(len(results))

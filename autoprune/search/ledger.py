@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from autoprune.search.rungs import DROPPED, PROMOTED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autoprune.ports import TrialRecord
+    from autoprune.search.plan import Rung
 
 LOST = "lost"
 
@@ -19,6 +22,7 @@ class Ledger:
     def __init__(self, records: Sequence[TrialRecord]) -> None:
         self.records: list[TrialRecord] = []
         self._measured: dict[tuple[str, int | None], TrialRecord] = {}
+        self._looks: dict[tuple[str, str, int | None], TrialRecord] = {}
         self._failed: dict[str, TrialRecord] = {}
         self._lost: dict[str, TrialRecord] = {}
         self._ruled_out: dict[str, TrialRecord] = {}
@@ -36,15 +40,19 @@ class Ledger:
             return
         if record.origin == "reference":
             self._references.add(record.digest)
-        measured = record.state in ("complete", "partial")
+        measured = record.state in ("complete", "partial", "screened")
         if measured and not record.cached:
             self._spent[record.phase] += record.share
             self.complete += record.state == "complete"
-        new = measured and (record.digest, record.limit) not in self._measured
+        look = (record.digest, record.state, record.limit)
+        known = look in self._looks if record.state == "screened" else look[::2] in self._measured
+        new = measured and not known
         # In a row: nothing came of it that this study did not know (a new failure is news, too).
         fruitful = new or _counts_as_failed(record)
         self._fruitless[record.phase] = 0 if fruitful else self._fruitless[record.phase] + 1
-        if measured:
+        if measured and record.reason.startswith((PROMOTED, DROPPED)):
+            self._looks.setdefault(look, record)
+        if measured and record.state != "screened":
             self._measured.setdefault((record.digest, record.limit), record)
         elif record.state == "infeasible" and record.digest:
             self._ruled_out.setdefault(record.digest, record)
@@ -70,6 +78,10 @@ class Ledger:
     def measured(self, digest: str, limit: int | None = None) -> TrialRecord | None:
         """The policy's numbers on the first `limit` records, or on all."""
         return self._measured.get((digest, limit))
+
+    def look(self, digest: str, rung: Rung) -> TrialRecord | None:
+        """What was decided about the policy at a rung: `reason` begins with PROMOTED or DROPPED."""
+        return self._looks.get((digest, rung.state, rung.limit))
 
     def failure(self, digest: str) -> TrialRecord | None:
         return self._failed.get(digest)

@@ -5,7 +5,7 @@ all are set before COMPLETE is told; heartbeats and retry callbacks do not work 
 a dead driver are failed and enqueued again here; `enqueue_trial` checks nothing, so values are checked before.
 
 User attributes of a trial: `phase`, `key` and `digest` (set before the evaluation is dispatched), `reference` (a
-reference's digest), `retry_of` (a trial of a dead driver), `outcome` (set before the trial is told). A failed trial
+reference's digest), `climbs` (it begins at the first rung), `retry_of` (a trial of a dead driver), `outcome` (set before the trial is told). A failed trial
 without `outcome` was abandoned, not evaluated.
 """
 
@@ -38,6 +38,7 @@ class Asked:
     values: Mapping[str, Any]
     reference: str | None
     phase: str = ""
+    climbs: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class SamplerMemory:
         from optuna.trial import TrialState, create_trial
 
         pruned = TrialState.PRUNED
-        states = {"complete": TrialState.COMPLETE, "infeasible": pruned, "partial": pruned, "failed": TrialState.FAIL}
+        states = dict.fromkeys(("infeasible", "partial", "screened"), pruned)
+        states |= {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}
         outcome = _outcome(record.state, record.values, record.constraints, record.reason)
         attrs: dict[str, Any] = {"digest": record.digest, "key": record.evaluation_key or "", "outcome": outcome}
         attrs |= {"record": record.number, "phase": record.phase}
@@ -136,7 +138,7 @@ class SamplerMemory:
 
     def _enqueue_again(self, trial: FrozenTrial) -> None:
         attrs: dict[str, Any] = {"retry_of": trial.number}
-        attrs |= {name: trial.user_attrs[name] for name in ("reference", "phase") if name in trial.user_attrs}
+        attrs |= {name: trial.user_attrs[name] for name in ("reference", "phase", "climbs") if name in trial.user_attrs}
         self.study.enqueue_trial(trial.params, user_attrs=attrs)
 
     def unsettled(self, records: Sequence[TrialRecord]) -> list[Told]:
@@ -197,7 +199,9 @@ class SamplerMemory:
         trial = self.study.ask(self._distributions)
         given = trial.user_attrs
         values = self._dimensions.from_optuna(trial.params)
-        return Asked(trial, trial.number, values, given.get("reference"), given.get("phase", ""))
+        return Asked(
+            trial, trial.number, values, given.get("reference"), given.get("phase", ""), given.get("climbs", False)
+        )
 
     @staticmethod
     def _is_abandoned(trial: FrozenTrial) -> bool:
@@ -205,9 +209,11 @@ class SamplerMemory:
 
         return trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs
 
-    def identify(self, asked: Asked, phase: str, digest: str, key: str) -> None:
+    def identify(self, asked: Asked, phase: str, digest: str, key: str, climbs: bool = False) -> None:
         """Write down which policy, which evaluation and whose a proposal is, before anything is done about it."""
         asked.trial.set_user_attr("phase", phase)
+        if climbs:
+            asked.trial.set_user_attr("climbs", True)
         asked.trial.set_user_attr("key", key)
         asked.trial.set_user_attr("digest", digest)
 
@@ -241,7 +247,7 @@ class SamplerMemory:
             return
         for name, slack in self._all_constraints(slacks).items():
             asked.trial.set_constraint(name, slack)
-        if state in ("infeasible", "partial"):
+        if state in ("infeasible", "partial", "screened"):
             self.study.tell(asked.trial, state=Optuna.PRUNED)
             return
         missing = [c for c in self._constraints if c not in slacks]

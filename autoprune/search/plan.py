@@ -87,6 +87,22 @@ class Proposals(Protocol):
 
 
 @dataclass(frozen=True)
+class Rung:
+    """A look at a proposal on the first `limit` records of the search split, before it is measured in full.
+
+    `state`: partial for the study's own measures, screened for others. `drop` is the part of what is known there that
+    goes no further (see `search.rungs`).
+    """
+
+    limit: int
+    measures: tuple[str, ...]
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    drop: float
+    state: Literal["partial", "screened"] = "partial"
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """One study. `measures` are the labels every evaluation returns; objectives and constraints are among them.
 
@@ -98,6 +114,7 @@ class StudyPlan:
     enforce their own limit before that. `holdout_auto`: certify on as many of the `holdout_records` (None = unknown) as
     the constraints need at the discordance seen in the search, instead of on all. `options` are the strategy's.
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
+    `rungs` are climbed, in this order, by what a sampler proposes.
     """
 
     study_id: str
@@ -124,6 +141,7 @@ class StudyPlan:
     options: Mapping[str, Any] = field(default_factory=dict)
     better: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
     accuracies: tuple[str, ...] = ()
+    rungs: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -139,6 +157,14 @@ class StudyPlan:
         if missing:
             raise BadInput(f"these measures are needed but not measured: {', '.join(missing)}")
 
-    def request(self, canonical: str | None, split: Split, tag: str = "", limit: int | None = None) -> EvalRequest:
-        """The evaluation of one policy (None = the unpruned baseline) under this plan."""
-        return EvalRequest(policy=canonical, split=split, measures=self.measures, limit=limit, tag=tag)
+    def request(
+        self,
+        canonical: str | None,
+        split: Split,
+        tag: str = "",
+        limit: int | None = None,
+        measures: tuple[str, ...] | None = None,
+    ) -> EvalRequest:
+        """The evaluation of one policy (None = the unpruned baseline) under this plan, with its measures unless
+        given."""
+        return EvalRequest(policy=canonical, split=split, measures=measures or self.measures, limit=limit, tag=tag)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from autoprune.document.numbers import exact
 from autoprune.spec.durations import seconds
 from autoprune.spec.sizes import cache_size
 
@@ -105,8 +107,31 @@ def _strategy(value: Any) -> Any:
     raise ValueError("a strategy is a name such as auto, or {NAME: {option: …}}")
 
 
+def _share(value: Any) -> float:
+    """A part of something: 0.25 or 1/4, above 0 and below 1."""
+    try:
+        share = exact(value)
+    except ValueError:
+        share = Fraction(0)
+    if not 0 < share < 1:
+        raise ValueError("must be a fraction above 0 and below 1, such as 1/4")
+    return float(share)
+
+
+Share = Annotated[float, BeforeValidator(_share)]
+
+
+class ScreenSpec(Strict):
+    """Another, cheaper measure first: what is in the worse part among those of similar cost is not measured in full."""
+
+    measure: str | dict[str, Any] = Field(description="MEASURE or {MEASURE: {option: …}}; of the records, no cost")
+    records: Whole = Field(32, ge=1, description="the first so many of the search records")
+    drop: Share = Field(0.5, description="the part of what is known at the screen that goes no further")
+
+
 class SearchSpec(Strict):
-    """How long and how to search. Strategy and seed are part of the study's identity, the rest is not."""
+    """How long and how to search. Strategy, seed, rungs (with `drop`) and screen are part of the study's identity, the
+    rest is not."""
 
     strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = Field(default_factory=StrategySpec)
     trials: Whole = Field(64, ge=1, description="completed distinct evaluations, references included")
@@ -115,6 +140,11 @@ class SearchSpec(Strict):
     )
     executor: Annotated[ExecutorSpec, BeforeValidator(_executor)] = Field(default_factory=ExecutorSpec)
     seed: Whole = 0
+    rungs: list[Share] = Field(
+        default_factory=list, description="parts of the search records that proposals are measured on first"
+    )
+    drop: Share = Field(0.5, description="the part of what is known at a rung that goes no further")
+    screen: ScreenSpec | None = Field(None, description="a cheap measure that drops proposals before they are measured")
     synchronous: bool = Field(False, strict=True, description="settle in rounds, so that ray runs repeat bit for bit")
     explain: bool = Field(
         True, strict=True, description="measure the selected policy without each of its stages (at most 6 evaluations)"

@@ -25,7 +25,7 @@ from autoprune.ports import (
     Progress,
     TrialRecord,
 )
-from autoprune.search.plan import Candidate, Reference, StudyPlan
+from autoprune.search.plan import Candidate, Reference, Rung, StudyPlan
 from autoprune.spec.goals import Constraint, Objective
 
 LABELS = ("cost", "nll", "acc")
@@ -109,7 +109,8 @@ def cost(policy: Mapping[str, Any]) -> float:
 
 
 def measure(request: EvalRequest) -> Measurement:
-    """Three measures: cost exact, nll noisy, acc 0/1 with the baseline right on 95 %; two records per image."""
+    """Four measures: cost exact, nll noisy, flow a quieter proxy of it, acc 0/1 with the baseline right on 95 %; two
+    records per image."""
     policy = BASE if request.policy is None else json.loads(request.policy)
     whole = RECORDS[request.split]
     count = whole if request.limit is None else request.limit
@@ -118,9 +119,12 @@ def measure(request: EvalRequest) -> Measurement:
     quality = 1 - 0.5 * (1 - policy["x"]) ** 2 - 0.1 * (1 - policy["y"]) ** 2 - (0.05 if policy["mode"] == "b" else 0)
     right = tuple(float(v) for v in luck < 0.95 * quality)
     nll = tuple(float(v) for v in 1.5 - quality + noise)
+    flow = tuple(float(v) for v in 1 - quality + noise / 5)
+    samples = {"nll": nll, "acc": right, "flow": flow}
+    values = {"cost": cost(policy)} | {label: float(np.mean(numbers)) for label, numbers in samples.items()}
     return Measurement(
-        values={"cost": cost(policy), "nll": float(np.mean(nll)), "acc": float(np.mean(right))},
-        samples={"nll": nll, "acc": right},
+        values={label: values[label] for label in request.measures},
+        samples={label: samples[label] for label in request.measures if label in samples},
         images=tuple(i // 2 for i in range(count)),
         records=tuple(f"{request.split}-{i}" for i in range(count)),
         seconds=0.01,
@@ -268,6 +272,14 @@ def make_plan(**changes: Any) -> StudyPlan:
         "costs": ("cost",),
     }
     return StudyPlan(**{**given, **changes})
+
+
+def rung(limit: int, drop: float = 0.5, constraints: tuple = (ACCURATE,)) -> Rung:
+    return Rung(limit, LABELS, (objective("cost"), objective("nll")), constraints, drop)
+
+
+def screen(limit: int, drop: float = 0.5) -> Rung:
+    return Rung(limit, ("flow", "cost"), (objective("flow"), objective("cost")), (), drop, "screened")
 
 
 def run(plan: StudyPlan, executor: FakeExecutor | None = None, log: FakeLog | None = None, **more: Any) -> Any:

@@ -22,6 +22,8 @@ from search_support import (
     make_plan,
     reference,
     run,
+    rung,
+    screen,
 )
 
 from autoprune.search.driver import run as search
@@ -124,6 +126,46 @@ def test_killed_around_a_write_of_the_log(storage, point, nth):
     # Only what had not reached the store may run again.
     again = 1 if point == "before remember" else 0
     assert len(requests) - len({(r.policy, r.split) for r in requests}) <= again
+
+
+LOOKS = {"rungs": (screen(20), rung(40, constraints=(ACCURATE, CHEAP))), "proposals": ToySpace(steps=4, known=True)}
+
+
+@cache
+def climbed():
+    log = FakeLog()
+    front = run(make_plan(**{"trials": 10, **COARSE, **LOOKS}), log=log)
+    kinds = {(r.state, r.reason.split()[0], r.cached) for r in log.settled if r.limit is not None}
+    for state in ("screened", "partial"):
+        assert {(state, "promoted", False), (state, "dropped", False)} <= kinds
+    assert any(cached for _, _, cached in kinds), "the toy covers a dropped one that is proposed again"
+    return described(front, log)
+
+
+@pytest.mark.parametrize("nth", [4, 7, 9, *MORE, *(pytest.param(n, marks=pytest.mark.full) for n in (12, 14, 16, 18))])
+@pytest.mark.parametrize("point", ["before remember", "after remember", "before settle", "after settle"])
+def test_killed_on_a_rung(storage, point, nth):
+    plan, log, executor = plan_in(storage, **LOOKS), FakeLog(kill_at=(point, nth)), FakeExecutor()
+    with pytest.raises(Killed):
+        run(plan, executor, log)
+    log.kill_at = None
+    second = FakeExecutor()
+    front = run(plan, second, log)
+    assert described(front, log) == climbed()
+    asked = [(r.policy, r.split, r.limit, r.measures) for r in executor.submitted + second.submitted]
+    assert len(asked) - len(set(asked)) <= (point == "before remember")
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("nth", [3, 5, *MORE])
+def test_killed_around_telling_what_was_dropped(storage, monkeypatch, side, nth):
+    monkeypatch.setattr("autoprune.search.desk.SamplerMemory", DyingMemory)
+    monkeypatch.setattr(DyingMemory, side, nth)
+    monkeypatch.setattr(DyingMemory, "tellings", 0)
+    plan, log = plan_in(storage, **LOOKS), FakeLog()
+    with pytest.raises(Killed):
+        run(plan, FakeExecutor(), log)
+    assert described(run(plan, FakeExecutor(), log), log) == climbed()
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
