@@ -60,6 +60,7 @@ class Checked:
     geometry: Geometry | None
     warnings: tuple[Located, ...]
     strategy: StrategySpec
+    screen: Objective | None = None
 
     def bound(self, geometry: Geometry) -> BoundSpace:
         """The space that the strategy searches, for the model. Raises BadInput where it has none."""
@@ -172,6 +173,34 @@ class _Goals:
             self.found.append(self.loaded.source.problem(("output", "select"), wrong))
         return replace(chosen, measure=measure)
 
+    def screen(self) -> Objective | None:
+        """The measure that drops proposals early, and which way it gets better."""
+        source, path = self.loaded.source, ("search", "screen")
+        asked = self.loaded.spec.search.screen
+        if asked is None:
+            return None
+        most = self.loaded.spec.calibration.search
+        if asked.records >= most and not self.loaded.is_broken("calibration", "search"):
+            message = f"a screen is on fewer than the {most} records of the search"
+            self.found.append(source.problem((*path, "records"), message))
+        written = asked.measure
+        if isinstance(written, dict):
+            (name, options), *more = written.items() or [("", {})]
+            if more or not isinstance(options, dict):
+                message = "a screen's measure is MEASURE or {MEASURE: {option: value}}"
+                self.found.append(source.problem((*path, "measure"), message))
+                return None
+        else:
+            name, options = written, {}
+        measure = self.fill(request(name, options), source, (*path, "measure"), 0)
+        info = measures.find(name)
+        if info is None:
+            return None
+        if not info.by_record:
+            message = f"{name} is a {'cost' if info.cost else 'timing'}: a screen is a measure of the records"
+            self.found.append(source.problem((*path, "measure"), message))
+        return Objective(measure, "minimize" if info.direction == "lower" else "maximize")
+
     def _known_as(self, measure: MeasureRequest) -> MeasureRequest | None:
         same = [known for known in self.by_label.values() if known.name == measure.name]
         return same[0] if len(same) == 1 and not measure.options else None
@@ -213,6 +242,8 @@ def check(path: str | Path, *, quick: bool = False) -> Checked:
     for name in ALWAYS:
         if not any(known.name == name for known in goals.by_label.values()):
             goals.fill(request(name), loaded.source, ("objectives",), 0)
+    studied = tuple(goals.by_label.values())
+    screen = goals.screen()
     found = goals.found
     found.extend(_shared_device(loaded, goals.by_label.values()))
     warnings: list[Located] = []
@@ -238,12 +269,13 @@ def check(path: str | Path, *, quick: bool = False) -> Checked:
         objectives,
         constraints,
         select,
-        tuple(goals.by_label.values()),
+        studied,
         space,
         folder,
         geometry,
         tuple(warnings),
         strategy,
+        screen,
     )
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autoprune.api.rungs import rungs
 from autoprune.calibration.digest import calibration_digest
 from autoprune.calibration.records import Record, load_records
 from autoprune.calibration.splits import Splits, split
@@ -29,7 +30,7 @@ from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.scale import at_budget
 from autoprune.policy.space import BoundSpace, Parameter
-from autoprune.ports import CalibrationSource, EvaluationContext, WorkerSpec
+from autoprune.ports import CalibrationSource, EvaluationContext, MeasureRequest, WorkerSpec
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import make_plan
 from autoprune.search.plan import Candidate, Reference, StudyPlan
@@ -189,7 +190,7 @@ class Prepared:
         return WorkerSpec(
             model_path=self.folder,
             calibration=self.calibration,
-            measures=self.checked.measures,
+            measures=self._measured,
             dtype=model.dtype,
             device=model.device,
             attn_implementation=model.attn_implementation,
@@ -206,6 +207,13 @@ class Prepared:
         if spec.model.cache == "auto":
             return default_size(workers) if workers > 1 else None
         return spec.model.cache
+
+    @property
+    def _measured(self) -> tuple[MeasureRequest, ...]:
+        """The study's measures, and what only its screen looks at."""
+        screen = self.checked.screen
+        more = [] if screen is None else [screen.measure]
+        return tuple({m.label: m for m in (*self.checked.measures, *more)}.values())
 
     @cached_property
     def context(self) -> EvaluationContext:
@@ -228,12 +236,18 @@ class Prepared:
                 "space": self.space.digest,
                 "references": [reference.candidate.digest for reference in self.references],
                 "search": [self.checked.strategy.name, self.checked.strategy.options, spec.search.seed],
+                **self._looks(),
                 "confidence": spec.certify.confidence,
                 "objectives": [[o.direction, asdict(o.measure)] for o in self.checked.objectives],
                 "constraints": [asdict(c) for c in self.checked.constraints],
                 "context": {**asdict(self.context), "libraries": None},
             }
         )
+
+    def _looks(self) -> dict[str, Any]:
+        """Rungs and screen, in a study that has some."""
+        climbed = rungs(self.checked)
+        return {"rungs": [asdict(rung) for rung in climbed]} if climbed else {}
 
     @property
     def study_id(self) -> str:
@@ -279,6 +293,7 @@ class Prepared:
             holdout_auto=spec.calibration.holdout == "auto",
             holdout_records=len(self.splits.holdout),
             better={m.label: info.direction for m in checked.measures if (info := measures.find(m.name)) is not None},
+            rungs=rungs(checked),
             accuracies=tuple(m.label for m in checked.measures if measures.is_accuracy(m.name)),
         )
 

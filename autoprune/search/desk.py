@@ -213,7 +213,8 @@ class Desk:
         if failure is not None:
             self._settle(point, "failed", {}, {}, failure.reason, cached=True)
             return True
-        if point.limit is None and self._rule_out(point, candidate):  # a part is an answer, wanted all the same
+        wanted = point.limit is not None and point.rung is None  # a part is an answer, wanted all the same
+        if not wanted and self._rule_out(point, candidate):
             return True
         stored = self.log.find(point.key)
         if stored is None:

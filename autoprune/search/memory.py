@@ -5,8 +5,8 @@ all are set before COMPLETE is told; heartbeats and retry callbacks do not work 
 a dead driver are failed and enqueued again here; `enqueue_trial` checks nothing, so values are checked before.
 
 User attributes of a trial: `phase`, `key` and `digest` (set before the evaluation is dispatched), `reference` (a
-reference's digest), `climbs` (it begins at the first rung), `retry_of` (a trial of a dead driver), `outcome` (set before the trial is told). A failed trial
-without `outcome` was abandoned, not evaluated.
+reference's digest), `climbs` (it begins at the first rung), `retry_of` (a trial of a dead driver), `outcome` (set
+before the trial is told). A failed trial without `outcome` was abandoned, not evaluated.
 """
 
 from __future__ import annotations

@@ -32,6 +32,22 @@ SPEC_CASES = [
     ("search: 2", "search: 200", 7, 11, "search 200 + holdout 2 records are asked for, 4 are there"),
     ("search: 2", "stratify_by: typ\n  search: 2", 7, 16, "did you mean 'type'"),
     (">= 0.97 * baseline", ">= 97", 11, 15, "exact_match lies between 0 and 1"),
+    ("constraints: [", "search: {screen: {measure: budget, records: 1}}\nconstraints: [", 11, 28, "budget is a cost"),
+    (
+        "constraints: [",
+        "search: {screen: {measure: loyalti, records: 1}}\nconstraints: [",
+        11,
+        28,
+        "did you mean 'loyalty'",
+    ),
+    (
+        "constraints: [",
+        "search: {screen: {measure: loyalty, records: 2}}\nconstraints: [",
+        11,
+        46,
+        "fewer than the 2 records",
+    ),
+    ("constraints: [", "search: {rungs: [1/2, 3/2]}\nconstraints: [", 11, 23, "above 0 and below 1"),
     ("maximize exact_match", "{minimize: {information_flow: {layers: [1/2, 99]}}}", 10, 53, "layer 99 is not among"),
 ]
 
