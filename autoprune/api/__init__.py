@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoprune.api.searching import SearchResult as SearchResult
     from autoprune.api.searching import search as search
     from autoprune.api.state import lacking as lacking
+    from autoprune.api.strategies import list_strategies as list_strategies
     from autoprune.api.vocabulary import list_parts as list_parts
 
 # Opened on demand: loading a policy in production must not import what only a search needs. No name may be that of a
@@ -44,6 +45,7 @@ _HOMES = {
     "studies": "reading",
     "SearchResult": "searching",
     "search": "searching",
+    "list_strategies": "strategies",
     "list_parts": "vocabulary",
     "lacking": "state",
 }

@@ -50,12 +50,13 @@ def _described(info: parts.PartInfo) -> dict[str, Any]:
         "signal_tier": info.tier,
         "sites": list(info.sites),
         "paper": info.paper,
-        "parameters": {name: _parameter(spec) for name, spec in schema.get("properties", {}).items()},
+        "parameters": {name: described_parameter(spec) for name, spec in schema.get("properties", {}).items()},
         "about": "" if about == "No parameters." else about,
     }
 
 
-def _parameter(spec: Mapping[str, Any]) -> dict[str, Any]:
+def described_parameter(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Default, choices and bounds of one field of a JSON schema."""
     found: dict[str, Any] = {"default": spec["default"]} if "default" in spec else {}
     options = [
         o for one in (spec, *spec.get("anyOf", ())) for o in one.get("enum", [one["const"]] if "const" in one else [])

@@ -32,6 +32,7 @@ app.command("compare")(comparing.compare)
 app.command("methods")(comparing.methods)
 app.command("parts")(vocabulary.parts)
 app.command("objectives")(vocabulary.objectives)
+app.command("strategies")(vocabulary.strategies)
 app.command("run")(run_policy.run)
 app.add_typer(policies.app, name="policy", help="Policies: catalog, registry, diff, promote, export.")
 

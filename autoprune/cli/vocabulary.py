@@ -1,4 +1,4 @@
-"""`autoprune parts` and `autoprune objectives`."""
+"""`autoprune parts`, `autoprune objectives` and `autoprune strategies`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,26 @@ def objectives(
         typer.echo(page.markdown(listed), nl=False)
     else:
         console().print(table(None, page.COLUMNS, map(page.row, listed)))
+
+
+def strategies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One strategy, with its options.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of Markdown.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """How a study can be searched, and what each way takes."""
+    from autoprune import api
+    from autoprune.api import strategies as page
+
+    listed = api.list_strategies(name)
+    if json:
+        emit(listed)
+    elif markdown:
+        typer.echo(page.markdown(listed), nl=False)
+    elif name is None:
+        console().print(table(None, page.COLUMNS, map(page.row, listed)))
+    else:
+        typer.echo(page.markdown(listed).partition("\n## ")[2], nl=False)
 
 
 def _show(part: dict[str, object]) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
 
 from pydantic import Field
 
@@ -35,12 +36,16 @@ class LadderOptions(Options):
     measure: str | None = Field(
         None, description="what may be lost; the first constraint's that is no cost, else such an objective's"
     )
-    tolerances: tuple[float, ...] | None = Field(
+    tolerances: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None,
-        description="one rung each, rising: parts of what the constraint allows to lose, else of the unpruned value",
+        min_length=1,
+        description="one rung each: parts of what the constraint allows to lose (null: 1/4, 1/2, 1, 2), else of the "
+        "unpruned value (null: 0.01, 0.03, 0.1, 0.3), where that is 0 of what the strongest pruning loses",
     )
     limit: float = Field(0.25, gt=0, le=1, description="which part of the search records a step is measured on")
-    block: int | None = Field(None, ge=1, description="layers between two places; None: about six places in all")
+    block: int | None = Field(
+        None, ge=1, description="layers from one place to the next; null: about six places in all"
+    )
     resolution: int = Field(16, ge=2, le=1024, description="keeps are multiples of 1/resolution of N")
 
 

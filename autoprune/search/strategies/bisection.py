@@ -32,7 +32,11 @@ class BisectionOptions(Options):
 )
 def bisection(task: Task, options: BisectionOptions) -> Steps:
     """The smallest budget within the constraints, by bisection; in a space without a budget the smallest common factor
-    of all keeps. Everything else stands as in the best reference that the space contains, else in the middle."""
+    of all keeps. Everything else stands as in the best reference that the space contains, else in the middle.
+
+    Whether more may be dropped is up to the constraints on measured qualities. One that a cost misses only says that
+    less must be kept.
+    """
     values, quality = anchor(task), qualities(task)
 
     def probe(step: int) -> Probe:

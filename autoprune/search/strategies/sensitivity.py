@@ -38,7 +38,10 @@ class SensitivityOptions(Options):
 def sensitivity(task: Task, options: SensitivityOptions) -> Steps:
     """Measures on a few records what dropping tokens costs, layer by layer and keep by keep, takes damages to add up,
     and solves that table exactly for every budget; the best schedules are measured in full, those at the edge of the
-    constraints and between the others; what is left of the trials is sampled from there."""
+    constraints and between the others; what is left of the trials is sampled from there.
+
+    Such a schedule may have a stage at any layer that the space admits. `then: none` stops after the schedules.
+    """
     found = forms(task, options.criteria)
     within = reach(task.proposals)
     tables = yield from tabulate(task, found, within.keep, options.share * task.trials, options.measure)
