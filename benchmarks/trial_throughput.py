@@ -223,7 +223,7 @@ def figure(document: Mapping[str, Any]) -> Figure:
     axes.axhline(1, color=style.MUTED, linewidth=1)
     axes.set_xticks(range(len(document["lists"])), list(document["lists"]))
     style.dress(axes, x="", y="times faster than the whole model", title="Trials of one worker (dashed: target)")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
     return drawn
 
 
