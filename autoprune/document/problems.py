@@ -111,7 +111,7 @@ def from_pydantic(
         message, at_key = _message(item, path, keys)
         found.append(Problem((*prefix, *path), message, at_key, offset))
     found = _one_each(found)
-    misspelt = {(*p.path[:-1], near) for p in found if (near := _meant(p.message)) is not None}
+    misspelt = {(*p.path[:-1], near) for p in found if (near := meant(p.message)) is not None}
     return [p for p in found if not (p.path in misspelt and p.message.endswith(" is missing"))]
 
 
@@ -133,7 +133,7 @@ def _one_each(found: Sequence[Problem]) -> list[Problem]:
     return list(single.values())
 
 
-def _meant(message: str) -> str | None:
+def meant(message: str) -> str | None:
     """The key that an unknown one was taken for."""
     head, _, tail = message.rpartition("; did you mean ")
     return tail.strip("?'") if head.startswith("unknown key ") else None

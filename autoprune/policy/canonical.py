@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
+from autoprune.policy.beside import problems
 from autoprune.policy.budget import PARK, Counting, count_steps, fractional_budget
 from autoprune.policy.expand import Placed, expand
 from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Stage, Use
@@ -27,7 +28,6 @@ from autoprune.policy.resolved import (
     named,
 )
 from autoprune.policy.sites import absolute
-from autoprune.policy.validate import problems
 
 if TYPE_CHECKING:
     from autoprune.document.yaml import Source

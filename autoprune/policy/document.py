@@ -10,13 +10,16 @@ from autoprune.document.problems import Problems, shown, suggest
 from autoprune.policy.holes import holes, shown_hole
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
 from autoprune.policy.parity import NONE, Parity, read_parity
-from autoprune.policy.reading import check_keys, one_of, read_score, read_stage
+from autoprune.policy.read_fields import check_keys, one_of
+from autoprune.policy.read_picks import read_score
+from autoprune.policy.reading import read_stage
 
 if TYPE_CHECKING:
     from autoprune.document.yaml import Source
+    from autoprune.policy.geometry import Geometry
     from autoprune.policy.lookup import PartLookup
 
-__all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use", "read_policy"]
+__all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use"]
 
 SCHEMA = "autoprune/policy/1"
 KEYS = ("schema", "name", "paper", "claims", "literal", "parity", "confidence", "assumed", "criteria", "stages")
@@ -40,14 +43,15 @@ class Policy:
     parity: Parity = NONE
 
     @classmethod
-    def from_source(cls, source: Source, parts: PartLookup | None = None) -> Policy:
-        """The policy in a document. Raises BadInput with every mistake at its position."""
-        return _checked(source.data, parts, source)
+    def from_source(cls, source: Source, parts: PartLookup | None = None, geometry: Geometry | None = None) -> Policy:
+        """The policy in a document; with `geometry`, held against that model. Raises BadInput with every mistake at its
+        position."""
+        return _checked(source.data, parts, geometry, source)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], parts: PartLookup | None = None) -> Policy:
         """The policy in plain data (what `dump` gives). Raises BadInput with every mistake."""
-        return _checked(data, parts, None)
+        return _checked(data, parts, None, None)
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON-able data; `parse` gives an equal policy back. Curves stay curves."""
@@ -61,31 +65,22 @@ class Policy:
         return write(self.dump())
 
 
-def _checked(data: Any, parts: PartLookup | None, source: Source | None) -> Policy:
-    from autoprune.policy.validate import order_problems, problems, problems_beside
+def _checked(data: Any, parts: PartLookup | None, geometry: Geometry | None, source: Source | None) -> Policy:
+    from autoprune.policy.beside import problems_beside
 
     found = Problems()
     policy = read_partly(data, found)
-    if policy is not None and found:
-        found.extend([] if parts is None else problems_beside(list(found), policy, parts, None))
-    elif policy is not None:
-        found.extend(order_problems(policy, None) if parts is None else problems(policy, parts, None))
+    if policy is not None:
+        found.extend(problems_beside(list(found), policy, parts, geometry))
     found.raise_for(source)
     if policy is None:
         raise AssertionError("a policy is missing without a problem")
     return policy
 
 
-def read_policy(data: Any, found: Problems) -> Policy | None:
-    """Structure and types. With any mistake (added to `found`) the result is None."""
-    before = len(found)
-    policy = read_partly(data, found)
-    return None if len(found) > before else policy
-
-
 def read_partly(data: Any, found: Problems) -> Policy | None:
-    """The policy with the stages and criteria that read well: mistakes in `found` hide none in the parts of the others.
-    None where nothing of it can be looked at."""
+    """The policy with what reads well of its stages and criteria: mistakes in `found` hide no others. None where
+    there is nothing to look at."""
     own = Problems()
     if not check_keys(data, (), KEYS, ("schema", "stages"), own):
         found.extend(own)

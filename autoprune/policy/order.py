@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -15,17 +17,35 @@ from autoprune.policy.curves.steps import Steps
 from autoprune.policy.expand import span_of
 from autoprune.policy.model import AnyStage, CurveStage, Stage
 from autoprune.policy.sites import Layer, absolute, layer_text
+from autoprune.policy.wrong import AMOUNT, PLACE, Wrong, wrong_in
 
 if TYPE_CHECKING:
     from autoprune.policy.document import Policy
 
+COMING_BACK = frozenset({"merge", "restore"})
 
-def order_problems(policy: Policy, depth: int | None) -> list[Problem]:
-    """Mistakes in the order of a policy's stages. Without `depth`, integers and fractions are not compared."""
-    problems = [*_sites(policy, depth), *_rising(policy, depth), *_budgets(policy), *_restored(policy)]
+
+def order_problems(
+    policy: Policy, depth: int | None, wrong: Wrong = MappingProxyType({}), *, placed: bool = True
+) -> list[Problem]:
+    """Mistakes in the order of a policy's stages. Without `depth`, integers and fractions are not compared. `wrong`:
+    keys of stages that did not read well; without `placed` layers are stand-ins, of whose order nothing is said."""
+    there = [stage for stage in policy.stages if not wrong_in(stage, wrong) & PLACE]
+    problems = [*_budgets(policy), *_restored(policy, wrong)]
+    if placed:
+        problems += [*_sites(there, depth), *_rising(_amounts(policy, wrong), depth)]
     if depth is not None:
-        problems += _beyond(policy, depth)
+        problems += _beyond(there, depth, placed)
     return problems
+
+
+def _amounts(policy: Policy, wrong: Wrong) -> list[AnyStage]:
+    """The stages whose keeps can be compared; none where a mistake may change how much comes back."""
+    whole = [stage for stage in policy.stages if not wrong_in(stage, wrong) & (PLACE | AMOUNT | COMING_BACK)]
+    returns = any(isinstance(stage, Stage) and stage.restore is not None for stage in policy.stages)
+    if len(whole) < len(policy.stages) and (returns or any("restore" in keys for keys in wrong.values())):
+        return []
+    return whole
 
 
 def _place(stage: AnyStage, end: int) -> Layer | None:
@@ -48,8 +68,8 @@ def _below(a: Layer, b: Layer, depth: int | None) -> int:
     return (a > b) - (a < b)
 
 
-def _sites(policy: Policy, depth: int | None) -> Iterator[Problem]:
-    for stage, later in zip(policy.stages, policy.stages[1:], strict=False):
+def _sites(stages: Sequence[AnyStage], depth: int | None) -> Iterator[Problem]:
+    for stage, later in pairwise(stages):
         last, first = _place(stage, 1), _place(later, 0)
         if first is None:
             message = "a second stage at projector" if last is None else "projector stands after a deeper stage"
@@ -71,10 +91,10 @@ def _met(last: Layer, first: Layer) -> bool:
     return last != first and isinstance(last, Fraction) and isinstance(first, Fraction)
 
 
-def _rising(policy: Policy, depth: int | None) -> Iterator[Problem]:
+def _rising(stages: Sequence[AnyStage], depth: int | None) -> Iterator[Problem]:
     """Absolute keeps only fall; `of_current` cannot rise. Only what was parked comes back."""
     fraction, tokens, away = Fraction(1), None, Fraction(0)
-    for stage in policy.stages:
+    for stage in stages:
         if isinstance(stage, Stage) and stage.restore is not None:
             fraction, tokens, away = fraction + away, None, Fraction(0)
         before = fraction
@@ -99,7 +119,7 @@ def _rising(policy: Policy, depth: int | None) -> Iterator[Problem]:
         away += before - fraction if stage.merge.name == PARK else 0
 
 
-def _restored(policy: Policy) -> Iterator[Problem]:
+def _restored(policy: Policy, wrong: Wrong) -> Iterator[Problem]:
     """Something was parked before it is restored; what a rule has parked has no count that a budget could follow."""
     parked = ruled = surprise = False
     for stage in policy.stages:
@@ -111,7 +131,7 @@ def _restored(policy: Policy) -> Iterator[Problem]:
         if surprise and (solved := _solved(stage)) is not None:
             yield Problem(solved, "to_budget cannot follow where a `restore` brings back what a count rule has parked")
         ruled |= isinstance(stage, Stage) and stage.keep.kind == "rule"
-        parked |= stage.merge.name == PARK
+        parked |= stage.merge.name == PARK or "merge" in wrong_in(stage, wrong)
 
 
 def _rise(path: tuple[str | int, ...], now: Fraction, before: Fraction) -> Problem:
@@ -137,25 +157,26 @@ def _solved(stage: AnyStage) -> tuple[str | int, ...] | None:
     return None if solve is None else (*stage.path, "curve", stage.curve.name, *solve.path)
 
 
-def _beyond(policy: Policy, depth: int) -> Iterator[Problem]:
-    """Layers the model does not have, and steps outside their curve's range."""
-    for stage in policy.stages:
+def _beyond(stages: Sequence[AnyStage], depth: int, placed: bool) -> Iterator[Problem]:
+    """Layers the model does not have, ranges that go backwards in it, and steps outside their curve's range."""
+    for stage in stages:
         if isinstance(stage, Stage):
             if stage.until is not None:
-                yield from _range(stage, (stage.at.layer or 0, stage.until), depth)
+                yield from _range(stage, (stage.at.layer or 0, stage.until), depth, placed)
             elif stage.at.at(depth) >= depth:
                 yield Problem(_where(stage), _too_deep(stage.at.text, depth), offset=len("llm:"))
             continue
-        yield from _range(stage, stage.along, depth)
-        yield from _outside(stage, depth)
+        yield from _range(stage, stage.along, depth, placed)
+        if placed:
+            yield from _outside(stage, depth)
 
 
-def _range(stage: AnyStage, along: tuple[Layer, Layer], depth: int) -> Iterator[Problem]:
+def _range(stage: AnyStage, along: tuple[Layer, Layer], depth: int, placed: bool) -> Iterator[Problem]:
     first, last = (absolute(end, depth) for end in along)
     for i, end in enumerate((first, last)):
         if end >= depth:
             yield Problem((*_where(stage), i), _too_deep(f"llm:{layer_text(along[i])}", depth))
-    if last < first:
+    if placed and last < first:
         yield Problem(_where(stage), f"along goes from shallow to deep, not from {first} to {last}")
 
 

@@ -46,7 +46,7 @@ NONE = Parity()
 
 def read_parity(value: Any, path: Path, found: Problems) -> Parity:
     """The key's value; every mistake is added to `found`."""
-    from autoprune.policy.reading import check_keys, one_of
+    from autoprune.policy.read_fields import check_keys, one_of
 
     if not check_keys(value, path, KEYS, (), found) or not isinstance(value, Mapping):
         return NONE

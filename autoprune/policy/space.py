@@ -28,7 +28,7 @@ SCHEMA = "autoprune/space/1"
 class Space:
     """What may vary. `template` is the document's criteria and stages with their holes; `params` are all definitions,
     declared ones by their name, inline ones by their key path; `budget` is the range of the budget that `solve` meets
-    (both ends equal where it is fixed)."""
+    (both ends equal where it is fixed). `left_out`: places of holes that nothing fills, in a space with mistakes."""
 
     name: str
     template: Mapping[str, Any]
@@ -38,6 +38,7 @@ class Space:
     budget_path: Path
     warm_start: tuple[str, ...]
     parts: PartLookup | None = field(default=None, compare=False, repr=False)
+    left_out: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def from_source(cls, source: Source, parts: PartLookup | None = None, geometry: Geometry | None = None) -> Space:
@@ -72,7 +73,7 @@ def _checked(data: Any, parts: PartLookup | None, geometry: Geometry | None, sou
     found = Problems()
     space = read_space(data, parts, found)
     if space is not None:
-        found.extend(model_problems(space, geometry, alone=bool(found)))
+        found.extend(model_problems(space, geometry, list(found)))
     found.raise_for(source)
     if space is None:
         raise AssertionError("a space is missing without a problem")

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Path, Problem, Problems
+from autoprune.policy.beside import problems_beside
 from autoprune.policy.document import read_partly
 from autoprune.policy.geometry import Geometry, VisionGeometry
 from autoprune.policy.holes import REFERENCE
 from autoprune.policy.parameters import Param
 from autoprune.policy.placing import empty
 from autoprune.policy.sites import absolute
-from autoprune.policy.validate import order_problems, problems, problems_beside
 
 if TYPE_CHECKING:
     from autoprune.policy.bound import BoundSpace
     from autoprune.policy.space import Space
 
+APART = (("stages",), ("criteria",), ("warm_start",), ("name",), ("schema",))  # mistakes here move no layer
 
-def model_problems(space: Space, geometry: Geometry | None, *, alone: bool = False) -> list[Problem]:
+
+def model_problems(space: Space, geometry: Geometry | None, frame: Sequence[Problem] = ()) -> list[Problem]:
     """Mistakes that show once layers are numbers. Without a model, a depth is assumed in which every layer exists.
-    `alone`: only those that a stage has by itself, in a space whose frame is wrong."""
+    `frame`: what was found of the space already, which hides no other mistake, and from which none follows."""
+    placed = all(p.path[:1] in APART for p in frame)
     found = _ranges(space, geometry.depth) if geometry is not None else []
-    alone = alone or bool(found)
-    if found and geometry is not None:  # a layer beyond the model hides no other mistake
-        space = replace(space, params=tuple(_within(p, geometry.depth) for p in space.params))
+    if found and geometry is not None:
+        placed, space = False, replace(space, params=tuple(_within(p, geometry.depth) for p in space.params))
     bound = space.bind(geometry or _nominal(space))
     blank = empty(tuple(bound.slots.values()))
     paths = {p.name: p.path for p in space.params}
@@ -36,12 +38,20 @@ def model_problems(space: Space, geometry: Geometry | None, *, alone: bool = Fal
         depth = f" in a model of {bound.geometry.depth} layers" if geometry is not None else ""
         found.append(Problem((*paths[name], "layer"), f"an empty placement range for {name!r}{after}{depth}"))
     if blank:
-        return found
+        placed, bound = False, _placeable(space).bind(bound.geometry)
+    said = {p.path for p in (*frame, *found)}
     seen: dict[Path, Problem] = {}
     for values in _corners(bound):
-        for problem in _filled(bound, values, geometry, alone):
-            seen.setdefault(problem.path, problem)
+        for problem in _filled(bound, values, geometry, placed):
+            if not any(problem.path[:n] in said for n in range(len(problem.path) + 1)):
+                seen.setdefault(problem.path, problem)
     return [*found, *seen.values()]
+
+
+def _placeable(space: Space) -> Space:
+    """The same with every layer anywhere at or below the lowest end of its range."""
+    params = (replace(p, high=p.low) if p.kind == "layer" else p for p in space.params)
+    return replace(space, params=tuple(params), order=())
 
 
 def _within(param: Param, depth: int) -> Param:
@@ -99,19 +109,13 @@ def _around(bound: BoundSpace, name: str) -> dict[str, Any]:
     }
 
 
-def _filled(bound: BoundSpace, values: Mapping[str, Any], geometry: Geometry | None, alone: bool) -> Iterator[Problem]:
-    found = Problems()
-    parts, stages = bound.space.parts, bound.space.template["stages"]
+def _filled(bound: BoundSpace, values: Mapping[str, Any], geometry: Geometry | None, placed: bool) -> Iterator[Problem]:
+    found = Problems(Problem(path, "left out") for path in bound.space.left_out)
     policy = read_partly(bound.document(values), found)
-    if policy is not None and (found or alone):
-        found.extend([] if parts is None else problems_beside(list(found), policy, parts, geometry))
-    elif policy is not None and parts is not None:
-        found.extend(problems(policy, parts, geometry))
-    elif policy is not None:
-        found.extend(order_problems(policy, None if geometry is None else geometry.depth))
-    unfilled = {("stages", i) for i, stage in enumerate(stages) if stage is None}
+    if policy is not None:
+        found.extend(problems_beside(list(found), policy, bound.space.parts, geometry, placed=placed))
     for problem in found:
-        if problem.path[:2] not in unfilled:
+        if not any(problem.path[: len(path)] == path for path in bound.space.left_out):
             yield at_its_definition(problem, bound, values)
 
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Path, Problems, dotted, shown, suggest
-from autoprune.policy.holes import Hole, holes
+from autoprune.policy.holes import Hole, holes, inline_kind
 from autoprune.policy.parameters import Param, read_param
 from autoprune.policy.placing import Order, sorted_names
-from autoprune.policy.reading import check_keys, number
+from autoprune.policy.read_fields import check_keys, number
 from autoprune.policy.space import SCHEMA, Space
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ BUDGET = "budget"
 
 
 def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | None:
-    """The space, with every mistake of its frame added to `found`: then it is good for a look at its parts alone, and
-    stages with a hole that cannot be filled are None in its template. None where there is nothing to look at."""
+    """The space, with every mistake of its frame added to `found`: then it is good for a look at its stages alone, and
+    holes that cannot be filled are left out of its template. None where there is nothing to look at."""
     if not check_keys(data, (), KEYS, ("stages",), found):
         return None
     if data.get("schema", SCHEMA) != SCHEMA:
@@ -47,38 +47,52 @@ def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | 
     name = data.get("name", "")
     if not isinstance(name, str):
         found.add(("name",), f"must be text, not {shown(name)}")
-    fillable = _fillable(template, declared, {p.path for p in inline})
-    if fillable is None or sorted_names(tuple(p.name for p in params), order) is None:
+    known = _Known(declared, {p.path for p in inline})
+    fillable = {key: known.part(template[key], (key,)) for key in ("criteria", "stages")}
+    if not fillable["stages"] or sorted_names(tuple(p.name for p in params), order) is None:
         return None
     if budget is None and any(hole.solve for hole in written):
         budget = (Fraction(1, 2), Fraction(1, 2))  # a stand-in: that there is none was said
     warm = tuple(warm) if isinstance(warm, list) else ()
-    return Space(str(name), fillable, params, order, budget, (BUDGET,), warm, parts)
+    return Space(str(name), fillable, params, order, budget, (BUDGET,), warm, parts, tuple(known.left_out))
 
 
-def _fillable(
-    template: Mapping[str, Any], declared: Mapping[str, Param | None], inline: set[Path]
-) -> Mapping[str, Any] | None:
-    """The template without the stages that have a hole nothing is known to fill; None where such a hole is a
-    criterion's, which any stage may use, or where nothing is left."""
+class _Known:
+    """Leaves out of a template what has a hole that nothing is known to fill."""
 
-    def filled(value: Any, path: Path) -> bool:
-        for hole in holes(value, path):
-            if hole.kind is not None and hole.path not in inline:
-                return False
-            if hole.name is not None and declared.get(hole.name) is None:
-                return False
-            if hole.kind == "choice" and not filled(hole.value["choice"], (*hole.path, "choice")):
-                return False
-            param = declared.get(hole.name or "")
-            if param is not None and not filled(list(param.options), (*param.path, "choice")):
-                return False
-        return True
+    def __init__(self, declared: Mapping[str, Param | None], inline: set[Path]) -> None:
+        self.declared, self.inline = declared, inline
+        self.left_out: list[Path] = []
 
-    if template["stages"] is None or not filled(template["criteria"], ("criteria",)):
-        return None
-    stages = [stage if filled(stage, ("stages", i)) else None for i, stage in enumerate(template["stages"])]
-    return {**template, "stages": stages} if any(stage is not None for stage in stages) else None
+    def part(self, value: Any, path: Path) -> Any:
+        """The value without those keys; a list keeps its length, what is left out of it is None."""
+        if isinstance(value, Mapping) and inline_kind(value) is None:
+            good = {key: inner for key, inner in value.items() if self.good(inner, (*path, key))}
+            self.left_out += [(*path, key) for key in value if key not in good]
+            return {key: self.part(inner, (*path, key)) for key, inner in good.items()}
+        if isinstance(value, list):
+            self.left_out += [(*path, i) for i, inner in enumerate(value) if not self.good(inner, (*path, i))]
+            return [self.part(v, (*path, i)) if self.good(v, (*path, i)) else None for i, v in enumerate(value)]
+        return value
+
+    def good(self, value: Any, path: Path) -> bool:
+        """Whether the value is no such hole, nor a list with one."""
+        if isinstance(value, list):
+            return all(isinstance(inner, Mapping) or self.good(inner, (*path, i)) for i, inner in enumerate(value))
+        if isinstance(value, Mapping) and inline_kind(value) is None:
+            return True
+        return all(self.filled(hole) for hole in holes(value, path))
+
+    def filled(self, hole: Hole) -> bool:
+        """Whether something is known to fill a hole and, in turn, those in its options."""
+        if hole.kind is not None and hole.path not in self.inline:
+            return False
+        if hole.name is not None and self.declared.get(hole.name) is None:
+            return False
+        param = self.declared.get(hole.name or "")
+        options = hole.value["choice"] if hole.kind == "choice" else () if param is None else param.options
+        start = hole.path if param is None else param.path
+        return all(self.filled(inner) for inner in _in_options(options, (*start, "choice")))
 
 
 def _declared(data: Mapping[str, Any], found: Problems) -> dict[str, Param | None]:

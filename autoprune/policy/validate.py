@@ -1,71 +1,52 @@
-"""What a policy's names and layers mean: parts that exist, with right parameters, at sites where they are legal."""
+"""What a policy's names and layers mean: parts that exist, with right parameters, at sites where they are legal.
+
+`beside.problems` puts this together with the order of the stages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problem, from_pydantic, suggest
-from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, ScoreUse, Stage, Use, uses
-from autoprune.policy.order import order_problems
+from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, ScoreUse, Stage, Use
 from autoprune.policy.sites import absolute
+from autoprune.policy.wrong import APART, PLACE, Wrong, wrong_in
 
 if TYPE_CHECKING:
     from autoprune.policy.document import Policy
     from autoprune.policy.geometry import Geometry
     from autoprune.policy.lookup import PartKind, PartLookup
 
-__all__ = ["order_problems", "problems"]
-
-
-def problems(policy: Policy, parts: PartLookup, geometry: Geometry | None) -> list[Problem]:
-    """Every mistake that needs the registry of parts (and, with `geometry`, the model). Empty for a usable policy."""
-    ordered = order_problems(policy, None if geometry is None else geometry.depth)
-    return list(dict.fromkeys([*ordered, *part_problems(policy, parts, geometry)]))
-
 
 def part_problems(
-    policy: Policy, parts: PartLookup, geometry: Geometry | None, unread: frozenset[str] | None = frozenset()
+    policy: Policy,
+    parts: PartLookup,
+    geometry: Geometry | None,
+    unread: frozenset[str] | None = frozenset(),
+    wrong: Wrong = MappingProxyType({}),
 ) -> list[Problem]:
-    """Those of `problems` that a stage has by itself, whatever stands before and after it. `unread`: names that stand
-    in `criteria`, but could not be read (None: any may)."""
+    """Every mistake that needs the registry of parts (and, with `geometry`, the model), whatever stands before and
+    after a stage. `unread`: names that stand in `criteria`, but could not be read (None: any may); `wrong`: keys of
+    stages that did not read well, of which nothing is said, nor of what depends on them."""
     check = _Check(policy, parts, geometry, unread)
     found = list(check.named())
-    for stage, pick in uses(policy.stages):
-        found += check.pick(stage, pick)
     for stage in policy.stages:
-        found += check.use("merger", stage.merge, stage)
-        found += check.counted(stage)
-        found += check.protected(stage)
+        keys = wrong_in(stage, wrong)
+        found += check.whole(stage) if keys <= APART else check.apiece(stage, None if keys & PLACE else stage)
+        if "protect" not in keys:
+            found += check.protected(stage)
     return list(dict.fromkeys(found))
-
-
-def problems_beside(
-    found: Sequence[Problem], policy: Policy, parts: PartLookup, geometry: Geometry | None
-) -> list[Problem]:
-    """Those of `part_problems` that do not follow from what was found: in a stage that did not read well, only names
-    that nothing has."""
-    wrong, places = {p.path[:2] for p in found}, {p.path for p in found}
-    beside = part_problems(policy, parts, geometry, _unread(found, policy))
-    apart = (p for p in beside if p.path[:2] not in wrong or p.message.startswith("unknown "))
-    return [p for p in apart if p.path not in places]
-
-
-def _unread(found: Sequence[Problem], policy: Policy) -> frozenset[str] | None:
-    """Names for criteria that did not read well; None where the names themselves are not known."""
-    inside = [p for p in found if p.path[:1] == ("criteria",)]
-    if any(len(p.path) == 1 for p in inside) or any(p.message.endswith("did you mean 'criteria'?") for p in found):
-        return None
-    return frozenset(str(p.path[1]) for p in inside) - set(policy.criteria)
 
 
 @dataclass(frozen=True)
 class _Check:
-    """`unread`: see `_unread`. What uses such a name is not known, and no mistake."""
+    """`unread`: see `part_problems`. What uses such a name is not known, and no mistake."""
 
     policy: Policy
     parts: PartLookup
@@ -95,6 +76,28 @@ class _Check:
                 yield Problem(score.path, f"{score.name!r} is a name itself; names stand for criteria and their mixes")
             else:
                 yield from self.use("criterion", score, None)
+
+    def whole(self, stage: AnyStage) -> Iterator[Problem]:
+        """What is wrong with the parts of a stage, and with how they go together."""
+        for pick in stage.pick:
+            yield from self.pick(stage, pick)
+        yield from self.use("merger", stage.merge, stage)
+        yield from self.counted(stage)
+
+    def apiece(self, stage: AnyStage, place: AnyStage | None) -> Iterator[Problem]:
+        """What is wrong with each part of a stage by itself; where it stands tells only with `place`."""
+        yield from self.use("merger", stage.merge, place)
+        if isinstance(stage, Stage) and stage.keep.rule is not None:
+            yield from self.use("count", stage.keep.rule, place)
+        for pick in stage.pick:
+            yield from self.use("selector", pick.select, place)
+            if pick.group is not None:
+                yield from self.use("group", pick.group, place)
+            if pick.count is not None:
+                yield from self.use("count", pick.count, place)
+            for score in (pick.score, pick.allocate):
+                if score is not None:
+                    yield from self.score(score, place)
 
     def pick(self, stage: AnyStage, pick: Pick) -> Iterator[Problem]:
         yield from self.use("selector", pick.select, stage)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.document.numbers import text
 from autoprune.policy.model import AnyStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
-from autoprune.policy.reading import plain_curve
+from autoprune.policy.read_curve import plain_curve
 from autoprune.policy.sites import layer_text
 
 if TYPE_CHECKING:

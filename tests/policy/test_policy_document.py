@@ -11,9 +11,9 @@ from policy_fakes import PARTS, geometry
 
 from autoprune.document.yaml import parse
 from autoprune.errors import BadInput
+from autoprune.policy.beside import problems
 from autoprune.policy.canonical import digest, from_json, resolve, to_json
 from autoprune.policy.document import Policy
-from autoprune.policy.validate import problems
 from autoprune.pruning.lookup import RegisteredParts
 
 HEAD = "schema: autoprune/policy/1\nstages:\n"

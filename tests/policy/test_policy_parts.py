@@ -9,9 +9,9 @@ from policy_fakes import geometry
 
 from autoprune.document.yaml import parse
 from autoprune.errors import BadInput
+from autoprune.policy.beside import problems
 from autoprune.policy.canonical import digest, resolve
 from autoprune.policy.document import Policy
-from autoprune.policy.validate import problems
 from autoprune.pruning.lookup import RegisteredParts
 
 PARTS = RegisteredParts()

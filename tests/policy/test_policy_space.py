@@ -321,7 +321,9 @@ stages:
         ("params.third.layer[1]", "layer 300 is beyond the model"),
         ("params.spare", "the parameter 'spare' is not used"),
         ("stages[0].at", "unknown parameter $frist"),
+        ("stages[0].score", "unknown criterion 'randm'"),
         ("stages[2].select", "unknown selector 'tpo'"),
+        ("stages[3].at", "llm"),  # beyond the model
         ("stages[3].score", "unknown criterion 'rnadom'"),
         ("stages[3].selct", "unknown key 'selct'"),
     }
