@@ -1,8 +1,8 @@
-"""The best schedule for every budget at once, where what a layer's cut costs is known: a dynamic programme, exact.
+"""The best schedule for every budget at once, where what every cut costs is known: a dynamic programme, exact.
 
-`damage[l, j]` is what it costs to keep only level j from layer l on, level 0 being everything that is there. Tokens
-dropped at layer l pay the difference to the level before: damage(j_0, j_1, …) = Σ_l d[l, j_l] - d[l, j_(l-1)], levels
-never going back. Each layer spends `units[j]`, a whole number.
+`cut[l, i, j]` is what it costs to go from level i to level j at layer l. Level 0 is everything that is there; levels
+never go back, and to stay at one costs nothing. Each layer spends `units[j]`, a whole number. What is minimised is the
+sum of the cuts.
 """
 
 from __future__ import annotations
@@ -65,39 +65,32 @@ class Allocation:
         return -1 if budget < 0 else self._spent[min(budget, self.most)]
 
 
-def allocate(damage: Array, units: Sequence[int], most: int) -> Allocation:
+def allocate(cut: Array, units: Sequence[int], most: int) -> Allocation:
     """Solve for all budgets up to `most` units.
 
-    damage: [layers, levels], the first level 0, never falling from level to level; infinite where a level cannot be
-    reached at a layer (then neither can those after it). units: of each level, never rising. Time and memory go with
-    layers x levels x most.
+    cut: [layers, levels, levels]; only entries above the diagonal are read, infinite ones are never taken. units: of
+    each level, never rising. Time goes with layers x levels^2 x most, memory with layers x levels x most.
     """
-    layers, levels = damage.shape
+    layers, levels, _ = cut.shape
     if len(units) != levels or any(a < b for a, b in pairwise(units)):
         raise ValueError(f"{levels} levels need as many units, never rising, not {tuple(units)}")
     cost = np.full((levels, most + 1), np.inf)
     cost[0, 0] = 0.0
     came = np.full((layers, levels, most + 1), -1, dtype=np.int16)
     for layer in range(layers):
-        cost, came[layer] = _next(cost, damage[layer], units)
+        cost, came[layer] = _next(cost, cut[layer], units)
     return Allocation(tuple(units), cost, came)
 
 
-def _next(cost: Array, damage: Array, units: Sequence[int]) -> tuple[Array, Whole]:
-    """One layer more: stay at a level, or come to it from the best of those before, which has its own damage back."""
+def _next(cost: Array, cut: Array, units: Sequence[int]) -> tuple[Array, Whole]:
+    """One layer more: come to each level from the best of those before, or stay."""
     after, came = np.full_like(cost, np.inf), np.full(cost.shape, -1, dtype=np.int16)
-    best, source = np.full(cost.shape[1], np.inf), np.full(cost.shape[1], -1, dtype=np.int16)
     for level, unit in enumerate(units):
-        reached, origin = cost[level], np.full(cost.shape[1], level, dtype=np.int16)
-        if np.isfinite(damage[level]):
-            arriving = best + damage[level]
-            better = arriving < reached
-            reached, origin = np.where(better, arriving, reached), np.where(better, source, origin)
-            leaving = cost[level] - damage[level]
-            better = leaving < best
-            best, source = np.where(better, leaving, best), np.where(better, np.int16(level), source)
-        if unit < cost.shape[1]:
-            end = cost.shape[1] - unit
-            after[level, unit:] = reached[:end]
-            came[level, unit:] = np.where(np.isfinite(reached[:end]), origin[:end], -1)
+        end = max(0, cost.shape[1] - unit)
+        step = np.append(cut[:level, level], 0.0)[:, None]
+        reached = cost[: level + 1, :end] + step
+        origin = reached.argmin(axis=0)
+        best = np.take_along_axis(reached, origin[None], axis=0)[0]
+        after[level, unit:] = best
+        came[level, unit:] = np.where(np.isfinite(best), origin, -1)
     return after, came

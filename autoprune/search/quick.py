@@ -26,10 +26,10 @@ def quickened(asked: StrategySpec) -> StrategySpec:
 
 def remarks(plan: StudyPlan, asked: StrategySpec, records: Sequence[TrialRecord]) -> list[str]:
     """What a quick search did, and what the strategy that was asked for would add."""
-    measured = [r for r in records if r.origin != "baseline" and r.state in ("complete", "partial") and not r.cached]
+    measured = [r for r in records if r.origin != "baseline" and r.state in ("complete", "partial")]
     entries = [r for r in measured if r.phase == PHASE]
     verified = [r for r in measured if r.phase == VERIFY]
-    cost, spent = sum(r.share for r in entries), sum(r.share for r in measured)
+    cost, spent = (sum(r.share for r in some if not r.cached) for some in (entries, measured))
     limits = sorted({r.limit for r in entries if r.limit is not None})
     if entries:
         table = f"a table of {len(entries)} entries on {limits[0]} records each ({cost:.1f} trials)"

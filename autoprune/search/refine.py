@@ -60,10 +60,13 @@ def _promising(transfers: Sequence[tuple[int, Counts]], foreseen: Array) -> list
 
 
 def _damage(counts: Counts, foreseen: Array) -> float:
-    total, before = 0.0, foreseen.shape[1] - 1
+    """As `Table.of_schedule`, in whole counts."""
+    most = before = foreseen.shape[1] - 1
+    total = 0.0
     for row, count in zip(foreseen, counts, strict=True):
         if count < before:
-            total += row[count] - row[before] if np.isfinite(row[count]) else np.inf
+            known = np.isfinite(row[count])
+            total += max(row[count] - row[before], row[round(most * count / before)]) if known else np.inf
             before = count
     return float(total)
 

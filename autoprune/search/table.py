@@ -1,8 +1,10 @@
 """What dropping tokens costs, layer by layer: a table of one-stage policies, and the schedule that it says is best.
 
 Entry d(l, k) is the damage when from layer l on only k of N stay. A schedule's damage is taken to be the sum of what
-its layers drop: tokens that go at layer l, where k' were and k stay, pay d(l, k) - d(l, k'). That is the additive model
-of DOP (one operation at a time) and of ModelOpt's sensitivity table, solved exactly (`allocation`).
+its cuts do (as in DOP, one operation at a time, and in ModelOpt's sensitivity table), solved exactly (`allocation`). A
+cut at layer l, where k' were and k stay, does the larger of two things. Where all layers rank alike, its tokens are
+those between k and k' of one ranking: d(l, k) - d(l, k'). Where the layer has a ranking of its own, which knows nothing
+of the ones before, dropping half of what is there is as blind as dropping half of all: d(l, k/k').
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class Table:
         return cls(tuple(layers), tuple(keeps), np.array([smoothed(row, keeps) for row in found]))
 
     def at(self, layers: Iterable[int], keeps: Sequence[Fraction]) -> Array:
-        """Damage [layers, keeps] between the entries, for falling keeps: linear in the layer and in the keep's
-        logarithm."""
+        """Damage [layers, keeps] between the entries, for falling keeps: linear in the layer and in 1/keep (the first
+        halving harms least, so that the logarithm would not do)."""
         columns = np.array([_between(row, self.keeps, keeps) for row in self.damage])
         free = np.array([keep >= self.keeps[0] for keep in keeps])
         return np.array([np.where(free, 0.0, self._row(layer, columns)) for layer in layers])
@@ -63,14 +65,28 @@ class Table:
                 result[j] = np.interp(layer, [self.layers[i] for i in known], columns[known, j])
         return np.maximum.accumulate(result)
 
+    def cuts(self, layers: Sequence[int], keeps: Sequence[Fraction]) -> Array:
+        """What going from one of these keeps (falling) to another does, [layers, keeps, keeps]: read above the
+        diagonal."""
+        pairs = [(i, j) for j in range(len(keeps)) for i in range(j)]
+        ratios = {(i, j): self.keeps[0] * keeps[j] / keeps[i] for i, j in pairs}
+        order = sorted({*keeps, *ratios.values()}, reverse=True)
+        place = {keep: n for n, keep in enumerate(order)}
+        damage = self.at(layers, order)
+        result = np.zeros((len(damage), len(keeps), len(keeps)))
+        for (i, j), ratio in ratios.items():
+            before, after, alone = (damage[:, place[keep]] for keep in (keeps[i], keeps[j], ratio))
+            known = np.isfinite(after)
+            result[:, i, j] = np.inf
+            result[known, i, j] = np.maximum(after[known] - before[known], alone[known])
+        return result
+
     def of_schedule(self, schedule: Schedule) -> float:
         """The damage that the table foresees."""
         total, before = 0.0, self.keeps[0]
         for layer, keep in schedule.steps:
-            if keep >= before:
-                continue
-            row = self.at([layer], [before, keep])[0]
-            total, before = total + (row[1] - row[0] if np.isfinite(row[1]) else np.inf), keep
+            if keep < before:
+                total, before = total + self.cuts([layer], [before, keep])[0, 0, 1], keep
         return float(total)
 
 
@@ -87,7 +103,7 @@ def smoothed(found: Array, keeps: Sequence[Fraction]) -> Array:
     result[0] = 0.0
     last = known[-1] if known else 0
     places = [0, *known]
-    within = _logarithms(keeps[: last + 1])
+    within = _inverse(keeps[: last + 1])
     result[: last + 1] = np.interp(within, within[places], [0.0, *fitted])
     return result
 
@@ -104,17 +120,17 @@ def _isotonic(values: Array) -> Array:
     return np.array([mean for mean, size in blocks for _ in range(size)])
 
 
-def _logarithms(keeps: Sequence[Fraction]) -> Array:
-    """-log(keep): rises as keeps fall."""
-    return np.array([-np.log(float(keep)) for keep in keeps])
+def _inverse(keeps: Sequence[Fraction]) -> Array:
+    """Rises as keeps fall."""
+    return np.array([float(1 / keep) for keep in keeps])
 
 
 def _between(row: Array, measured: Sequence[Fraction], keeps: Sequence[Fraction]) -> Array:
     """One layer's damage at other keeps; infinite below the last one that is known."""
     known = np.isfinite(row)
-    at = _logarithms([keep for keep, there in zip(measured, known, strict=True) if there])
-    wanted = _logarithms(keeps)
-    return np.where(wanted > at[-1] + 1e-9, np.inf, np.interp(wanted, at, row[known]))
+    at = _inverse([keep for keep, there in zip(measured, known, strict=True) if there])
+    wanted = _inverse(keeps)
+    return np.where(wanted > at[-1] * (1 + 1e-9), np.inf, np.interp(wanted, at, row[known]))
 
 
 @dataclass(frozen=True)
@@ -155,8 +171,7 @@ def solve(table: Table, depth: int, layers: Sequence[int], tokens: int | None) -
     top, low = table.keeps[0], table.keeps[-1]
     steps = {Fraction(round(parts * float(top) * float(low / top) ** (j / (LEVELS - 1))), parts) for j in range(LEVELS)}
     keeps = [top, *sorted((keep for keep in steps if low <= keep < top and keep > 0), reverse=True)]
-    damage = np.full((depth, len(keeps)), np.inf)
-    damage[:, 0] = 0.0
-    damage[list(layers)] = table.at(layers, keeps)
+    cut = np.full((depth, len(keeps), len(keeps)), np.inf)
+    cut[list(layers)] = table.cuts(layers, keeps)
     units = [round(keep * parts) for keep in keeps]
-    return Solved(depth, parts, tuple(keeps), allocate(damage, units, parts * depth))
+    return Solved(depth, parts, tuple(keeps), allocate(cut, units, parts * depth))

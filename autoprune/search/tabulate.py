@@ -25,7 +25,7 @@ PHASE = "table"
 PREFERRED = ("information_flow", "logit_kl", "answer_nll", "loyalty")  # smooth ones first: few records tell
 ENOUGH = 20  # entries that a table should have before a second form gets one
 COLUMNS = 8  # keeps of a layer at most; the solver's others lie between
-FEWEST, MOST = 8, 64  # records of an entry, an eighth of all where that lies between
+FEWEST, MOST = 16, 128  # records of an entry, a quarter of all where that lies between
 
 Measuring = Generator[Step, Sequence[Answer], "list[Tabled]"]
 
@@ -41,7 +41,7 @@ class Tabled:
 def records_per_entry(task: Task) -> int:
     """How many records an entry is measured on; no matter how many trials there are, so that more of them extend a
     table."""
-    return min(task.records, max(FEWEST, min(MOST, task.records // 8)))
+    return min(task.records, max(FEWEST, min(MOST, task.records // 4)))
 
 
 def yardstick(task: Task, measure: str | None, limit: int) -> Damage:
@@ -57,8 +57,8 @@ def tabulate(
 ) -> Measuring:
     """Tables of the forms that are worth one, the least harmful first; none where `trials` do not pay for one.
 
-    Every form is measured at its smallest grid first (where there are several); those that do least harm get the
-    largest grid that `trials` full evaluations pay for. `lowest` is the least keep. Each grid is part of the next
+    Where there are several forms, each is measured at a middle keep first; those that do least harm get the largest
+    grid that `trials` full evaluations pay for. `lowest` is the least keep. Each grid is part of the next
     larger one, so a study that goes on with more trials measures only what is new.
     """
     limit = records_per_entry(task)
@@ -86,8 +86,9 @@ class _Bench:
     def screened(
         self, forms: Sequence[Form], entries: int
     ) -> Generator[Step, Sequence[Answer], tuple[list[Form], int]]:
-        """The forms that do least harm at the smallest grid, and how many of the entries are left for theirs."""
-        grids = [next(self.grids(form)) for form in forms]
+        """The forms that do least harm at the middle keep, and how many of the entries are left for theirs."""
+        smallest = [next(self.grids(form)) for form in forms]
+        grids = [(layers, keeps[:2]) for layers, keeps in smallest]
         tables = yield from self.measured(forms, grids)
         left = entries - sum(map(_size, grids))
         order = sorted(range(len(forms)), key=lambda i: (_mean(tables[i].table), i))
@@ -120,26 +121,38 @@ class _Bench:
         return paid[-1] if paid else None
 
     def grids(self, form: Form) -> Iterator[Grid]:
-        """From small to large, each part of the next: layers halfway between layers, keeps halfway on a log scale."""
-        top = form.start.layers[-1]
+        """From small to large, each part of the next: one more layer, or one more keep, halfway between two. About
+        twice as many layers as keeps."""
         inside = [layer for layer in form.layers if layer > 0]
-        last = len(inside) - 1
-        rows = columns = 1
+        first = [layer for layer in form.layers if layer == 0]
+        parts = _halving(2 * len(inside)) if inside else []
+        places = list(dict.fromkeys(inside[round(part * (len(inside) - 1))] for part in parts))
+        rows, columns = min(2, len(places)), 2
         while True:
-            layers = {inside[(2 * i * last + rows) // (2 * rows)] for i in range(rows + 1)} if inside else set()
-            yield tuple(sorted(layers | ({0} & set(form.layers)))), self._keeps(top, columns)
-            if columns < COLUMNS and (columns <= rows or rows >= last):
-                columns *= 2
-            elif rows < last:
-                rows *= 2
+            yield (*first, *sorted(places[:rows])), self._keeps(form.start.layers[-1], columns)
+            if columns < COLUMNS and (2 * columns <= rows or rows == len(places)):
+                columns += 1
+            elif rows < len(places):
+                rows += 1
             else:
                 return
 
     def _keeps(self, top: Fraction, count: int) -> tuple[Fraction, ...]:
-        """`top`, and so many geometric steps to the lowest: whole tokens where N is known, else thousandths."""
+        """`top`, and so many keeps on a log scale down to the lowest: whole tokens where N is known, else
+        thousandths."""
         ratio, parts = float(min(self.lowest / top, Fraction(1, 2))), self.tokens or 1000
-        steps = {Fraction(rounded(top * Fraction(ratio ** (i / count)), parts), parts) for i in range(1, count + 1)}
+        parted = _halving(2 * COLUMNS)[1 : count + 1]
+        steps = {Fraction(rounded(top * Fraction(ratio ** float(part)), parts), parts) for part in parted}
         return (top, *sorted((keep for keep in steps if keep < top), reverse=True))
+
+
+def _halving(count: int) -> list[Fraction]:
+    """At least so many places between 0 and 1: the ends, the middle, the middles between those, …"""
+    found, parts = [Fraction(0), Fraction(1)], 2
+    while len(found) < count:
+        found += [Fraction(i, parts) for i in range(1, parts, 2)]
+        parts *= 2
+    return found
 
 
 def _size(grid: Grid) -> int:

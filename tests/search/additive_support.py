@@ -1,8 +1,7 @@
-"""A model whose damage is known and adds up: every halving at a layer costs what that layer weighs."""
+"""A model whose damage is known and adds up: what 1/keep rises at a layer counts by the layer's weight."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +18,14 @@ SPACE = "p_sigmoid"  # stages at layers 1 to 7, budgets from 0.25 to 0.7
 
 
 def weight(layer: int) -> float:
-    """What a halving at this layer costs: less and less, evenly."""
+    """Less and less, evenly."""
     return 1.0 - layer / 10
 
 
 def damage(schedule: Schedule) -> float:
     total, before = 0.0, 1.0
     for layer, keep in schedule.steps:
-        total, before = total + weight(layer) * math.log2(before / float(keep)), float(keep)
+        total, before = total + weight(layer) * (1 / float(keep) - 1 / before), float(keep)
     return total
 
 

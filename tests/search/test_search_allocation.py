@@ -12,36 +12,35 @@ from autoprune.search.allocation import allocate
 INF = float("inf")
 
 
-def random_table(seed: int) -> tuple[np.ndarray, list[int]]:
-    """Damage [layers, levels] that never falls from level to level, some of it out of reach, and units."""
+def random_cuts(seed: int) -> tuple[np.ndarray, list[int]]:
+    """What cuts cost [layers, levels, levels], some for nothing, some out of reach, and units."""
     rng = np.random.default_rng(seed)
     layers, levels = int(rng.integers(1, 6)), int(rng.integers(1, 5))
-    damage = np.cumsum(rng.random((layers, levels)) * rng.integers(0, 2, (layers, levels)), axis=1)
-    damage -= damage[:, :1]
-    for row in damage:
-        if rng.random() < 0.3:
-            row[rng.integers(1, levels + 1) :] = INF
-    return damage, sorted(rng.integers(0, 9, levels).tolist(), reverse=True)
+    cut = rng.random((layers, levels, levels)) * rng.integers(0, 2, (layers, levels, levels))
+    cut[rng.random(cut.shape) < 0.1] = INF
+    return cut, sorted(rng.integers(0, 9, levels).tolist(), reverse=True)
 
 
-def cost(damage: np.ndarray, path: tuple[int, ...]) -> float:
+def cost(cut: np.ndarray, path: tuple[int, ...]) -> float:
     """What a schedule costs, by the definition."""
-    total = 0.0
-    for layer, (before, level) in enumerate(zip((0, *path), path, strict=False)):
-        if level != before:
-            total += damage[layer, level] - damage[layer, before] if damage[layer, level] < INF else INF
-    return total
+    steps = zip((0, *path), path, strict=False)
+    return sum(cut[layer, before, level] for layer, (before, level) in enumerate(steps) if level != before)
+
+
+def sums(damage: np.ndarray) -> np.ndarray:
+    """Cuts that cost the difference of two levels' damage [layers, levels]."""
+    return damage[:, None, :] - damage[:, :, None]
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_no_schedule_of_the_same_budget_is_better(seed):
-    damage, units = random_table(seed)
-    layers, levels = damage.shape
+    cut, units = random_cuts(seed)
+    layers, levels, _ = cut.shape
     every = list(combinations_with_replacement(range(levels), layers))
     most = layers * units[0]
-    found = allocate(damage, units, most)
+    found = allocate(cut, units, most)
     for budget in range(most + 1):
-        allowed = [cost(damage, path) for path in every if sum(units[j] for j in path) <= budget]
+        allowed = [cost(cut, path) for path in every if sum(units[j] for j in path) <= budget]
         best = min(allowed, default=INF)
         path = found.levels(budget)
         assert found.damage(budget) == pytest.approx(best)
@@ -49,16 +48,16 @@ def test_no_schedule_of_the_same_budget_is_better(seed):
         if path is not None:
             assert path in every
             assert sum(units[j] for j in path) <= budget
-            assert cost(damage, path) == pytest.approx(best)
+            assert cost(cut, path) == pytest.approx(best)
 
 
 def test_of_equals_the_cheapest():
     damage = np.array([[0.0, 0.0, 1.0]] * 4)
-    assert allocate(damage, [4, 2, 1], 16).levels(16) == (1, 1, 1, 1)
+    assert allocate(sums(damage), [4, 2, 1], 16).levels(16) == (1, 1, 1, 1)
 
 
 def test_budgets_beyond_every_schedule_are_as_good_as_the_largest():
-    found = allocate(np.array([[0.0, 1.0]] * 3), [2, 1], 6)
+    found = allocate(sums(np.array([[0.0, 1.0]] * 3)), [2, 1], 6)
     assert found.levels(100) == found.levels(6) == (0, 0, 0)
     assert found.levels(-1) is None
 
@@ -66,7 +65,7 @@ def test_budgets_beyond_every_schedule_are_as_good_as_the_largest():
 @pytest.mark.parametrize("units", [[3, 4], [3]])
 def test_units_belong_to_levels_and_never_rise(units):
     with pytest.raises(ValueError, match="2 levels need as many units"):
-        allocate(np.zeros((2, 2)), units, 6)
+        allocate(np.zeros((2, 2, 2)), units, 6)
 
 
 def test_a_model_of_32_layers_has_its_front_of_budgets_from_one_table():
@@ -78,7 +77,7 @@ def test_a_model_of_32_layers_has_its_front_of_budgets_from_one_table():
     fade = np.exp(-np.arange(layers) / 8)[:, None]
     damage = fade * (1 / keep - 1)[None, :]
     most = layers * units[0]
-    found = allocate(damage, units, most)
+    found = allocate(sums(damage), units, most)
     for budget in range(most // 10, most, most // 10):
         cuts = [
             damage[layer, j]

@@ -26,8 +26,8 @@ def of(*rows: list[float], layers: tuple[int, ...] | None = None) -> Table:
         ([2, 1, 3], [1.5, 1.5, 3]),  # neighbours that fall share their mean
         ([3, 2, 1], [2, 2, 2]),
         ([-1, 1, 3], [0, 1, 3]),  # better than the unpruned model is noise
-        ([1, NAN, 3], [1, 2, 3]),  # keeps are geometric: halfway is halfway
-        ([NAN, 2, NAN], [1, 2, INF]),  # nothing is known below the last answer
+        ([1, NAN, 4], [1, 2, 4]),  # linear in 1/keep, which is 2, 4, 8
+        ([NAN, 3, NAN], [1, 3, INF]),  # nothing is known below the last answer
         ([INF, NAN, NAN], [INF, INF, INF]),
     ],
 )
@@ -45,13 +45,12 @@ def test_smoothing_is_the_nearest_curve_that_never_falls():
         assert ((made - found) ** 2).sum() <= min(((o - found) ** 2).sum() for o in others) + 1e-9
 
 
-def test_between_entries_the_table_is_linear_in_layer_and_logarithm_of_keep():
+def test_between_entries_the_table_is_linear_in_the_layer_and_in_one_over_keep():
     table = of([1, 2, 3], [3, 6, 9], layers=(2, 4))
     made = table.at([1, 2, 3, 6], [Fraction(1), Fraction(1, 4), Fraction(1, 8)])
     assert made.tolist() == [[0, 2, 3], [0, 2, 3], [0, 4, 6], [0, 6, 9]]
     assert table.at([2], [Fraction(1, 2), Fraction(1, 10)]).tolist() == [[1, INF]]
-    half = table.at([2], [Fraction(2**0.5 / 2).limit_denominator(10**6)])
-    assert half[0, 0] == pytest.approx(0.5, abs=1e-5)
+    assert table.at([2], [Fraction(1, 3)]).tolist() == [[1.5]]
 
 
 def test_the_stage_before_the_model_tells_nothing_of_those_inside():
@@ -69,6 +68,14 @@ def test_damages_of_a_schedule_add_up():
     table = of([1, 2, 3], [1, 3, 9], [2, 4, 6])
     assert table.of_schedule(Schedule.of(8, {1: KEEPS[1], 3: KEEPS[3]})) == 1 + (6 - 2)
     assert table.of_schedule(Schedule.of(8, {})) == 0
+
+
+def test_a_layer_with_a_ranking_of_its_own_harms_as_if_it_were_the_first():
+    table = of([1, 2, 3], [20, 22, 27])
+    assert table.of_schedule(Schedule.of(8, {1: KEEPS[1], 2: KEEPS[2]})) == 1 + 20
+    cut = table.cuts([1, 2], KEEPS)
+    assert (cut[0, 0, 1], cut[0, 1, 2], cut[1, 1, 2], cut[1, 1, 3]) == (1, 1, 20, 22)
+    assert of([1, NAN, NAN]).cuts([1], KEEPS)[0, 0].tolist() == [0, 1, INF, INF]
 
 
 @pytest.mark.parametrize("tokens", [64, None])

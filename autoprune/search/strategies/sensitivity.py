@@ -36,9 +36,10 @@ class SensitivityOptions(Options):
 
 @strategy("sensitivity", SensitivityOptions, paper=PAPER, refuses=(no_quality, no_form))
 def sensitivity(task: Task, options: SensitivityOptions) -> Steps:
-    """Measures on a few records what dropping tokens costs, layer by layer and keep by keep, takes damages to add up,
-    and solves that table exactly for every budget; the best schedules are measured in full, those at the edge of the
-    constraints and between the others; what is left of the trials is sampled from there.
+    """Measures on a quarter of the records (16 to 128) what dropping tokens costs, layer by layer and keep by keep,
+    takes the damage of several cuts to add up, and solves that table exactly for every budget; the best schedules are
+    measured in full, those at the edge of the constraints and between the others; what is left of the trials is sampled
+    from there.
 
     Such a schedule may have a stage at any layer that the space admits. `then: none` stops after the schedules.
     """
@@ -60,15 +61,15 @@ def verify(task: Task, tables: Sequence[Tabled], within: Reach, count: int) -> G
     seen: dict[Schedule, bool] = {}
     known: dict[float, bool] = {}
     wanted = _spread(float(low), float(high), (count + 1) // 2)
-    while wanted:
+    for _ in range(count):  # a budget may have the schedule of another one, so that a round brings nothing new
         asked = [(budget, *_best(ranked, budget)) for budget in wanted]
         new = {schedule: tabled for _, tabled, schedule in asked if schedule not in seen}
-        probes = [Probe(document=tabled.form.document(schedule)) for schedule, tabled in new.items()]
-        answers = yield Probes(VERIFY, probes)
-        seen |= {schedule: answer.feasible for schedule, answer in zip(new, answers, strict=True)}
+        if new:
+            probes = [Probe(document=tabled.form.document(schedule)) for schedule, tabled in new.items()]
+            answers = yield Probes(VERIFY, probes)
+            seen |= {schedule: answer.feasible for schedule, answer in zip(new, answers, strict=True)}
         known |= {budget: seen[schedule] for budget, _, schedule in asked}
-        left = count - len(seen)
-        wanted = halved(known, (left + 1) // 2) if new and left > 0 else []
+        wanted = halved(known, (count - len(seen) + 1) // 2)
 
 
 def _bounds(task: Task) -> Iterable[Fraction]:
