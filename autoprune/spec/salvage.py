@@ -58,12 +58,14 @@ def salvage(written: Mapping[str, Any]) -> Salvaged:
 
 def _leave_out(rest: Any, path: Path) -> None:
     """Take the value at the path away; a stand-in comes where one is needed, an empty text for an item of a list (the
-    others keep their places)."""
+    others keep their places); where even that is wrong, the list goes."""
     here = rest
     for step in path[:-1]:
         here = here[step]
     last = path[-1]
-    if isinstance(here, list):
+    if isinstance(here, list) and here[int(last)] == "":
+        _leave_out(rest, path[:-1])  # a list in which no text stands
+    elif isinstance(here, list):
         here[int(last)] = ""
     elif last in here:
         del here[last]
