@@ -17,7 +17,7 @@ from autoprune.document.problems import Problems
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput
 from autoprune.measures import registry as measures
-from autoprune.policy import document, parity, reading, space_reading
+from autoprune.policy import document, parity, read_picks, reading
 from autoprune.policy.curves import CURVES
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry, VisionGeometry
@@ -157,12 +157,12 @@ def test_every_key_of_a_policy_is_explained() -> None:
         *document.CONFIDENCES,
         *reading.STAGE_KEYS,
         *reading.CURVE_KEYS,
-        *reading.PICK_KEYS,
-        *reading.MIX_KEYS,
-        *reading.NORMALISERS,
-        *reading.KEEP_KINDS,
-        *reading.RULE_KEYS,
-        *reading.DILATIONS,
+        *read_picks.PICK_KEYS,
+        *read_picks.MIX_KEYS,
+        *read_picks.NORMALISERS,
+        *read_keep.KEEP_KINDS,
+        *read_keep.RULE_KEYS,
+        *read_picks.DILATIONS,
         *parity.KEYS,
         *CURVES,
         *(word for kind in (Attend, Op, Positions, Restore, Rows) for word in get_args(kind)),
