@@ -2,8 +2,9 @@
 
 The rule, so that references are comparable:
 
-1. A single curve: its number that says how much is kept (geometric: `ratio`, linear: `from`, logistic: `scale`,
-   p_sigmoid: `mid`) is solved from the budget.
+1. A single curve: its number that says how much is kept (geometric: `first`, linear: `from`, logistic: `scale`,
+   p_sigmoid: `mid`) is solved from the budget. A geometric one keeps its ratio, unless the budget is more than that
+   can spend: then the ratio is what is solved.
 2. A single stage: its keep becomes `{to_budget: B}`.
 3. Several: every keep of N is multiplied by the same factor (at most to 1), the largest on a grid of 1/1000 that stays
    at or below B, so that ratios between stages stay; then the last stage takes up the rest as `{to_budget: B}`. A last
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.errors import BadInput
 from autoprune.policy.budget import Infeasible, Step, count_steps, fractional_budget, fractions
-from autoprune.policy.curves import CurveSpec, Solve, build, params_of
+from autoprune.policy.curves import Solve, build, params_of
 from autoprune.policy.expand import expand
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, Stage
 from autoprune.policy.sites import Site, absolute
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from autoprune.policy.document import Policy
     from autoprune.policy.geometry import Geometry
 
-SOLVED = {"geometric": "ratio", "linear": "from", "logistic": "scale", "p_sigmoid": "mid"}
+SOLVED = {"geometric": "first", "linear": "from", "logistic": "scale", "p_sigmoid": "mid"}
 GRID = 1000
 MOST = 1000 * GRID  # the largest factor on the grid: brings every keep of N to 1
 ALL_OR_NOTHING = ("gate",)  # count rules whose stage has no count of its own
@@ -54,7 +55,7 @@ def at_budget(policy: Policy, budget: Fraction, geometry: Geometry | None = None
     if isinstance(only, Stage):
         return _reached(replace(policy, stages=(_to_budget(only, budget),)), geometry)
     if isinstance(only, CurveStage) and only.curve.name in SOLVED:
-        return _reached(replace(policy, stages=(replace(only, curve=_solved(only.curve, budget)),)), geometry)
+        return _reached(replace(policy, stages=(_solved(policy, only, budget, geometry),)), geometry)
     depth = _depth(policy, geometry)
     tokens = None if geometry is None else geometry.tokens_per_image
     relative = _relative(_in_proportion(policy, budget), tokens)
@@ -179,10 +180,20 @@ def _to_budget(stage: Stage, budget: Fraction) -> Stage:
     return replace(stage, keep=KeepSpec("to_budget", budget, stage.keep.path, stage.keep.rule))
 
 
-def _solved(curve: CurveSpec, budget: Fraction) -> CurveSpec:
-    field = SOLVED[curve.name]
-    params = {key: value for key, value in curve.params.items() if key != field}
-    return replace(curve, params={**params, field: None}, solve=Solve((field,), budget))
+def _solved(policy: Policy, stage: CurveStage, budget: Fraction, geometry: Geometry | None) -> CurveStage:
+    """The curve with one number solved from the budget: the one that is already; of a geometric one where it begins,
+    or the ratio where the published one cannot spend so much."""
+    curve = stage.curve
+    depth = policy.literal.get("depth") if geometry is None else geometry.depth
+    field, params = SOLVED[curve.name], dict(curve.params)
+    if curve.solve is not None:
+        field = str(curve.solve.path[0])
+    elif field == "first" and isinstance(depth, int):
+        most = replace(stage, curve=replace(curve, params={**params, "first": 1}))
+        if fractional_budget(_steps(replace(policy, stages=(most,)), depth), depth) < budget:
+            field = "ratio"
+            params.pop("first", None)
+    return replace(stage, curve=replace(curve, params={**params, field: None}, solve=Solve((field,), budget)))
 
 
 def _relative(policy: Policy, tokens: int | None) -> Policy:

@@ -214,20 +214,45 @@ SHAPES = {  # counts of a policy at a budget, in proportion to its first stage's
     "btp": [1, 1 / 2, 1 / 6, 0],
     "vflowopt": [1, 0.98, 0.98 * 0.88],
     "todre": [1, 1],  # the gate stays a gate
+    "pyramiddrop": [1, 1 / 2, 1 / 4],
+    "feather": [1, 66 / 300],
+    "transprune": [1, 360 / 504, 72 / 504],
+    "aim": [1, *(kept / 365 for kept in (182, 159, 137, 114, 91, 68, 46, 23, 0))],
+    "lvlm_csp": [1, 9, 1],  # what was parked is back, all of it at most
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("b", [Fraction(33, 100), Fraction(22, 100), Fraction(11, 100)])
 def test_published_ratios_stay_at_the_budgets_of_a_comparison(name: str, b: Fraction) -> None:
-    bound = geometry(32, 576, 24)
-    scaled = at_budget(shipped(name), b, bound)
-    resolved = resolve(scaled, bound, RegisteredParts(), 576)
-    kept = counts(resolved, 576)
+    policy = shipped(name)
+    depth, tokens, blocks = published(policy)
+    bound = geometry(depth, tokens, blocks)
+    first = LITERAL[name][0][0]
+    if b <= Fraction(first, depth) + Fraction(1, 100):  # the layers before its first stage alone cost more
+        with pytest.raises(Infeasible):
+            at_budget(policy, b, bound)
+        return
+    resolved = resolve(at_budget(policy, b, bound), bound, RegisteredParts(), tokens)
+    kept = counts(resolved, tokens)
     for count, share in zip(kept, SHAPES[name], strict=True):
-        assert count == pytest.approx(share * kept[0], abs=2)
-    used = Fraction(budget([lengths(resolved, 576)], [576], 32)).limit_denominator(32 * 576)
-    assert 0 <= b - used < Fraction(1, 576)  # less than one token of every layer
+        assert count == pytest.approx(
+            min(tokens, share * kept[0]), abs=2 + share / 2
+        )  # rounding, of the first times the share
+    used = Fraction(budget([lengths(resolved, tokens)], [tokens], depth)).limit_denominator(depth * tokens)
+    assert 0 <= b - used < Fraction(1, tokens)  # less than one token of every layer
+
+
+def test_a_pyramid_goes_on_halving_until_that_cannot_spend_the_budget() -> None:
+    def kept(b: str) -> list[int]:
+        scaled = at_budget(shipped("pyramiddrop"), Fraction(b), geometry(32, 576))
+        return list(counts(resolve(scaled, geometry(32, 576), RegisteredParts(), 576), 576))
+
+    assert kept("0.4") == [197, 99, 49]
+    assert kept("11/16") == [288, 144]  # the first cut keeps all
+    steep = kept("0.8")  # more than halving can spend: the ratio follows
+    assert steep[1] / steep[0] == pytest.approx(steep[2] / steep[1], abs=0.01)
+    assert steep[0] / 576 == pytest.approx(steep[1] / steep[0], abs=0.01)
 
 
 def test_a_gate_goes_on_deciding_at_another_budget() -> None:

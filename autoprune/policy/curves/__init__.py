@@ -39,7 +39,7 @@ def params_of(curve: Curve) -> Any:
     """What a document writes under the curve's name."""
     if isinstance(curve, Steps):
         return [[_plain(place), _plain(keep)] for place, keep in curve.steps]
-    return {key: _plain(value) for key, value in curve.model_dump(by_alias=True).items()}
+    return {key: _plain(value) for key, value in curve.model_dump(by_alias=True).items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
-"""geometric: every so many layers the rest is multiplied by the ratio, f(l) = ratio^(1 + floor((l - first)/every)).
+"""geometric: every so many layers the rest is multiplied by the ratio, f(l) = first · ratio^floor((l - l1)/every).
 
-PyramidDrop (Xing et al., 2024) is `{ratio: 1/2, every: 8}` along [8, 24] of 32 layers: 1/2, 1/4, 1/8.
+PyramidDrop (Xing et al., 2024) is `{ratio: 1/2, every: 8}` along [8, 24] of 32 layers: 1/2, 1/4, 1/8. Where `first` is
+not given it is the ratio.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from autoprune.policy.sites import Layer
 
 
 class Geometric(Curve):
-    """Keep is multiplied by `ratio` every `every` layers (an integer, or a fraction of the depth)."""
+    """Keep is `first` (default: the ratio), then times `ratio` every `every` layers (an integer, or a fraction of the
+    depth)."""
 
     name: ClassVar[str] = "geometric"
-    solvable: ClassVar[Mapping[str, tuple[Fraction, Fraction]]] = {"ratio": (Fraction(0), Fraction(1))}
+    solvable: ClassVar[Mapping[str, tuple[Fraction, Fraction]]] = {
+        "ratio": (Fraction(0), Fraction(1)),
+        "first": (Fraction(0), Fraction(1)),
+    }
     ratio: Part
     every: Place
+    first: Part | None = None
 
     @field_validator("every")
     @classmethod
@@ -31,7 +37,9 @@ class Geometric(Curve):
         return every
 
     def keep(self, layer: int, span: Span) -> Fraction:
-        return self.ratio ** (1 + (layer - span.first) // span.layers(self.every))
+        first = self.ratio if self.first is None else self.first
+        return first * self.ratio ** ((layer - span.first) // span.layers(self.every))
 
     def scaled(self, factor: Fraction) -> Self:
-        return type(self)(ratio=min(Fraction(1), self.ratio * factor), every=self.every)
+        first = self.ratio if self.first is None else self.first
+        return type(self)(ratio=self.ratio, every=self.every, first=min(Fraction(1), first * factor))
