@@ -17,7 +17,7 @@ from autoprune.document.problems import Problems
 from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput
 from autoprune.measures import registry as measures
-from autoprune.policy import document, parity, read_picks, reading
+from autoprune.policy import document, parity, read_keep, read_picks, reading, space_reading
 from autoprune.policy.curves import CURVES
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry, VisionGeometry
