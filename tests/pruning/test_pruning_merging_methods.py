@@ -230,12 +230,12 @@ def test_prumerge(parity: bool) -> None:
 
 
 def test_prumerge_plus() -> None:
-    """4 that stand out, 13 at a stride through the others, 1 for all that is left."""
+    """4 that stand out, 13 evenly spaced over the others to the end, 1 for all that is left."""
     (stage,), batch = run("prumerge_plus", {0: "1/2"}, neighbours=5)
     score, keys = one_head(batch)
     first = top(score, 4)
     others = [i for i in range(N) if i not in first]
-    chosen = sorted([*first, *others[::2][:13]])
+    chosen = sorted([*first, *(others[p] for p in selection.stride(len(others), 13))])
     rest = [i for i in range(N) if i not in chosen]
     extra = max(rest, key=lambda i: score[i])
     assert stage.kept == sorted([*chosen, extra])

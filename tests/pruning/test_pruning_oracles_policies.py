@@ -299,3 +299,20 @@ def test_published_methods_on_the_reference_model(name: str) -> None:
 def test_published_methods_on_other_pictures(place: str, name: str, seed: int) -> None:
     if place == "deep" or name not in TOO_SHALLOW:
         check(place, name, seed, 3)
+
+
+def test_todre_begins_on_the_overview() -> None:
+    """Sheet C2: with the thumbnail's token that the class token looks at most, wherever it looks in the tiles."""
+    place, on_tiles = world("llava_next"), False
+    document = Policy.from_source(read(catalog.find("policies", "todre")), PARTS).dump()
+    for number in range(2):
+        pieces = tower("llava_next", number).blocks[-2]
+        looked = tower("llava_next", number).visual([attention.fastervlm(piece.map) for piece in pieces])
+        newlines = [i for i, value in enumerate(looked) if value == 0]
+        document["stages"] = [{**document["stages"][0], "keep": {"tokens": len(newlines) + 1}}]
+        resolved = resolve(Policy.parse(document, PARTS), geometry_of(place.made.config.to_dict()), PARTS)
+        with Session(place.made, resolved) as session, torch.no_grad():
+            place.made(**place.singles[number], use_cache=False)
+            assert session.run.kept(0, 0) == [ranking(looked[:36])[0], *newlines]
+        on_tiles = on_tiles or ranking(looked)[0] >= 36
+    assert on_tiles

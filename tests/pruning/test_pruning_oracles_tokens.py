@@ -202,6 +202,13 @@ def test_lattice_of_an_overview_and_of_its_tiles() -> None:
     assert sorted(range(72), key=lambda i: -tiles[i]) == selection.lattice(6, 12, 72)
 
 
+def test_overview_is_the_first_grid_of_a_picture_in_tiles() -> None:
+    """ToDRE begins on the thumbnail (sheet C2); a picture without tiles is all overview."""
+    (row, *_) = scores(world("llava_next"), "overview")
+    assert row == [1.0] * 36 + [0.0] * (6 * 13)
+    assert all(one == [1.0] * len(one) for one in scores(world("llava"), "overview"))
+
+
 @pytest.mark.parametrize("every", [2, 3])
 def test_stride_is_a_grid(every: int) -> None:
     """FEATHER: rows and columns `::s` (sheets A1, D4)."""
