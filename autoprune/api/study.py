@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,9 +26,11 @@ from autoprune.measures.prefix_cache import default_size
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy import canonical, catalog
+from autoprune.policy.bound import BUDGET
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
+from autoprune.policy.parameters import SNAP
 from autoprune.policy.scale import at_budget
 from autoprune.policy.space import BoundSpace, Parameter
 from autoprune.ports import CalibrationSource, EvaluationContext, MeasureRequest, WorkerSpec
@@ -73,10 +76,33 @@ class Proposals:
         return self.space.parameters
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
-        return candidate(self.space.fill(values), self.geometry, self.tokens)
+        return candidate(self.space.fill(self._within_reach(values)), self.geometry, self.tokens)
 
     def filled(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.space.fill(values).dump()
+        return self.space.fill(self._within_reach(values)).dump()
+
+    def _within_reach(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values with their budget moved into what the other values leave of its range.
+
+        Stages before the solved one may keep so much that no budget below some floor can be met. The sampled range then
+        begins at that floor: low becomes the floor, high stays, what is between moves in proportion. Where all of the
+        range can be met nothing changes; samplers do not learn from points that make no policy, and would ask for them
+        again and again.
+        """
+        budget = self.space.budget
+        if budget is None or budget[0] == budget[1] or BUDGET not in values:
+            return values
+        low, high = budget
+        try:
+            canonical.resolve(self.space.fill({**values, BUDGET: low}), self.geometry, PARTS, self.tokens)
+        except Infeasible as error:
+            floor = low + error.distance
+        else:
+            return values
+        if floor >= high:
+            return values
+        moved = floor + (float(values[BUDGET]) - low) / (high - low) * (high - floor)
+        return {**values, BUDGET: min(high, math.ceil(moved * SNAP) / SNAP)}
 
     @cached_property
     def sites(self) -> tuple[int, ...]:
