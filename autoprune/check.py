@@ -106,7 +106,7 @@ class _Goals:
         try:
             config = info.config.model_validate(dict(measure.options))
         except ValidationError as error:
-            for problem in from_pydantic(error, (*path, measure.name), model=info.config):
+            for problem in from_pydantic(error, (*path, measure.name), model=info.config, data=dict(measure.options)):
                 self.found.append(document.problem(problem.path, problem.message, key=problem.key))
             return measure
         if "answers" in info.needs_of(config) and not self.needs_answers:
@@ -293,7 +293,7 @@ def _strategy(loaded: LoadedSpec, found: list[Located]) -> StrategySpec:
     try:
         options = info.options.model_validate(asked.options).model_dump(mode="json")
     except ValidationError as error:
-        for problem in from_pydantic(error, (*path, asked.name), model=info.options):
+        for problem in from_pydantic(error, (*path, asked.name), model=info.options, data=asked.options):
             found.append(loaded.source.problem(problem.path, problem.message, key=problem.key))
         return asked
     return StrategySpec(name=asked.name, options=options)

@@ -108,7 +108,7 @@ def from_pydantic(
         path = item["loc"] if data is None else _real(item["loc"], data)
         keys = _fields(model, path[:-1]) if model is not None else allowed
         offset = getattr(item.get("ctx", {}).get("error"), "offset", 0)
-        message, at_key = _message(item, path, keys)
+        message, at_key = _message(item, path, keys, item.get("input") if data is None else _written(data, path, item))
         found.append(Problem((*prefix, *path), message, at_key, offset))
     found = _one_each(found)
     misspelt = {(*p.path[:-1], near) for p in found if (near := meant(p.message)) is not None}
@@ -139,8 +139,19 @@ def meant(message: str) -> str | None:
     return tail.strip("?'") if head.startswith("unknown key ") else None
 
 
-def _message(item: Mapping[str, Any], path: Path, allowed: Sequence[str]) -> tuple[str, bool]:
-    kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
+def _written(data: Any, path: Path, item: Mapping[str, Any]) -> Any:
+    """The value as it stands in the document where pydantic shows an equal one: 0 for its 0.0."""
+    given, here = item.get("input"), data
+    try:
+        for step in path:
+            here = here[step]
+    except (KeyError, IndexError, TypeError):
+        return given
+    return here if here == given and not isinstance(here, bool) else given
+
+
+def _message(item: Mapping[str, Any], path: Path, allowed: Sequence[str], given: Any) -> tuple[str, bool]:
+    kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         list_of = f"; allowed: {', '.join(allowed)}" if allowed else ""
         return f"unknown key {path[-1]!r}{list_of}{suggest(path[-1], allowed)}", True

@@ -109,3 +109,18 @@ stages:
     with pytest.raises(BadInput) as caught:
         Space.from_source(parse(SPACE + text), RegisteredParts(), geometry(32))
     assert [p.path for p in caught.value.problems] == ["params.l1.layer", "stages[0].score", "stages[1].at"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"),
+    [
+        ("{at: llm:4, keep: 1/2, score: random, select: {nms: {tau: 2}}}", "not 2"),
+        ("{at: llm:4, keep: 1/2, score: random, select: {nms: {tau: 2.5}}}", "not 2.5"),
+        ("{at: llm:4, keep: 1/2, score: {llm_attention: {temperature: 0}}}", "not 0"),
+        ("{at: llm:4, keep: {rule: {gate: {below: 2}}}, score: random}", "not 2"),
+    ],
+)
+def test_a_number_is_shown_as_it_was_written(stage: str, shown: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(f"{HEAD}  - {stage}\n"), RegisteredParts())
+    assert caught.value.problems[0].message.endswith(shown)
