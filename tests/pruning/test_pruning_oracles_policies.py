@@ -256,7 +256,7 @@ METHODS: dict[str, list[Oracle]] = {
     "dart": [dart],
 }
 HEAVY = ("g_prune", "cdpruner", "zoo_prune", "vispruner", "divprune", "greedy_prune")  # loops over all pairs
-TOO_SHALLOW = ("transprune",)  # two of its sites are one in eight layers: refused
+TOO_SHALLOW = ("transprune",)  # in eight layers two sites are one: both run, but a run records what is kept after both
 
 
 def check(world_name: str, name: str, seed: int, samples: int) -> None:
