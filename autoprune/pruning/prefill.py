@@ -1,7 +1,8 @@
 """One prefill: carries out the stages while the language model runs through its layers.
 
 All lengths are integers on the host, read from the device once at the start. After that the host waits only where a
-count depends on what a sample shows: a count rule's, or how many protected tokens earlier stages have left.
+count depends on what a sample shows: a count rule's, or how many protected tokens earlier stages have left. What it
+hears from the attention on the way, `capture` says.
 """
 
 from __future__ import annotations
@@ -15,19 +16,16 @@ import torch
 
 from autoprune.errors import AutoPruneError
 from autoprune.policy.budget import counting, counts, separators
-from autoprune.pruning.block import statistic
 from autoprune.pruning.counting import decide, shared_out
 from autoprune.pruning.decoder_signals import (
-    BlockStatistic,
     DecoderKeys,
-    DecoderWalk,
     KeyNorm,
     NormedStates,
     ProjectedFeatures,
     Tapped,
     Transition,
 )
-from autoprune.pruning.decoder_walk import Ground, raters, walk
+from autoprune.pruning.decoder_walk import raters as text_raters
 from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.facts import facts_of
 from autoprune.pruning.grouping import Partition, partition
@@ -37,12 +35,10 @@ from autoprune.pruning.parking import Parking, Present, Restore, returned
 from autoprune.pruning.plan import Plan, PlannedStage, Use
 from autoprune.pruning.prompt import Prompt, grid_of, per_sample
 from autoprune.pruning.record import Run
-from autoprune.pruning.rotation import even, from_zero, unrotated
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.stage import Reduction, reduce
 from autoprune.pruning.tap import Abort
 from autoprune.pruning.tensors import take, true_first, true_last
-from autoprune.pruning.transition import transition
 from autoprune.pruning.translate import Translator
 from autoprune.pruning.view import Grid, StageView, TextSpace
 
@@ -231,11 +227,17 @@ class Prefill:
         return Partition(known.ids.gather(1, self.tokens), known.groups, known.largest)
 
     def _protected_counts(self, planned: PlannedStage, shielded: Tensor) -> list[int]:
-        """Separators that every stage protects are known on the host; what an earlier stage may have dropped (named
-        tokens, separators that only some stages protect) has to be counted."""
-        if planned.stage.protect is not None:
+        """How many tokens of each sample the stage may not drop: known on the host where every stage protects the same,
+        or where nothing is gone yet. What an earlier stage may have dropped has to be counted, and waited for."""
+        protect, held = planned.stage.protect, self.separators[planned.number]
+        both = isinstance(protect, tuple) and any(held)  # one token may be named and a separator
+        if protect is not None and (both or not self.pristine):
             return [int(c) for c in shielded.sum(1).tolist()]
-        return [p if v else 0 for p, v in zip(self.separators[planned.number], self.now, strict=True)]
+        if protect == "last":
+            held = [h + int(n > lines) for h, n, lines in zip(held, self.prompt.n, self.newlines, strict=True)]
+        elif isinstance(protect, tuple):
+            held = [sum(position < n for position in protect) for n in self.prompt.n]
+        return [h if v else 0 for h, v in zip(held, self.now, strict=True)]
 
     def _apply(
         self, planned: PlannedStage, done: Reduction, view: StageView, where: Tensor, keep: list[int], hidden: Tensor
@@ -321,7 +323,7 @@ class Prefill:
     def _prompt_rows(self, hidden: Tensor, space: TextSpace, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The rows [B, count, D] of a logical mask of text, at the back, and which are real."""
         if space == "hidden" or space == "normed":
-            rows, real = self._rows(mask, count)
+            rows, real = self.rows(mask, count)
             found = take(hidden, rows, 1)
             return found if space == "hidden" else self._normed(found), real
         rows = true_last(mask, count)
@@ -354,85 +356,23 @@ class Prefill:
             self.probing = False
         raise AutoPruneError("the layer's attention could not be read: its attention function is not the library's")
 
-    def listen(
-        self, number: int, attention: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
-    ) -> None:
-        """Tap of decoder layer `number`: take what later (or, while probing, this layer's own) stages want."""
-        if self.probing:
-            wanted: Sequence[Signal] = [s for p in self.plan.at(number) for s in p.own_signals]
-        else:
-            wanted = self.plan.wanted_after(number)
-        for signal in wanted:
-            if isinstance(signal, KeyNorm):
-                self.captured[signal] = self.layout.scatter(self._key_norm(signal, attention, key))
-            elif isinstance(signal, DecoderKeys):
-                rows = key.float().mean(1) if signal.heads == "mean" else key.transpose(1, 2).flatten(2)
-                self.captured[signal] = self.layout.scatter(rows)
-            elif isinstance(signal, DecoderWalk):
-                q, k = (query, key) if signal.rope else unrotated(attention, query, key, self.rotation)
-                ones = even(attention, query, self.rotation) if signal.over_rope else None
-                found = walk(q, k, scaling, mask, self._ground(signal), signal, ones)
-                self.captured[signal] = self.layout.scatter(found)
-            elif isinstance(signal, BlockStatistic):
-                found = statistic(query, key, scaling, mask, self._ground(signal), signal)
-                self.captured[signal] = found[:, None].expand(-1, self.layout.logical)
-        if self.probing:
-            raise Abort
-
-    def _key_norm(self, signal: KeyNorm, attention: Any, key: Tensor) -> Tensor:
-        """Norm [B, n] of key [B, Hkv, n, D] over all heads."""
-        if signal.order == "l1" and self.layout.valid is not None and self.rotation is not None:
-            first = self.layout.valid.to(torch.int8).argmax(1, keepdim=True)
-            key = from_zero(attention, key, self.rotation, first)
-        norm: Tensor = torch.linalg.vector_norm(key.float(), 1 if signal.order == "l1" else 2, dim=(1, 3))
-        return norm
-
-    def changed(self, number: int, before: Tensor, after: Tensor) -> None:
-        """A module of decoder layer `number` has made `after` of `before`, [B, n, D] each."""
-        signal = Transition(number)
-        if self.probing or signal not in self.plan.signals:
-            return
-        value = self.layout.scatter(transition(before, after, self._here(self.prompt.asked)))
-        self.captured[signal] = self.captured[signal] + value if signal in self.captured else value
-
-    def _ground(self, signal: DecoderWalk | BlockStatistic) -> Ground:
-        """Where a walk goes at the layer that runs, or the rows of a block."""
-        last = self.prompt.last == torch.arange(self.layout.logical, device=self.embeds.device)
-        among, count = self.prompt.text, self.prompt.text_rows
-        if signal.start == "all":
-            among, count = self.prompt.asked, self.layout.width
-        elif signal.start in ("vision", "norm"):
-            among, count = self.prompt.visual, max(max(self.now), 1)
-        elif isinstance(signal, DecoderWalk) and signal.start == "last" and signal.hops == 1:
-            among, count = last, 1
-        rows, real = self._rows(among, count)
-        start = real
-        if signal.start in ("last", "raters"):
-            from_these = last if signal.start == "last" else self._raters
-            start = real & self._here(from_these).gather(1, rows)
-        mass = None
-        if signal.start == "norm":
-            lengths = torch.linalg.vector_norm(take(self.entering, rows, 1).float(), dim=-1).masked_fill(~real, 0)
-            mass = lengths / lengths.sum(1, keepdim=True).clamp(min=torch.finfo(lengths.dtype).tiny)
-        return Ground(rows, real, start, self._here(self.prompt.visual), self.layout.valid, mass)
-
     @functools.cached_property
-    def _raters(self) -> Tensor:
+    def raters(self) -> Tensor:
         """Text tokens that the visual tokens are most alike where both enter the language model, [B, S]."""
         rows = true_last(self.prompt.text, self.prompt.text_rows)
         text, real = take(self.embeds, rows, 1), self.prompt.text.gather(1, rows)
         visual = take(self.embeds, self.columns, 1)
         real_visual = self.prompt.visual.gather(1, self.columns)
-        found = raters(visual, real_visual, text, real)
+        found = text_raters(visual, real_visual, text, real)
         return torch.zeros_like(self.prompt.text).scatter(1, rows, found)
 
-    def _rows(self, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def rows(self, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Physical rows [B, count] of the True entries of a logical mask, and which of them are real."""
-        here = self._here(mask)
+        here = self.here(mask)
         rows = true_last(here, count)
         return rows, here.gather(1, rows)
 
-    def _here(self, mask: Tensor) -> Tensor:
+    def here(self, mask: Tensor) -> Tensor:
         """A logical mask [B, S] at the columns that are still there, [B, n]."""
         here = self.layout.gather(mask)
         return here if self.layout.valid is None else here & self.layout.valid

@@ -22,6 +22,7 @@ from autoprune.errors import AutoPruneError
 from autoprune.models.family import family_of
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.pruning.cache import PrunedLayer, adopt
+from autoprune.pruning.capture import listen, transitioned
 from autoprune.pruning.facts import SeenImages
 from autoprune.pruning.plan import Plan, make_plan
 from autoprune.pruning.prefill import Prefill
@@ -331,12 +332,12 @@ class Session:
     ) -> None:
         step = None if self._forward is None else self._forward.step
         if isinstance(step, Prefill):
-            step.listen(number, attention, query, key, scaling, mask)
+            listen(step, number, attention, query, key, scaling, mask)
 
     def _changed(self, number: int, before: Tensor, after: Tensor) -> None:
         step = None if self._forward is None else self._forward.step
         if isinstance(step, Prefill):
-            step.changed(number, before, after)
+            transitioned(step, number, before, after)
 
 
 def _rotary(language_model: Any, hidden: Tensor, positions: Tensor) -> Any:

@@ -170,7 +170,7 @@ def test_everything_a_prefill_holds_is_either_made_anew_or_in_a_snapshot() -> No
     anew |= {"columns", "facts", "ordinal", "place", "newline", "pictures", "newlines", "grid", "separators"}
     anew |= {
         "_partitions",
-        "_raters",
+        "raters",
         "probing",
         "rotation",
         "entering",

@@ -186,3 +186,9 @@ def walked(
             masses = [[1 / len(on) if c in on else 0.0 for c in range(size)] for _ in attention]
     final = heads_together(ends, heads, visual)
     return [final[c] for c in visual]
+
+
+def close(found: Any, expected: Any, tolerance: float = 1e-5) -> bool:
+    assert len(found) == len(expected)
+    scale = max(abs(x) for x in expected) or 1.0
+    return all(abs(f - e) <= tolerance * scale for f, e in zip(found, expected, strict=True))
