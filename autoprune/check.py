@@ -6,7 +6,7 @@ Reads the real registries; torch, optuna, ray and mlflow stay out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from autoprune.models import read_geometry
 from autoprune.models.folder import locate
 from autoprune.models.limits import BIAS
 from autoprune.policy import catalog
+from autoprune.policy.arms import arms
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy, Stage
@@ -48,23 +49,38 @@ ALWAYS = ("budget", "prefill_flops", "kv_bytes")
 
 @dataclass(frozen=True)
 class Checked:
-    """A spec that can be run. `model_folder` and `geometry` are None where the model could not be looked up."""
+    """A spec that can be run. `documents` and `spaces` are by arm: one, under the empty name, where there are no arms.
+    `model_folder` and `geometry` are None where the model could not be looked up."""
 
     loaded: LoadedSpec
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     select: Objective
     measures: tuple[MeasureRequest, ...]
-    space: Space
+    documents: Mapping[str, Source]
+    spaces: Mapping[str, Space]
     model_folder: Path | None
     geometry: Geometry | None
     warnings: tuple[Located, ...]
     strategy: StrategySpec
     screen: Objective | None = None
 
-    def bound(self, geometry: Geometry) -> BoundSpace:
-        """The space that the strategy searches, for the model. Raises BadInput where it has none."""
-        return searched(self.strategy, self.loaded.space_source.data, self.space.bind(geometry))
+    def bound(self, geometry: Geometry) -> dict[str, BoundSpace]:
+        """The spaces that the strategy searches, for the model, by arm. Raises BadInput where it has none."""
+        return {
+            arm: searched(self.strategy, self.documents[arm].data, space.bind(geometry))
+            for arm, space in self.spaces.items()
+        }
+
+    def misplaced(self, geometry: Geometry) -> list[Located]:
+        """What makes no sense for this model: bounds that no arm can meet, a strategy that has nothing to do in one."""
+        found: list[Located] = []
+        unmet = []
+        for arm, space in self.spaces.items():
+            loaded, bound = replace(self.loaded, space_source=self.documents[arm]), space.bind(geometry)
+            unmet.append(unmeetable(loaded, bound, self.constraints))
+            found.extend(misfit(loaded, self.strategy, bound, self.objectives, self.constraints))
+        return list(dict.fromkeys([*(problem for each in unmet if all(unmet) for problem in each), *found]))
 
     def summary(self) -> list[tuple[str, str]]:
         """What will be done, for people."""
@@ -79,8 +95,9 @@ class Checked:
             ("records", f"{spec.calibration.search} to search, {spec.calibration.holdout} to certify"),
         ]
         if self.geometry is not None:
-            free = ", ".join(p.name for p in self.bound(self.geometry).parameters)
-            rows.insert(3, ("space", free or "no holes"))
+            for arm, bound in reversed(self.bound(self.geometry).items()):
+                free = ", ".join(p.name for p in bound.parameters)
+                rows.insert(3, (f"arm {arm}" if arm else "space", free or "no holes"))
         return rows
 
 
@@ -252,31 +269,37 @@ def check(path: str | Path, *, quick: bool = False) -> Checked:
         found.extend(goals.layers(geometry.depth))
         if "flash" in loaded.spec.model.attn_implementation and "flash_attention" in geometry.lacks:
             found.append(loaded.source.problem(("model", "attn_implementation"), geometry.lacks["flash_attention"]))
-    space = _space(loaded, geometry, found)
+    documents = {} if loaded.is_broken("search_space") else arms(loaded.space_source, found)
+    read_well = {arm: _space(replace(loaded, space_source=each), geometry, found) for arm, each in documents.items()}
+    spaces = {arm: space for arm, space in read_well.items() if space is not None}
     strategy = _strategy(loaded, found)
     if quick and not found:
         strategy = quickened(strategy)
     problems, records = _records(loaded, goals.needs_answers)
     found.extend(problems)
-    if space is not None and geometry is not None and not found:
-        found.extend(unmeetable(loaded, space.bind(geometry), constraints))
-        found.extend(misfit(loaded, strategy, space.bind(geometry), objectives, constraints))
-        warnings.extend(_idle(loaded, space, geometry, max((len(r.images) for r in records), default=0)))
-    if found or space is None:
-        raise BadInput(problems=sorted(found, key=lambda p: (p.file, p.line, p.column)))
-    return Checked(
+    if geometry is not None and not found:
+        most = max((len(r.images) for r in records), default=0)
+        idle = (_idle(documents[arm], space, geometry, most) for arm, space in spaces.items())
+        warnings.extend(dict.fromkeys(warning for each in idle for warning in each))
+    checked = Checked(
         loaded,
         objectives,
         constraints,
         select,
         studied,
-        space,
+        documents,
+        spaces,
         folder,
         geometry,
         tuple(warnings),
         strategy,
         screen,
     )
+    if geometry is not None and not found:
+        found.extend(checked.misplaced(geometry))
+    if found or not spaces:
+        raise BadInput(problems=sorted(dict.fromkeys(found), key=lambda p: (p.file, p.line, p.column)))
+    return checked
 
 
 def _strategy(loaded: LoadedSpec, found: list[Located]) -> StrategySpec:
@@ -331,8 +354,6 @@ def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) ->
 
 def _space(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]) -> Space | None:
     source = loaded.space_source
-    if loaded.is_broken("search_space"):
-        return None
     try:
         space = Space.from_source(source, RegisteredParts(), geometry)
     except BadInput as error:
@@ -377,7 +398,7 @@ def _unusable(space: Space, geometry: Geometry) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
-def _idle(loaded: LoadedSpec, space: Space, geometry: Geometry, images: int) -> list[Located]:
+def _idle(source: Source, space: Space, geometry: Geometry, images: int) -> list[Located]:
     """Stages that keep more tokens, at the least that the space lets them, than `images` of the model have."""
     if geometry.tokens_per_image is None or not images:
         return []
@@ -390,7 +411,7 @@ def _idle(loaded: LoadedSpec, space: Space, geometry: Geometry, images: int) -> 
             if isinstance(stage, Stage) and stage.keep.kind == "tokens" and stage.keep.value > most:
                 message = f"keeps {stage.keep.value} tokens; no record has more than {most}: nothing is dropped here"
                 found.append(at_its_definition(Problem((*stage.keep.path, "tokens"), message), bound, point))
-    return [loaded.space_source.problem(p.path, p.message) for p in dict.fromkeys(found)]
+    return [source.problem(p.path, p.message) for p in dict.fromkeys(found)]
 
 
 def _refused(policy: Policy, geometry: Geometry) -> Sequence[str]:

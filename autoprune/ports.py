@@ -195,8 +195,9 @@ class TrialRecord:
     `number` counts settled points from 0 in the order they were settled; `sampler_number` is Optuna's number where
     Optuna proposed the point. `values` holds search-split measures by label; `constraints` maps the constraint's text
     to its slack in the measure's own unit (<= 0 is met). `policy` is the policy *document*, `canonical` its JSON.
-    `phase` is the step of the strategy that wanted it. A `partial` one was measured on the first `limit` records only,
-    a `screened` one also with other measures: `share` of a full evaluation, never on a front.
+    `phase` is the step of the strategy that wanted it, `arm` the one it was proposed in (empty where there are none). A
+    `partial` one was measured on the first `limit` records only, a `screened` one also with other measures: `share` of
+    a full evaluation, never on a front.
     """
 
     number: int
@@ -217,6 +218,7 @@ class TrialRecord:
     phase: str = ""
     limit: int | None = None
     share: float = 1.0
+    arm: str = ""
 
 
 class TrialLog(Protocol):

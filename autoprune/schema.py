@@ -220,4 +220,12 @@ def _space() -> Json:
         "stages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
         "warm_start": {"type": "array", "items": {"type": "string"}},
     }
-    return _object(top, ("schema", "stages"))
+    own = {key: top[key] for key in ("budget", "params", "order", "criteria", "stages")}
+    arms = {
+        "type": "object",
+        "minProperties": 2,
+        "maxProperties": 12,
+        "additionalProperties": _object(own, ("stages",)),
+    }
+    made = _object({**top, "arms": arms}, ("schema",))
+    return {**made, "oneOf": [{"required": ["stages"]}, {"required": ["arms"]}]}

@@ -15,9 +15,10 @@ from pydantic_core import PydanticUndefined
 from autoprune.calibration.records import FIELDS
 from autoprune.document.problems import Problems
 from autoprune.document.yaml import Source, read
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Located
 from autoprune.measures import registry as measures
 from autoprune.policy import document, parity, read_keep, read_picks, reading, space_reading
+from autoprune.policy.arms import arms
 from autoprune.policy.curves import CURVES
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry, VisionGeometry
@@ -103,7 +104,10 @@ def a_spec(path: Path) -> None:
 
 
 def a_space_in(source: Source) -> None:
-    Space.from_source(source, PARTS)
+    found: list[Located] = []
+    for arm in arms(source, found).values():
+        Space.from_source(arm, PARTS)
+    assert found == []
 
 
 def a_space(path: Path) -> None:

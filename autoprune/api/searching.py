@@ -16,9 +16,7 @@ from autoprune.api.explaining import explain_stages
 from autoprune.api.study import PARTS, Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput, Located
-from autoprune.measures.least import unmeetable
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
-from autoprune.search.fitting import misfit
 
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
@@ -94,10 +92,7 @@ def search(
 
 def _only_known_now(study: Prepared) -> list[Located]:
     """What `check` would have said, had a hub's model been here."""
-    checked = study.checked
-    bound = checked.space.bind(study.geometry)
-    misfits = misfit(checked.loaded, checked.strategy, bound, checked.objectives, checked.constraints)
-    return [*unmeetable(checked.loaded, bound, checked.constraints), *misfits]
+    return study.checked.misplaced(study.geometry)
 
 
 def _machine(loaded: LoadedSpec, executor: str | None) -> None:

@@ -246,8 +246,20 @@ class Prepared:
         return evaluation_context(self.worker)
 
     @cached_property
-    def space(self) -> BoundSpace:
+    def spaces(self) -> dict[str, BoundSpace]:
+        """By arm; one, under the empty name, where the space has no arms."""
         return self.checked.bound(self.geometry)
+
+    @property
+    def space(self) -> BoundSpace:
+        """The first arm's, or the only one."""
+        return next(iter(self.spaces.values()))
+
+    @property
+    def _space_digest(self) -> str:
+        if len(self.spaces) == 1:
+            return self.space.digest
+        return digest_of([[arm, space.digest] for arm, space in self.spaces.items()])
 
     @cached_property
     def identity(self) -> str:
@@ -259,7 +271,7 @@ class Prepared:
         spec = self.checked.loaded.spec
         return digest_of(
             {
-                "space": self.space.digest,
+                "space": self._space_digest,
                 "references": [reference.candidate.digest for reference in self.references],
                 "search": [self.checked.strategy.name, self.checked.strategy.options, spec.search.seed],
                 **self._looks(),
@@ -281,15 +293,19 @@ class Prepared:
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
-        """The space's warm starts, scaled to the middle of its budget range where it has one."""
+        """The space's warm starts, scaled to the middle of its (first) budget range where it has one, each in the first
+        arm that has it."""
         made, folders = [], (self.checked.loaded.folder / "policies",)
         for name in self.space.warm_start:
             policy = Policy.from_source(read(catalog.find("policies", name, folders)), PARTS)
-            if self.space.budget is not None:
-                low, high = (Fraction(b).limit_denominator(1000) for b in self.space.budget)
+            budget = next((space.budget for space in self.spaces.values() if space.budget is not None), None)
+            if budget is not None:
+                low, high = (Fraction(b).limit_denominator(1000) for b in budget)
                 with suppress(Infeasible):  # it cannot get there at its published places: then as published
                     policy = at_budget(policy, (low + high) / 2, self.geometry)
-            made.append(Reference(candidate(policy, self.geometry, self.tokens, name), self.space.express(policy)))
+            expressed = ((arm, space.express(policy)) for arm, space in self.spaces.items())
+            arm, values = next(((arm, v) for arm, v in expressed if v is not None), ("", None))
+            made.append(Reference(candidate(policy, self.geometry, self.tokens, name), values, arm))
         return tuple(made)
 
     def plan(self, trials: int | None, storage: str | None) -> StudyPlan:
@@ -297,9 +313,13 @@ class Prepared:
         spec, checked = self.checked.loaded.spec, self.checked
         costs = [checked.select.label, "prefill_flops", "budget", "kv_bytes"]
         labels = tuple(m.label for m in checked.measures)
+        arms = {arm: Proposals(space, self.geometry, self.tokens) for arm, space in self.spaces.items()}
+        first = next(iter(arms))
         return StudyPlan(
             study_id=self.study_id,
-            proposals=Proposals(self.space, self.geometry, self.tokens),
+            proposals=arms[first],
+            first_arm=first,
+            more_arms={arm: proposals for arm, proposals in arms.items() if arm != first},
             references=self.references,
             objectives=checked.objectives,
             constraints=checked.constraints,
@@ -360,7 +380,7 @@ class Prepared:
         """What the study depends on, one digest each."""
         return {
             "study": self.identity,
-            "space": self.space.digest,
+            "space": self._space_digest,
             "model.architecture": self.fingerprint.architecture,
             "model.weights": self.fingerprint.weights,
             "calibration": self.calibration.digest,

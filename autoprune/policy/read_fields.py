@@ -9,11 +9,9 @@ from typing import Any
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, shown, suggest
 
-LATER_KEYS = ("arms",)
-
 
 def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[str, ...], found: Problems) -> bool:
-    """Whether `data` is a mapping; unknown, later and missing keys are added to `found`."""
+    """Whether `data` is a mapping; unknown and missing keys are added to `found`."""
     if not isinstance(data, Mapping):
         keys = f"must be a mapping with the keys {', '.join(allowed)}"
         found.add(
@@ -22,9 +20,7 @@ def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[
         return False
     meant = set()
     for key in data:
-        if key in LATER_KEYS:
-            found.add((*path, key), f"{key!r} is not available in this version", key=True)
-        elif key not in allowed:
+        if key not in allowed:
             hint = suggest(key, allowed)
             meant.add(hint)
             found.add((*path, key), f"unknown key {key!r}; allowed: {', '.join(allowed)}{hint}", key=True)

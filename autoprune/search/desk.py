@@ -8,6 +8,7 @@ interrupted study measures nothing twice.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from autoprune.ports import Lost, Measured, TrialRecord
 from autoprune.search import settle
 from autoprune.search.dispatch import Dispatcher
 from autoprune.search.ledger import Ledger
+from autoprune.search.memories import Memories
 from autoprune.search.memory import UNREACHABLE, Asked, SamplerMemory, Told
 from autoprune.search.rungs import DROPPED, Standings
 from autoprune.search.stop import check_failures
@@ -65,7 +67,7 @@ class Desk:
     ) -> None:
         self.plan, self.log, self.publisher, self.baseline = plan, log, publisher, baseline
         self.ledger = Ledger(log.trials())
-        self.memory = SamplerMemory(plan, self.ledger.records)
+        self.memory = Memories(plan, self.ledger.records, SamplerMemory)
         self.dispatcher: Dispatcher[Point] = Dispatcher(
             executor, plan.max_retries, plan.evaluation_timeout, plan.synchronous
         )
@@ -117,7 +119,7 @@ class Desk:
     def _settle_told(self, told: Told) -> None:
         """The log lacks a trial that the sampler was told: settle it from the store, or have it measured again."""
         try:
-            candidate = self.candidate_for(told.reference, told.values)
+            candidate = self.candidate_for(told.reference, told.values, told.arm)
         except (Infeasible, BadInput):
             candidate = None
         origin: Origin = "reference" if told.reference else "trial"
@@ -127,7 +129,7 @@ class Desk:
             return
         stored = self.log.find(told.key)
         if stored is None:
-            self.memory.rerun(told.number)
+            self.memory.of[told.arm].rerun(told.number)
             return
         known = self.ledger.measured(told.digest, told.limit) if told.state != "screened" else None
         cached = known is not None or not self.memory.was_dispatched(told.key)
@@ -135,21 +137,21 @@ class Desk:
         self._restore(self.ledger.records[-1])
 
     # -------------------------------------------------------------------------------------------------------- offering
-    def ask(self, kind: SamplerKind, phase: str, climbs: bool = False) -> None:
-        """Take the sampler's next proposal (or the values that wait) and offer it; `climbs`: at the first rung."""
-        asked = self.memory.ask(kind, self.ledger.fruitless(phase))
+    def ask(self, kind: SamplerKind, phase: str, arm: str, climbs: bool = False) -> None:
+        """Take an arm's next proposal (or the values that wait there) and offer it; `climbs`: at the first rung."""
+        asked = self.memory.ask(kind, self.ledger.fruitless(phase), arm)
         origin: Origin = "reference" if asked.reference in self.references else "trial"
         point = Point(asked.phase or phase, origin, None, asked, climbs=climbs or asked.climbs)
         try:
-            point.candidate = self.candidate_for(asked.reference, asked.values)
+            point.candidate = self.candidate_for(asked.reference, asked.values, arm)
         except (Infeasible, BadInput) as error:
             self._settle(point, "infeasible", {}, {UNREACHABLE: distance(error)}, str(error))
             return
         self.offer(point)
 
-    def candidate_for(self, reference: str | None, values: Mapping[str, object]) -> Candidate:
+    def candidate_for(self, reference: str | None, values: Mapping[str, object], arm: str) -> Candidate:
         known = self.references.get(reference or "")
-        return known.candidate if known is not None else self.plan.proposals.candidate(values)
+        return known.candidate if known is not None else self.plan.arms[arm].candidate(values)
 
     def offer(self, point: Point) -> None:
         """Settle a candidate from what is known, or have it measured."""
@@ -160,7 +162,9 @@ class Desk:
         request = self._request(point)
         point.key = self.plan.context.key(request)
         if point.asked is not None:
-            self.memory.identify(point.asked, point.phase, candidate.digest, point.key, point.climbs)
+            self.memory.of[point.asked.arm].identify(
+                point.asked, point.phase, candidate.digest, point.key, point.climbs
+            )
         if point.key in self.running:
             self.running[point.key].followers.append(point)
         elif not self._settle_from_known(point, candidate):
@@ -182,6 +186,12 @@ class Desk:
     def _request(self, point: Point) -> EvalRequest:
         measures = None if point.rung is None else self.plan.rungs[point.rung].measures
         return self.plan.request(given(point.candidate).canonical, "search", limit=point.limit, measures=measures)
+
+    @property
+    def running_arms(self) -> Counter[str]:
+        """How many proposals of each arm are in flight."""
+        flying = [*self.running.values(), *self.followers]
+        return Counter(p.asked.arm for p in flying if p.asked is not None and p.origin == "trial")
 
     @property
     def followers(self) -> list[Point]:
@@ -304,7 +314,7 @@ class Desk:
         seconds: float = 0.0,
     ) -> None:
         if point.asked is not None:
-            self.memory.tell(point.asked, state, values, slacks, reason, point.limit)
+            self.memory.of[point.asked.arm].tell(point.asked, state, values, slacks, reason, point.limit)
         self._record(point, state, values, slacks, reason, cached, seconds)
 
     def _record(
@@ -339,6 +349,7 @@ class Desk:
                 phase=point.phase,
                 limit=point.limit,
                 share=self._share(point.limit),
+                arm="" if source is None else source.arm,
             )
         )
 

@@ -11,6 +11,7 @@ from autoprune.errors import AutoPruneError, BadInput
 from autoprune.policy.budget import Infeasible
 from autoprune.ports import Progress
 from autoprune.search import pareto, strategy
+from autoprune.search.bandit import Bandit
 from autoprune.search.desk import Desk, Point
 from autoprune.search.dispatch import never
 from autoprune.search.errors import Interrupted
@@ -50,7 +51,8 @@ def run(
     try:
         reason = search.loop()
         records = search.desk.ledger.records
-        return finish(plan, bench, log, publisher, observer, records, baseline, reason, search.said)
+        said = [*search.said, *search.bandit.told(records)]
+        return finish(plan, bench, log, publisher, observer, records, baseline, reason, said)
     except (AutoPruneError, KeyboardInterrupt) as error:
         search.desk.memory.release()
         if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
@@ -86,6 +88,7 @@ class _Search:
         standings = Standings(plan.rungs, looks, baseline)
         self.desk = Desk(plan, executor, log, publisher, baseline, standings, self._show)
         self.rule = StopRule(plan.trials, plan.time_limit, stop)
+        self.bandit = Bandit(tuple(plan.arms), plan.objectives)
         self.exhausted = False
         self.said: list[str] = []
 
@@ -151,18 +154,19 @@ class _Search:
 
     # ------------------------------------------------------------------------------------------------------ references
     def _upcoming_reference(self) -> Offer | None:
-        if self.desk.memory.has_waiting():
-            return lambda: self.desk.ask("random", REFERENCES)
+        waiting = self.desk.memory.waiting()
+        if waiting is not None:
+            return lambda: self.desk.ask("random", REFERENCES, waiting)
         reference = self._next_reference()
         return None if reference is None else lambda: self._offer_reference(reference)
 
     def _offer_reference(self, reference: Reference) -> None:
-        desk = self.desk
-        if reference.params is None or not self._makes(reference.params, reference.candidate):
+        desk, arm = self.desk, reference.arm or self.plan.first_arm
+        if reference.params is None or not self._makes(reference.params, reference.candidate, arm):
             desk.offer(Point(REFERENCES, "reference", reference.candidate, None))
             return
-        desk.memory.enqueue(reference.params, reference.candidate.digest)
-        desk.ask("random", REFERENCES)
+        desk.memory.of[arm].enqueue(reference.params, reference.candidate.digest)
+        desk.ask("random", REFERENCES, arm)
 
     def _next_reference(self) -> Reference | None:
         desk = self.desk
@@ -172,12 +176,12 @@ class _Search:
                 return reference
         return None
 
-    def _makes(self, values: Mapping[str, Any], candidate: Candidate) -> bool:
-        """Whether the space really makes this policy from these values; otherwise the sampler would learn a lie."""
-        if not self.desk.memory.covers(values):
+    def _makes(self, values: Mapping[str, Any], candidate: Candidate, arm: str) -> bool:
+        """Whether the arm really makes this policy from these values; otherwise the sampler would learn a lie."""
+        if not self.desk.memory.of[arm].covers(values):
             return False
         try:
-            return self.plan.proposals.candidate(values).digest == candidate.digest
+            return self.plan.arms[arm].candidate(values).digest == candidate.digest
         except (Infeasible, BadInput):
             return False
 
@@ -221,9 +225,10 @@ class _Search:
         values = None
         if probe.limit is None:
             values = probe.values if probe.values is not None else self.plan.proposals.express(probe.document or {})
-        if values is not None and not self.desk.memory.has_waiting() and self._makes(values, candidate):
-            self.desk.memory.enqueue(values)
-            self.desk.ask("random", phase)
+        memory, arm = self.desk.memory, self.plan.first_arm
+        if values is not None and memory.waiting() is None and self._makes(values, candidate, arm):
+            memory.of[arm].enqueue(values)
+            self.desk.ask("random", phase, arm)
         else:
             self.desk.offer(Point(phase, "trial", candidate, None, probe.limit))
 
@@ -249,7 +254,8 @@ class _Search:
                 return None
             if len(desk.followers) > desk.dispatcher.running:
                 return None  # the sampler repeats what is running; it will know more when that is settled
-            return lambda: desk.ask(step.sampler, step.phase, climbs=True)
+            arm = self.bandit.choose(desk.ledger.records, desk.running_arms)
+            return lambda: desk.ask(step.sampler, step.phase, arm, climbs=True)
 
         self._drive(upcoming)
         return ()

@@ -39,6 +39,7 @@ class Asked:
     reference: str | None
     phase: str = ""
     climbs: bool = False
+    arm: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,29 @@ class Told:
     reason: str
     phase: str
     limit: int | None
+    arm: str = ""
 
 
 class SamplerMemory:
-    """Open with `SamplerMemory(plan, records)`; `records` are the study's settled trials."""
+    """Open with `SamplerMemory(plan, records, arm)`; `records` are the settled trials of the arm."""
 
-    def __init__(self, plan: StudyPlan, records: Sequence[TrialRecord]) -> None:
+    def __init__(self, plan: StudyPlan, records: Sequence[TrialRecord], arm: str = "") -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._seed = plan.seed
-        self._dimensions = sampler.Dimensions(plan.proposals.parameters)
+        self.arm = arm
+        self._seed = f"{plan.seed}/{arm}" if arm else str(plan.seed)
+        self._dimensions = sampler.Dimensions(plan.arms[arm].parameters)
         self._distributions = self._dimensions.distributions()
-        self._trials_planned = plan.trials
-        self._startup = sampler.startup_trials(plan.trials)
+        self._trials_planned = plan.trials // len(plan.arms)
+        self._startup = sampler.startup_trials(self._trials_planned)
         self._constraints = tuple(dict.fromkeys(c.text for c in plan.constraints))
         self._objectives = tuple(o.label for o in plan.objectives)
         self.study: Study = optuna.create_study(
             storage=plan.storage,
-            study_name=plan.study_id,
+            study_name=f"{plan.study_id}/{arm}" if arm else plan.study_id,
             directions=[o.direction for o in plan.objectives],
-            sampler=sampler.build("random", plan.seed, 0, self._startup),
+            sampler=sampler.build("random", self._seed, 0, self._startup),
             load_if_exists=True,
         )
         if not self._trials():
@@ -165,6 +168,7 @@ class SamplerMemory:
                     reason=attrs["outcome"]["reason"],
                     phase=attrs.get("phase", ""),
                     limit=attrs["outcome"].get("limit"),
+                    arm=self.arm,
                 )
             )
         return told
@@ -200,7 +204,13 @@ class SamplerMemory:
         given = trial.user_attrs
         values = self._dimensions.from_optuna(trial.params)
         return Asked(
-            trial, trial.number, values, given.get("reference"), given.get("phase", ""), given.get("climbs", False)
+            trial,
+            trial.number,
+            values,
+            given.get("reference"),
+            given.get("phase", ""),
+            given.get("climbs", False),
+            self.arm,
         )
 
     @staticmethod

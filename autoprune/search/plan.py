@@ -30,11 +30,13 @@ class Reference:
     """A known policy that is measured before the search proposes anything.
 
     `params` are its values in the search space where the space can express it (then it teaches the sampler, too);
-    None makes it a reference point on the front only.
+    None makes it a reference point on the front only. `arm`: the one that
+    expresses it (the first, if empty).
     """
 
     candidate: Candidate
     params: Mapping[str, Any] | None = None
+    arm: str = ""
 
 
 class Proposals(Protocol):
@@ -114,7 +116,9 @@ class StudyPlan:
     enforce their own limit before that. `holdout_auto`: certify on as many of the `holdout_records` (None = unknown) as
     the constraints need at the discordance seen in the search, instead of on all. `options` are the strategy's.
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
-    `rungs` are climbed, in this order, by what a sampler proposes.
+    `rungs` are climbed, in this order, by what a sampler proposes. `more_arms` are spaces beside `proposals`, by name;
+    that one is then the `first_arm`: a strategy that makes policies by itself makes those of the first, samplers
+    propose in all.
     """
 
     study_id: str
@@ -142,6 +146,13 @@ class StudyPlan:
     better: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
     accuracies: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
+    first_arm: str = ""
+    more_arms: Mapping[str, Proposals] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> dict[str, Proposals]:
+        """Every space by name; one under the empty name where there are no arms."""
+        return {self.first_arm: self.proposals, **self.more_arms}
 
     def __post_init__(self) -> None:
         if not self.objectives:

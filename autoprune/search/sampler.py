@@ -45,7 +45,7 @@ def startup_trials(trials: int) -> int:
     return min(10, max(4, trials // 4))
 
 
-def build(name: SamplerName, seed: int, index: int, startup: int, size: int = 50) -> BaseSampler:
+def build(name: SamplerName, seed: str, index: int, startup: int, size: int = 50) -> BaseSampler:
     """The sampler for proposal number `index` of a study; `size` of an evolutionary one's population."""
     from optuna import samplers
 

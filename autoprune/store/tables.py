@@ -99,6 +99,7 @@ class TrialRow(Base):
     phase: Mapped[str] = mapped_column(server_default="")
     limit: Mapped[int | None]
     share: Mapped[float] = mapped_column(server_default="1")
+    arm: Mapped[str] = mapped_column(server_default="")
     created: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -82,7 +82,7 @@ SPACE_CASES = [
     ("stages:", "stages:\n  - {at: llm:1, keep: solve, score: feature_norm}", 8, "solve"),
     ("score: {", "group: {windows: 1/4}, score: {", 7, "did you mean 'window'"),
     ("budget: {float: [0.1, 0.6]}", "budget: {float: [0.6, 0.1]}", 3, "0.6"),
-    ("params:", "arms: []\nparams:", 4, "not available in this version"),
+    ("params:", "arms: []\nparams:", 4, "arms are a mapping from 2 to 12 names"),
     ("stages:", "warm_start: [fastv, fastvv]\nstages:", 6, "unknown policy 'fastvv'"),
 ]
 

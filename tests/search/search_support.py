@@ -123,7 +123,7 @@ def measure(request: EvalRequest) -> Measurement:
     samples = {"nll": nll, "acc": right, "flow": flow}
     values = {"cost": cost(policy)} | {label: float(np.mean(numbers)) for label, numbers in samples.items()}
     return Measurement(
-        values={label: values[label] for label in request.measures},
+        values={label: values[label] for label in request.measures if label in values},
         samples={label: samples[label] for label in request.measures if label in samples},
         images=tuple(i // 2 for i in range(count)),
         records=tuple(f"{request.split}-{i}" for i in range(count)),

@@ -21,7 +21,7 @@ from autoprune.search.schedule import Schedule, schedule_of
 
 CURVES = ("p_sigmoid", "logistic", "geometric", "steps")
 DECIDE = ("autoprune_2025", "lvlm_csp", "saint_llm", "sparsity_meets_similarity", "todre")
-INSIDE = [n for n in catalog.names("search_spaces") if max(proposals(n).sites) > 0 and n not in DECIDE]
+INSIDE = [n for n in catalog.names("search_spaces") if n != "arms" and max(proposals(n).sites) > 0 and n not in DECIDE]
 NEEDS = (1, 1, 0.75, 0.75, 0.5, 0.25, 0, 0)
 QUICK = {"tolerances": [0.1, 0.3], "block": 2, "resolution": 8, "limit": 0.1}
 

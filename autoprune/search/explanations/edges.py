@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autoprune.errors import BadInput
 from autoprune.policy.budget import Infeasible
 from autoprune.search import pareto
-from autoprune.search.explanations.evidence import Evidence, Explanation
+from autoprune.search.explanations.evidence import Evidence, Explanation, by_arm
 
 if TYPE_CHECKING:
     from autoprune.policy.parameters import Parameter
@@ -20,6 +20,11 @@ SHARE = 0.5  # of the looked-at policies that must sit at an end
 
 
 def explain(evidence: Evidence) -> Explanation:
+    """See `_explain`; of each arm by itself."""
+    return by_arm(evidence, _explain)
+
+
+def _explain(evidence: Evidence) -> Explanation:
     """Per parameter with at least half of the front's members (and of the best feasible by each objective) at an end
     that can be widened: which `end`, its `value` as a space writes it, and `hit` `of` how many policies."""
     points = _looked_at(evidence)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +40,24 @@ class Evidence:
     def complete(self) -> list[TrialRecord]:
         """The measured among them."""
         return [r for r in self.points if r.state == "complete"]
+
+
+def by_arm(evidence: Evidence, explain: Callable[[Evidence], Explanation]) -> Explanation:
+    """An explanation of what a space left open, for each arm by itself where there are arms."""
+    if len(evidence.plan.arms) == 1:
+        return explain(evidence)
+    found = {arm: explain(_of(evidence, arm)) for arm in evidence.plan.arms}
+    lines = (f"arm {arm}: {line}" for arm, one in found.items() for line in one.lines)
+    return Explanation({arm: one.data for arm, one in found.items() if one.data}, tuple(lines))
+
+
+def _of(evidence: Evidence, arm: str) -> Evidence:
+    return replace(
+        evidence,
+        plan=replace(evidence.plan, proposals=evidence.plan.arms[arm], first_arm=arm, more_arms={}),
+        records=[r for r in evidence.records if r.arm == arm],
+        members=[r for r in evidence.members if r.arm == arm],
+    )
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.search import sampler
-from autoprune.search.explanations.evidence import Evidence, Explanation
+from autoprune.search.explanations.evidence import Evidence, Explanation, by_arm
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -24,6 +24,11 @@ SHOWN = 3
 
 
 def explain(evidence: Evidence) -> Explanation:
+    """See `_explain`; of each arm by itself."""
+    return by_arm(evidence, _explain)
+
+
+def _explain(evidence: Evidence) -> Explanation:
     """Per objective each parameter's share (they sum to 1), the largest first; or `too_few` with what there is and what
     is needed. Feasible or not, every measured point that the space has made counts."""
     dimensions = sampler.Dimensions(evidence.plan.proposals.parameters)
