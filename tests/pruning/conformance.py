@@ -1,7 +1,7 @@
 """Every registered part and every policy of the catalog against every family, generated from the registries.
 
-`python tests/pruning/conformance.py` (with the repository on PYTHONPATH) prints how many there are of what, and why a
-family refuses what it cannot do.
+`python tests/pruning/conformance.py > docs/conformance.md` writes down how many there are of what, and why a family
+refuses what it cannot do.
 """
 
 from __future__ import annotations
@@ -209,34 +209,82 @@ def bound(policy: str, name: str) -> ResolvedPolicy:
     return resolved
 
 
-def part_lines(names: Sequence[str] = FAMILIES) -> Iterator[str]:
-    """How many parts there are, and how many run in the families."""
-    per_kind = {kind: len(parts.names(kind)) for kind in KINDS}
-    shown = ", ".join(f"{count} of kind {kind}" for kind, count in per_kind.items())
-    yield f"{sum(per_kind.values())} parts ({shown}); {len(POLICIES)} policies; {len(names)} families"
-    first = [one for name in names for one in first_cells(name)]
+@dataclass(frozen=True)
+class Count:
+    """Of so many combinations so many are refused; the others run."""
+
+    what: str
+    cells: int
+    refused: int
+
+
+def counts(names: Sequence[str] = FAMILIES) -> list[Count]:
+    """What is examined: parts, parts with every value of their enumerated parameters, and policies, in every family."""
+    once = [one for name in names for one in first_cells(name)]
     every = [one for name in names for one in cells(name)]
-    for label, found in (("parts x families", first), ("parts with every parameter x families", every)):
-        run = sum(one.site is not None for one in found)
-        yield f"{label}: {len(found)} cells, {run} run, {len(found) - run} refused"
-    for one in first:
-        if one.site is None:
-            yield f"  {one.family} has no {one.kind} {one.part.name}: {one.reason.split(': ', 1)[1]}"
+    return [
+        Count("parts", len(once), sum(one.site is None for one in once)),
+        Count("parts with every parameter", len(every), sum(one.site is None for one in every)),
+        Count("policies", len(POLICIES) * len(names), sum(len(found) for *_, found in refused_policies(names))),
+    ]
 
 
-def policy_lines(names: Sequence[str] = FAMILIES) -> Iterator[str]:
-    """How many policies run in the families, and why others do not."""
-    reasons = {(n, p): why_not(functools.partial(bound, p, n)) for n in names for p in POLICIES}
-    run = sum(not reason for reason in reasons.values())
-    yield f"policies x families: {len(reasons)} cells, {run} run, {len(reasons) - run} refused"
+def refused_parts(names: Sequence[str] = FAMILIES) -> Iterator[tuple[str, str, str]]:
+    """Family, part and reason."""
+    for name in names:
+        for one in first_cells(name):
+            if one.site is None:
+                yield name, f"{one.kind} `{one.part.name}`", one.reason.split(": ", 1)[1]
+
+
+def refused_policies(names: Sequence[str] = FAMILIES) -> Iterator[tuple[str, str, list[str]]]:
+    """Family, reason and the policies refused for it."""
     for name in names:
         whom: dict[str, list[str]] = {}
-        for (n, policy), reason in reasons.items():
-            if n == name and reason:
+        for policy in POLICIES:
+            if reason := why_not(functools.partial(bound, policy, name)):
                 whom.setdefault(reason.split("\n")[0].split(": ", 1)[1], []).append(policy)
         for reason, policies in whom.items():
-            yield f"  {name} refuses {', '.join(policies)}: {reason}"
+            yield name, reason, policies
+
+
+PAGE = """# What runs on which model
+
+<!-- made by `python tests/pruning/conformance.py > docs/conformance.md`; a test holds it to the registries -->
+
+{parts} registered parts ({kinds}), {policies} policies of the
+catalog, {families} families of models: {names}.
+Every combination either runs (exact counts, the same alone and in a batch, the budget that the arithmetic says, and
+more: `tests/pruning/test_pruning_conformance.py`) or is refused with a reason before anything runs. Left out are
+criteria that policies cannot use, and `logistic`, which is no rule of a single stage. Policies are carried out as deep
+as their papers count: 32 decoder layers, 24 blocks of the tower.
+
+| in every family | combinations | run | refused |
+|---|---|---|---|
+{table}
+
+## What a family cannot give
+
+| family | what | why |
+|---|---|---|
+{refused}
+"""
+
+
+def page() -> str:
+    """docs/conformance.md."""
+    kinds = {kind: len(parts.names(kind)) for kind in KINDS}
+    refused = [*refused_parts(), *((n, ", ".join(f"`{p}`" for p in whom), why) for n, why, whom in refused_policies())]
+    return PAGE.format(
+        parts=sum(kinds.values()),
+        kinds=", ".join(f"{count} of kind {kind}" for kind, count in kinds.items()),
+        policies=len(POLICIES),
+        families=len(FAMILIES),
+        names=", ".join(FAMILIES),
+        table="\n".join(f"| {c.what} | {c.cells} | {c.cells - c.refused} | {c.refused} |" for c in counts()),
+        refused="\n".join(f"| {family} | {what} | {why} |" for family, what, why in refused),
+    )
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join([*part_lines(), *policy_lines()]) + "\n")
+    sys.stdout.write(page())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +26,16 @@ from conformance import (
     batches,
     bound,
     cells,
+    counts,
     deep,
     examined,
     first_cells,
     geometry,
     newlines,
     one_stage,
-    part_lines,
+    page,
     published,
+    refused_parts,
     separator_places,
     why_not,
 )
@@ -215,13 +218,17 @@ def test_a_policy_in_a_family(policy: str, name: str) -> None:
 
 def test_what_is_examined_can_be_counted() -> None:
     """No part and no family is left out."""
-    first, once, every, *refused = part_lines()
-    assert f"{len(FAMILIES)} families" in first
-    assert once.startswith(f"parts x families: {len(ONCE)} cells")
-    assert every.startswith(f"parts with every parameter x families: {len(ONCE) + len(REST)} cells")
-    assert len(refused) == sum(one.site is None for one in ONCE)
+    once, every, policies = counts()
+    assert (once.cells, every.cells) == (len(ONCE), len(ONCE) + len(REST))
+    assert policies.cells == len(POLICIES) * len(FAMILIES)
+    assert len(list(refused_parts())) == once.refused == sum(one.site is None for one in ONCE)
     for name in FAMILIES:
         assert {(one.kind, one.part.name) for one in ONCE if one.family == name} == {
             (kind, part) for kind in KINDS for part in examined(kind)
         }
     assert all(one.site is not None for one in ONCE if one.family == "llava")  # nothing is refused everywhere
+
+
+def test_the_page_says_what_runs_where() -> None:
+    """`python tests/pruning/conformance.py > docs/conformance.md` brings it up to date."""
+    assert (Path(__file__).parents[2] / "docs" / "conformance.md").read_text() == page()
