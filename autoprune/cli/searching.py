@@ -41,25 +41,31 @@ def search(
         raise typer.Exit(1)
 
 
-def validate(spec: SpecPath, json: JsonFlag = False) -> None:
-    """Check a spec against everything that can be known without running it."""
+def validate(
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="A spec, a policy or a search space.")],
+    model: Annotated[str | None, typer.Option(help="A folder or hub id: hold a policy or a space against it.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Check a spec, a policy or a search space against everything that can be known without running it."""
     from autoprune import api, check
 
     try:
-        checked = check.check(spec)
+        checked = check.check_any(document, model)
     except BadInput as error:
         if not json:
             raise
-        emit({"ok": False, "errors": [errors.located(p) for p in error.problems] or [_unplaced(spec, error)]})
+        emit({"ok": False, "errors": [errors.located(p) for p in error.problems] or [_unplaced(document, error)]})
         raise typer.Exit(2) from error
-    warnings = (*checked.warnings, *api.lacking(checked.loaded))
+    warnings = checked.warnings
+    if isinstance(checked, check.Checked):
+        warnings = (*warnings, *api.lacking(checked.loaded))
     if json:
         emit({"ok": True, "errors": [], "warnings": [errors.located(w) for w in warnings]})
         return
     for warning in warnings:
         notes().print(f"warning: {warning}")
     console().print(table(None, ("", ""), checked.summary()))
-    console().print(f"{spec}: ok")
+    console().print(f"{document}: ok")
 
 
 def _unplaced(spec: Path, error: BadInput) -> dict[str, object]:

@@ -76,11 +76,11 @@ def test_unexpected_errors_keep_their_traceback(
 ) -> None:
     import autoprune.check
 
-    def broken(path: Path) -> None:
+    def broken(path: Path, model: str | None) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(autoprune.check, "check", broken)
+    monkeypatch.setattr(autoprune.check, "check_any", broken)
     assert cli("validate", "x.yaml").code == 1
     said = capsys.readouterr().err
     logs = list((tmp_path / "autoprune").glob("error-*.log"))
