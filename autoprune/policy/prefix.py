@@ -15,7 +15,7 @@ PrefixKey = tuple[tuple[int, str], ...]
 def prefix_key(canonical: str) -> PrefixKey:
     """Sorted by it, policies (canonical JSON) that share their first stages stand side by side, the longer the shared
     part the closer: layer and content of every stage in order."""
-    stages = json.loads(canonical)["stages"]
+    stages = json.loads(canonical).get("stages", ())
     return tuple((int(s["layer"]), json.dumps(s, sort_keys=True)) for s in stages)
 
 

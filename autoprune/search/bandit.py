@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.search import pareto
+from autoprune.search.growth import Growth
 
 if TYPE_CHECKING:
     from autoprune.ports import TrialRecord
@@ -27,10 +27,9 @@ class Bandit:
     """Follows a study's records and says which of its arms is next."""
 
     def __init__(self, arms: Sequence[str], objectives: Sequence[Objective]) -> None:
-        self.arms, self._objectives = tuple(arms), tuple(objectives)
+        self.arms = tuple(arms)
         self._seen = 0
-        self._front: list[pareto.Point] = []
-        self._volume = 0.0
+        self._growth = Growth(objectives)
         self.asked: Counter[str] = Counter()
         self.gained: dict[str, float] = dict.fromkeys(arms, 0.0)
         self._recent: dict[str, deque[float]] = {arm: deque(maxlen=WINDOW) for arm in arms}
@@ -63,14 +62,10 @@ class Bandit:
 
     def follow(self, records: Sequence[TrialRecord]) -> None:
         """Take in what was settled since; references make the front that gains are counted from."""
-        reference = pareto.reference_point(records, self._objectives)
         for record in records[self._seen :]:
-            gain = 0.0
-            if record.origin != "baseline" and pareto.feasible(record) and reference is not None:
-                self._front.append(pareto.signed(record.values, self._objectives))
-                self._front = [self._front[i] for i in pareto.non_dominated(self._front)]
-                volume = pareto.hypervolume(self._front, reference)
-                gain, self._volume = volume - self._volume, volume
+            before = self._growth.hypervolume or 0.0
+            self._growth.add(record)
+            gain = (self._growth.hypervolume or 0.0) - before
             if record.origin == "trial" and record.sampler_number is not None and record.arm in self._recent:
                 self.asked[record.arm] += 1
                 self.gained[record.arm] += gain

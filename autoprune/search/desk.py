@@ -17,6 +17,7 @@ from autoprune.policy.budget import Infeasible
 from autoprune.ports import Lost, Measured, TrialRecord
 from autoprune.search import settle
 from autoprune.search.dispatch import Dispatcher
+from autoprune.search.growth import Growth
 from autoprune.search.ledger import Ledger
 from autoprune.search.memories import Memories
 from autoprune.search.memory import UNREACHABLE, Asked, SamplerMemory, Told
@@ -67,6 +68,7 @@ class Desk:
     ) -> None:
         self.plan, self.log, self.publisher, self.baseline = plan, log, publisher, baseline
         self.ledger = Ledger(log.trials())
+        self.growth = Growth(plan.objectives, self.ledger.records)
         self.memory = Memories(plan, self.ledger.records, SamplerMemory)
         self.dispatcher: Dispatcher[Point] = Dispatcher(
             executor, plan.max_retries, plan.evaluation_timeout, plan.synchronous
@@ -200,14 +202,15 @@ class Desk:
     @property
     def running_share(self) -> float:
         """What is in flight, in full evaluations; what is at a rung may come to need all the rest."""
-        return sum(self._share(point.limit) + self._ahead(point) for point in self.running.values())
+        return sum(self.share(point.limit) + self._ahead(point) for point in self.running.values())
 
     def _ahead(self, point: Point) -> float:
         if point.rung is None:
             return 0.0
-        return 1.0 + sum(self._share(rung.limit) for rung in self.plan.rungs[point.rung + 1 :])
+        return 1.0 + sum(self.share(rung.limit) for rung in self.plan.rungs[point.rung + 1 :])
 
-    def _share(self, limit: int | None) -> float:
+    def share(self, limit: int | None) -> float:
+        """What an evaluation of so many records is of a full one."""
         return 1.0 if limit is None else limit / len(self.baseline.images)
 
     def _settle_from_known(self, point: Point, candidate: Candidate) -> bool:
@@ -348,7 +351,7 @@ class Desk:
                 seconds=seconds,
                 phase=point.phase,
                 limit=point.limit,
-                share=self._share(point.limit),
+                share=self.share(point.limit),
                 arm="" if source is None else source.arm,
             )
         )
@@ -356,6 +359,7 @@ class Desk:
     def _commit(self, record: TrialRecord) -> None:
         self.log.settle(record)
         self.ledger.add(record)
+        self.growth.add(record)
         self.publisher.flush()
         self._show(self)
 

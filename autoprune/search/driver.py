@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.policy.budget import Infeasible
+from autoprune.policy.prefix import prefix_key
 from autoprune.ports import Progress
-from autoprune.search import pareto, strategy
+from autoprune.search import strategy
 from autoprune.search.bandit import Bandit
 from autoprune.search.desk import Desk, Point
 from autoprune.search.dispatch import never
@@ -190,7 +191,9 @@ class _Search:
         """Every probe's answer, in order. What is known already costs nothing and is not settled again."""
         candidates = [self._made(probe) for probe in step.probes]
         self._prepare({p.limit for p in step.probes})
-        waiting = deque((p, c) for p, c in zip(step.probes, candidates, strict=True) if not isinstance(c, str))
+        waiting = self._ordered(
+            [(p, c) for p, c in zip(step.probes, candidates, strict=True) if not isinstance(c, str)]
+        )
 
         def upcoming() -> Offer | None:
             while waiting and self._known(*waiting[0]) is not None:
@@ -199,6 +202,14 @@ class _Search:
 
         self._drive(upcoming)
         return [self._answer(p, c) for p, c in zip(step.probes, candidates, strict=True)]
+
+    def _ordered(self, asked: list[tuple[Probe, Candidate]]) -> deque[tuple[Probe, Candidate]]:
+        """Policies that begin alike one after the other, so that workers find what they share still there; as asked
+        where trials may run out on the way, because the first are wanted most."""
+        left = self.plan.trials - self.desk.ledger.spent()
+        if left >= sum(self.desk.share(probe.limit) for probe, _ in asked):
+            asked.sort(key=lambda pair: prefix_key(pair[1].canonical))
+        return deque(asked)
 
     def _prepare(self, limits: set[int | None]) -> None:
         """Costs of part of the records are compared with the baseline's of the same part."""
@@ -261,7 +272,7 @@ class _Search:
         return ()
 
     def _show(self, desk: Desk) -> None:
-        ledger, objectives = desk.ledger, self.plan.objectives
+        ledger = desk.ledger
         self.observer.update(
             Progress(
                 phase="references" if self.phase == REFERENCES else "search",
@@ -269,8 +280,8 @@ class _Search:
                 failed=ledger.failed,
                 running=desk.dispatcher.running,
                 target=self.plan.trials,
-                hypervolume=pareto.hypervolume_of(ledger.records, objectives),
-                best=pareto.best_values(ledger.records, objectives),
+                hypervolume=desk.growth.hypervolume,
+                best=dict(desk.growth.best),
                 step="" if self.phase == REFERENCES else self.phase,
             )
         )

@@ -29,10 +29,11 @@ class Ledger:
         self._references: set[str] = set()
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._fruitless: defaultdict[str, int] = defaultdict(int)
-        self.complete = 0
+        self.complete = self.failed = self._settled = 0
+        self._failures: list[TrialRecord] = []
         for record in records:
             self.add(record)
-        self._inherited = len(self.records)
+        self._settled, self._failures = 0, []  # of this run
 
     def add(self, record: TrialRecord) -> None:
         self.records.append(record)
@@ -47,6 +48,10 @@ class Ledger:
         look = (record.digest, record.state, record.limit)
         known = look in self._looks if record.state == "screened" else look[::2] in self._measured
         new = measured and not known
+        self._settled += not record.cached and record.state != "infeasible"
+        if _counts_as_failed(record):
+            self.failed += 1
+            self._failures.append(record)
         # In a row: nothing came of it that this study did not know (a new failure is news, too).
         fruitful = new or _counts_as_failed(record)
         self._fruitless[record.phase] = 0 if fruitful else self._fruitless[record.phase] + 1
@@ -98,17 +103,13 @@ class Ledger:
         return digest in self._references
 
     @property
-    def failed(self) -> int:
-        """All failed evaluations of the study."""
-        return sum(_counts_as_failed(r) for r in self.records)
-
     def failures_of_this_run(self) -> list[TrialRecord]:
-        return [r for r in self.records[self._inherited :] if _counts_as_failed(r)]
+        return self._failures
 
+    @property
     def settled_in_this_run(self) -> int:
         """Evaluations that ended in this run, well or badly."""
-        new = self.records[self._inherited :]
-        return sum(1 for r in new if r.origin != "baseline" and not r.cached and r.state != "infeasible")
+        return self._settled
 
 
 def _counts_as_failed(record: TrialRecord) -> bool:

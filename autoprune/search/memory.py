@@ -84,6 +84,8 @@ class SamplerMemory:
         )
         if not self._trials():
             self._replay(records)
+        self._proposals = self._waiting = 0
+        self._recount()
         self._dispatched = {name for name in self.study.user_attrs if name.startswith("dispatched:")}
 
     # ------------------------------------------------------------------------------------------------------- opening
@@ -132,12 +134,14 @@ class SamplerMemory:
                 self._enqueue_again(trial)
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
+        self._recount()
 
     def rerun(self, number: int) -> None:
         """Ask again for a told trial whose measurement is gone (once)."""
         trials = self._trials()
         if not any(t.user_attrs.get("retry_of") == number for t in trials):
             self._enqueue_again(trials[number])
+            self._recount()
 
     def _enqueue_again(self, trial: FrozenTrial) -> None:
         attrs: dict[str, Any] = {"retry_of": trial.number}
@@ -176,9 +180,16 @@ class SamplerMemory:
     # -------------------------------------------------------------------------------------------------------- asking
     def has_waiting(self) -> bool:
         """Whether an enqueued trial comes before anything the sampler would propose."""
+        return self._waiting > 0
+
+    def _recount(self) -> None:
+        """Proposals that count (abandoned ones do not), and those that wait. Kept up by hand from here on: looking
+        through all trials at every proposal would make a long study slow."""
         from optuna.trial import TrialState
 
-        return any(t.state == TrialState.WAITING for t in self._trials())
+        trials = self._trials()
+        self._proposals = sum(1 for t in trials if not self._is_abandoned(t))
+        self._waiting = sum(1 for t in trials if t.state == TrialState.WAITING)
 
     def enqueue(self, values: Mapping[str, Any], reference: str | None = None) -> None:
         """Make these (checked) values the next proposal; `reference` is the digest of the reference that they are."""
@@ -186,6 +197,7 @@ class SamplerMemory:
         if stored is None:
             raise ValueError("enqueued values must lie in the space")
         self.study.enqueue_trial(stored, user_attrs=None if reference is None else {"reference": reference})
+        self._proposals, self._waiting = self._proposals + 1, self._waiting + 1
 
     def covers(self, values: Mapping[str, Any]) -> bool:
         """Whether the space contains these values."""
@@ -194,13 +206,17 @@ class SamplerMemory:
     def ask(self, kind: SamplerKind, fruitless: int = 0) -> Asked:
         """The next proposal. After several in a row that needed no evaluation, a random one: samplers that do not learn
         from such points would repeat them for ever."""
-        proposals = sum(1 for t in self._trials() if not self._is_abandoned(t))
+        proposals = self._proposals
         if self.has_waiting() or fruitless >= RANDOM_AFTER:
             kind = "random"  # where one waits, its values are given
         planned = self._trials_planned
         name = sampler.choose(kind, len(self._distributions), planned, len(self._objectives))
         self.study.sampler = sampler.build(name, self._seed, proposals, self._startup, sampler.population(planned))
         trial = self.study.ask(self._distributions)
+        if self._waiting:
+            self._waiting -= 1
+        else:
+            self._proposals += 1
         given = trial.user_attrs
         values = self._dimensions.from_optuna(trial.params)
         return Asked(

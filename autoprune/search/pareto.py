@@ -91,26 +91,10 @@ def _beyond(column: Sequence[float]) -> float:
     return worst + 0.1 * (spread if spread > 0 else max(1.0, abs(worst)))
 
 
-def hypervolume_of(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> float | None:
-    """Hypervolume of the feasible points so far; None before the baseline is measured."""
-    reference = reference_point(records, objectives)
-    if reference is None:
-        return None
-    return hypervolume([signed(r.values, objectives) for r in search_front(records, objectives)], reference)
-
-
 def search_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
     """The non-dominated among the feasible points (references included, baseline not), by number."""
     points = [r for r in records if r.origin != "baseline" and feasible(r)]
     return [points[i] for i in non_dominated([signed(r.values, objectives) for r in points])]
-
-
-def best_values(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> dict[str, float]:
-    """Per objective the best value among the feasible points."""
-    points = [r for r in records if r.origin != "baseline" and feasible(r)]
-    if not points:
-        return {}
-    return {o.label: (min if o.direction == "minimize" else max)(r.values[o.label] for r in points) for o in objectives}
 
 
 def hypervolume_curve(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[float]:

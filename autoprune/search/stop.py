@@ -40,8 +40,8 @@ class StopRule:
 
 def check_failures(ledger: Ledger, allowed: int) -> None:
     """Raise when too much of this run failed to call it a search; the message names the commonest reason."""
-    failures = ledger.failures_of_this_run()
-    settled = ledger.settled_in_this_run()
+    failures = ledger.failures_of_this_run
+    settled = ledger.settled_in_this_run
     if len(failures) <= max(allowed, FAILURE_SHARE * settled):
         return
     kinds = [f.reason.split(":", 1)[0] for f in failures]

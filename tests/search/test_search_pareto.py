@@ -11,6 +11,7 @@ from search_support import objective
 
 from autoprune.ports import TrialRecord
 from autoprune.search import pareto
+from autoprune.search.growth import Growth
 
 GOALS = (objective("cost"), objective("acc", "maximize"))
 
@@ -75,7 +76,7 @@ def test_the_curve_counts_feasible_completed_trials():
     third = second + (0.4 - 0.2) * (0.7 - 0.35)  # the cached point is part of the curve, but no step of it
     assert pareto.hypervolume_curve(records, GOALS) == pytest.approx([first, second, second, third])
     assert [r.number for r in pareto.search_front(records, GOALS)] == [2, 5]
-    assert pareto.best_values(records, GOALS) == {"cost": 0.2, "acc": 0.8}
+    assert Growth(GOALS, records).best == {"cost": 0.2, "acc": 0.8}
 
 
 def test_without_references_the_reference_point_is_a_tenth_beyond_the_baseline():
@@ -95,3 +96,16 @@ def test_the_non_dominated_are_those_by_definition(dimensions):
             if p not in points[:i] and not any(pareto.dominates(other, p) for other in points)
         ]
         assert pareto.non_dominated(points) == kept
+
+
+def test_what_grows_record_by_record_is_what_all_records_say():
+    rng = np.random.default_rng(3)
+    records = [record(0, 1.0, 0.9, "baseline")]
+    growth = Growth(GOALS, records)
+    for number in range(1, 60):
+        cost, acc, slack = (float(v) for v in rng.integers(0, 10, 3) / 10)
+        records.append(record(number, cost, acc, "reference" if number < 4 else "trial", slack=slack - 0.7))
+        growth.add(records[-1])
+        front = [pareto.signed(r.values, GOALS) for r in pareto.search_front(records, GOALS)]
+        assert sorted(growth.front) == sorted(front)
+        assert growth.hypervolume == pytest.approx(pareto.hypervolume(front, pareto.reference_point(records, GOALS)))

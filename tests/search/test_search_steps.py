@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import optuna
@@ -71,6 +72,17 @@ def test_answers_come_in_the_order_of_the_probes(scripted, capacity):
     assert [a.probe for a in answers[0]] == probes
     assert len(fresh(log)) == 3, "the repeated point is measured once"
     assert {r.phase for r in fresh(log)} == {"ladder"}
+
+
+@pytest.mark.parametrize("trials", [16, 3])
+def test_probes_that_begin_alike_are_measured_one_after_the_other(scripted, monkeypatch, trials):
+    monkeypatch.setattr("autoprune.search.driver.prefix_key", lambda canonical: json.loads(canonical)["mode"])
+    probes = [point(0.9), point(0.8, mode="b"), point(0.7), point(0.6, mode="b")]
+    scripted(Probes("ladder", probes))
+    log = FakeLog()
+    run(plan(trials=trials), log=log)
+    order = "".join(r.params["mode"] for r in fresh(log))
+    assert order == ("aabb" if trials == 16 else "aba"), "as asked where not all can be measured"
 
 
 def test_the_sampler_learns_of_probes_that_the_space_has(scripted):
