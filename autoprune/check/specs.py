@@ -64,8 +64,10 @@ class Checked:
         unmet = []
         for arm, space in self.spaces.items():
             loaded, bound = replace(self.loaded, space_source=self.documents[arm]), space.bind(geometry)
-            unmet.append(unmeetable(loaded, bound, self.constraints))
-            found.extend(misfit(loaded, self.strategy, bound, self.objectives, self.constraints))
+            wrong = misfit(loaded, self.strategy, bound, self.objectives, self.constraints)
+            found.extend(wrong)
+            asked = bound if wrong else searched(self.strategy, self.documents[arm].data, bound)
+            unmet.append(unmeetable(loaded, asked, self.constraints))
         return list(dict.fromkeys([*(problem for each in unmet if all(unmet) for problem in each), *found]))
 
     def summary(self) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Values of a space whose policy keeps about what a schedule says: least squares over the layers, no measuring.
 
-Only parameters that move the schedule are fitted; the budget is the schedule's own. A few points at random, then steps
-at random from the best, all numbers at once, that become smaller: the same from the same seed.
+Only parameters that move the schedule are fitted. A few points at random, at the schedule's own budget, then steps at
+random from the best, all numbers at once (what a sampled budget means depends on the others), that become smaller: the
+same from the same seed.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ FAR = math.inf
 def fitted(proposals: Proposals, values: Mapping[str, Any], target: Schedule, seed: int) -> dict[str, Any] | None:
     """The values, others as they are; None where no point that was tried is a policy."""
     search = _Fit(proposals, target, {**values, **_budget(proposals, target)})
-    free = [p for p in proposals.parameters if p.name != BUDGET and p.kind != "choice" and search.moves(p)]
+    free = [p for p in proposals.parameters if p.kind != "choice" and search.moves(p)]
     rng = random.Random(f"{seed}:{target.steps}")
-    points = [{p.name: rng.random() for p in free} for _ in range(DRAWS)]
-    best = min([{p.name: p.place(values[p.name]) for p in free}, *points], key=search.error_at)
+    first = {p.name: p.place(search.values[p.name]) for p in free}
+    drawn = [{**first, **{p.name: rng.random() for p in free if p.name != BUDGET}} for _ in range(DRAWS)]
+    best = min([first, *drawn], key=search.error_at)
     for spread in SPREADS:
         for _ in range(TRIES * len(free)):
             near = {name: min(max(rng.gauss(place, spread), 0.0), 1.0) for name, place in best.items()}

@@ -23,7 +23,7 @@ from autoprune.search.section import Searched, first_good
 from autoprune.search.strategy import Answer, Options, Probe, Probes, Step, Task
 
 PHASE = "greedy"
-PLACES = 6  # so many, or a few more, unless `block` says otherwise
+PLACES = 6  # about so many unless `block` says otherwise
 FEWEST = 16  # records, if there are as many
 ALLOWED = (0.25, 0.5, 1.0, 2.0)
 RELATIVE = (0.01, 0.03, 0.1, 0.3)
@@ -42,7 +42,7 @@ class LadderOptions(Options):
         description="one rung each: parts of what the constraint allows to lose (null: 1/4, 1/2, 1, 2), else of the "
         "unpruned value (null: 0.01, 0.03, 0.1, 0.3), where that is 0 of what the strongest pruning loses",
     )
-    limit: float = Field(0.25, gt=0, le=1, description="which part of the search records a step is measured on")
+    limit: float = Field(0.125, gt=0, le=1, description="which part of the search records a step is measured on")
     block: int | None = Field(
         None, ge=1, description="layers from one place to the next; null: about six places in all"
     )
@@ -89,8 +89,7 @@ class Ladder:
 
     @property
     def places(self) -> tuple[int, ...]:
-        block = self.options.block or max(1, len(self.form.layers) // PLACES)
-        return self.form.places(block)
+        return self.form.places(self.options.block or math.ceil(len(self.form.layers) / PLACES))
 
     def climb(self, before: Rung, tolerance: float) -> Climb:
         """From one rung, whose schedule is the first to go on from, to the next."""

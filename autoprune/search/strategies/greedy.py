@@ -18,8 +18,8 @@ def greedy(task: Task, options: LadderOptions) -> Steps:
     The loss is the measure's, from the unpruned model on the same records, without a margin. Of n places the i-th may
     bring it up to i/n of the rung's tolerance, so that deeper layers have what shallow ones leave over; a cut holds for
     all later layers. The next rung goes on from the one before. Ways to choose tokens are those of the best reference
-    that the space contains, else of its middle; a place takes the parts of the space's stage at or before it. With
-    several workers the range is cut into more than two parts at once.
+    that the space contains, else of its middle; a place takes the parts of the space's stage at or before it. Keeps are
+    not held to the space's ranges. With several workers the range is cut into more than two parts at once.
     """
     chosen = form(task, gentle(task, anchor(task)))
     ladder = yield from Ladder.begin(task, chosen, options)
