@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api.rungs import rungs
+from autoprune.api.within_reach import WithinReach
 from autoprune.calibration.digest import calibration_digest
 from autoprune.calibration.records import Record, load_records
 from autoprune.calibration.splits import Splits, split
@@ -26,11 +26,9 @@ from autoprune.measures.prefix_cache import default_size
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy import canonical, catalog
-from autoprune.policy.bound import BUDGET
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
-from autoprune.policy.parameters import SNAP
 from autoprune.policy.scale import at_budget
 from autoprune.policy.space import BoundSpace, Parameter
 from autoprune.ports import CalibrationSource, EvaluationContext, MeasureRequest, WorkerSpec
@@ -76,33 +74,14 @@ class Proposals:
         return self.space.parameters
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
-        return candidate(self.space.fill(self._within_reach(values)), self.geometry, self.tokens)
+        return candidate(self.space.fill(self.reach.moved(values)), self.geometry, self.tokens)
 
     def filled(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.space.fill(self._within_reach(values)).dump()
+        return self.space.fill(self.reach.moved(values)).dump()
 
-    def _within_reach(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values with their budget moved into what the other values leave of its range.
-
-        Stages before the solved one may keep so much that no budget below some floor can be met. The sampled range then
-        begins at that floor: low becomes the floor, high stays, what is between moves in proportion. Where all of the
-        range can be met nothing changes; samplers do not learn from points that make no policy, and would ask for them
-        again and again.
-        """
-        budget = self.space.budget
-        if budget is None or budget[0] == budget[1] or BUDGET not in values:
-            return values
-        low, high = budget
-        try:
-            canonical.resolve(self.space.fill({**values, BUDGET: low}), self.geometry, PARTS, self.tokens)
-        except Infeasible as error:
-            floor = low + error.distance
-        else:
-            return values
-        if floor >= high:
-            return values
-        moved = floor + (float(values[BUDGET]) - low) / (high - low) * (high - floor)
-        return {**values, BUDGET: min(high, math.ceil(moved * SNAP) / SNAP)}
+    @cached_property
+    def reach(self) -> WithinReach:
+        return WithinReach(self.space, lambda policy: canonical.resolve(policy, self.geometry, PARTS, self.tokens))
 
     @cached_property
     def sites(self) -> tuple[int, ...]:
@@ -122,7 +101,12 @@ class Proposals:
         return made
 
     def express(self, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        return self.space.express(Policy.parse(document, PARTS))
+        return self.expressed(Policy.parse(document, PARTS))
+
+    def expressed(self, policy: Policy) -> Mapping[str, Any] | None:
+        """Values that make a policy of this effect, or None."""
+        values = self.space.express(policy)
+        return None if values is None else self.reach.sampled(values)
 
     def costs(self, candidate: Candidate) -> Mapping[str, float]:
         """The budget, where every sample has the same N and no rule decides on the run; other costs need the texts'
@@ -292,6 +276,11 @@ class Prepared:
         return f"{self.checked.loaded.spec.name}-{self.identity[:12]}"
 
     @cached_property
+    def proposals(self) -> Mapping[str, Proposals]:
+        """Of each arm."""
+        return {arm: Proposals(space, self.geometry, self.tokens) for arm, space in self.spaces.items()}
+
+    @cached_property
     def references(self) -> tuple[Reference, ...]:
         """The space's warm starts, scaled to the middle of its (first) budget range where it has one, each in the first
         arm that has it."""
@@ -303,7 +292,7 @@ class Prepared:
                 low, high = (Fraction(b).limit_denominator(1000) for b in budget)
                 with suppress(Infeasible):  # it cannot get there at its published places: then as published
                     policy = at_budget(policy, (low + high) / 2, self.geometry)
-            expressed = ((arm, space.express(policy)) for arm, space in self.spaces.items())
+            expressed = ((arm, known.expressed(policy)) for arm, known in self.proposals.items())
             arm, values = next(((arm, v) for arm, v in expressed if v is not None), ("", None))
             made.append(Reference(candidate(policy, self.geometry, self.tokens, name), values, arm))
         return tuple(made)
@@ -313,7 +302,7 @@ class Prepared:
         spec, checked = self.checked.loaded.spec, self.checked
         costs = [checked.select.label, "prefill_flops", "budget", "kv_bytes"]
         labels = tuple(m.label for m in checked.measures)
-        arms = {arm: Proposals(space, self.geometry, self.tokens) for arm, space in self.spaces.items()}
+        arms = self.proposals
         first = next(iter(arms))
         return StudyPlan(
             study_id=self.study_id,

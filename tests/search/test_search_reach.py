@@ -53,9 +53,26 @@ def test_the_range_begins_where_the_others_can_reach_it_and_ends_where_it_did():
     assert found[-1] == pytest.approx(0.6, abs=0.01)
 
 
-def test_a_budget_that_can_be_reached_is_left_alone():
-    gentle = {"front": 0.4, "stages[1].keep.of_current": 0.8, "l2": 0.0}
-    assert budget_at(0.25, **gentle) == pytest.approx(0.25, abs=0.01)
+def test_a_policy_of_the_space_is_expressed_by_the_values_that_make_it():
+    rng, found = random.Random(5), 0
+    for _ in range(20):
+        values = point(SPACE, rng)
+        if not is_policy(SPACE, values):
+            continue
+        made = SPACE.candidate(values)
+        expressed = SPACE.express(made.document)
+        if expressed is not None:
+            assert SPACE.candidate(expressed).digest == made.digest
+            found += 1
+    assert found > 10
+
+
+def test_where_all_of_the_range_can_be_met_it_is_left_alone():
+    alone = proposals("divprune", 8, 144)
+    low, high = alone.space.budget
+    for value in (low, (low + high) / 2, high):
+        made = alone.candidate({**middle(alone), "budget": value})
+        assert float(schedule_of(made.canonical, 144).budget(144)) == pytest.approx(value, abs=0.005)
 
 
 def test_a_floor_above_the_whole_range_is_infeasible_still():
