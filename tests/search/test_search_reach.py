@@ -72,7 +72,7 @@ def test_where_all_of_the_range_can_be_met_it_is_left_alone():
     low, high = alone.space.budget
     for value in (low, (low + high) / 2, high):
         made = alone.candidate({**middle(alone), "budget": value})
-        assert float(schedule_of(made.canonical, 144).budget(144)) == pytest.approx(value, abs=0.005)
+        assert float(schedule_of(made.canonical, 144).budget(144)) == pytest.approx(value, abs=0.01)
 
 
 def test_a_floor_above_the_whole_range_is_infeasible_still():
