@@ -54,7 +54,8 @@ class Geometry:
     `projector_norms` norms side by side, which share a row.
 
     `lacks` says why something cannot be had from this model: by the name of a part, `compact` (positions), `rope`
-    (attention without it), `encoder_rows` (merging before the projector) or `flash_attention`.
+    (attention without it), `grid` (tokens in rows and columns), `encoder_rows` (merging before the projector) or
+    `flash_attention`.
     """
 
     family: str

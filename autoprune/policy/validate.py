@@ -193,7 +193,12 @@ class _Check:
         """The score that the groups' shares follow is there where the split reads one, and only there."""
         split = group.params.get("split", "equal")
         scored = split in SCORED_SPLITS
-        if scored and pick.score is None and pick.allocate is None:
+        known = pick.select.name in self.parts.names("selector")
+        if split == "whole" and known and self.parts.reads_score("selector", pick.select.name) == "no":
+            yield Problem(
+                group.path, f"group: split whole needs a selector that reads scores; {pick.select.name} reads none"
+            )
+        elif scored and pick.score is None and pick.allocate is None:
             yield Problem(group.path, f"group: split {split} needs a `score`")
         if pick.allocate is not None and not scored:
             splits = ", ".join(SCORED_SPLITS)
@@ -249,6 +254,8 @@ class _Check:
                 return
             own = self.names() if kind == "criterion" else ()
             allowed = f"known: {', '.join((*known, *own))}{suggest(use.name, (*known, *own))}"
+            if kind != "count" and use.name in self.parts.names("count"):
+                allowed += "; it is a rule for how many stay: `keep: {rule: " + use.name + "}`"
             called = "count rule" if kind == "count" else kind
             path, at_key = ((*use.path, use.name), True) if use.params else (use.path, False)
             yield Problem(path, f"unknown {called} {use.name!r}; {allowed}", key=at_key)

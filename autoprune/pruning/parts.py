@@ -110,7 +110,8 @@ Flops = Callable[[Any, Sizes], int]
 class PartInfo:
     """What is known of a part without running it. `flops`: operations of one use, from its config and `Sizes`. `sites`
     are the sites where it is legal; `reads`: what a selector or merger takes from the scores (nothing, their order,
-    their values), so that scores nobody reads are not computed."""
+    their values), so that scores nobody reads are not computed. `needs`: of a pick or stage a `score`, `heads` apart or
+    several `layers`, of the model a `grid`."""
 
     kind: Kind
     name: str

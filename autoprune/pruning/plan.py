@@ -164,6 +164,8 @@ class _Binder:
         count = None if pick.count is None else self.use("count", pick.count)
         self.place = ("pick", number)
         self._heads(pick)
+        if pick.dilate is not None:
+            self.have("grid")
         if select is None:
             return None
         return PlannedPick(score, select, pick.share, group, allocate, pick.overlap, pick.dilate, count)
@@ -215,7 +217,8 @@ class _Binder:
         except ValidationError as error:
             self._problem(f"{part.name}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}")
             return None
-        if not self.have(part.name):
+        on_grid = "grid" in info.needs or part.params.get("split") == "overview"
+        if not self.have(part.name) or (on_grid and not self.have("grid")):
             return None
         if not isinstance(config, PartConfig):
             config = PartConfig()

@@ -124,3 +124,16 @@ def test_a_number_is_shown_as_it_was_written(stage: str, shown: str) -> None:
     with pytest.raises(BadInput) as caught:
         Policy.from_source(parse(f"{HEAD}  - {stage}\n"), RegisteredParts())
     assert caught.value.problems[0].message.endswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ("{at: llm:4, keep: 1/2, score: random, select: threshold}", "it is a rule for how many stay: `keep: {rule: threshold}`"),
+        ("{at: llm:4, keep: 1/2, score: random, select: pool, group: {row: {split: whole}}}", "split whole needs a selector that reads scores; pool reads none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_with_the_reason(stage: str, says: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Policy.from_source(parse(f"{HEAD}  - {stage}\n"), RegisteredParts())
+    assert [says in p.message for p in caught.value.problems] == [True]

@@ -191,3 +191,27 @@ def test_tiled_pictures_keep_their_count_and_a_batch_is_its_samples(name: str) -
         if n:
             assert alone.kept(layer, 0) == together.kept(layer, b)
             assert len(set(together.kept(layer, b))) == together.lengths[layer][b] < n
+
+
+@pytest.mark.parametrize("keep", ["1/2", "1/3", "5/12"])
+def test_in_rows_each_row_is_cut_by_itself(keep: str) -> None:
+    """Of a row, the middles of as many equal parts as it has tokens to keep; without the group, other tokens."""
+    made = model()
+    bound = geometry_of(made.config.to_dict())
+    side = 6
+
+    def kept(**group: str) -> list[int]:
+        stage = {"at": "llm:2", "keep": keep, "select": "pool", **group}
+        written = Policy.parse({"schema": "autoprune/policy/1", "stages": [stage]}, RegisteredParts())
+        with Session(made, resolve(written, bound, RegisteredParts(), side * side)) as session, torch.no_grad():
+            made(**inputs(made, [Sample(9)]))
+            return session.run.kept(3, 0)
+
+    found = kept(group="row")
+    for row in range(side):
+        columns = [token % side for token in found if token // side == row]
+        parts = len(columns)
+        assert columns == [(2 * i + 1) * side // (2 * parts) for i in range(parts)]
+    counts = [sum(token // side == row for token in found) for row in range(side)]
+    assert max(counts) - min(counts) <= 1
+    assert found != kept()

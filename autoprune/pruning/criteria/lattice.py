@@ -32,6 +32,7 @@ def flops(config: LatticeConfig, sizes: Sizes) -> int:
     LatticeConfig,
     flops=flops,
     paper="Balanced Token Pruning (NeurIPS 2025), its spatial seeds",
+    needs=frozenset({"grid"}),
 )
 def lattice(view: StageView, config: LatticeConfig) -> Tensor:
     """How early a token comes when its image's grid is visited farthest first (Manhattan distance).

@@ -32,6 +32,7 @@ def flops(config: RowConfig, sizes: Sizes) -> int:
     RowConfig,
     flops=flops,
     paper="FoPru: Focal Pruning for Efficient LVLMs (2024): rows are kept whole; here without a signal",
+    needs=frozenset({"grid"}),
 )
 def row(view: StageView, config: RowConfig) -> Tensor:
     """How early a token's row comes when the rows of its grid are visited farthest first; a row's tokens are alike.

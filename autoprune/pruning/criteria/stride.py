@@ -32,6 +32,7 @@ def flops(config: GridStride, sizes: Sizes) -> int:
     GridStride,
     flops=flops,
     paper="Feather the Throttle: Revisiting Visual Token Pruning for Vision-Language Model Acceleration (ICCV 2025)",
+    needs=frozenset({"grid"}),
 )
 def stride(view: StageView, config: GridStride) -> Tensor:
     """1 on a grid of every s-th row and column, 0 elsewhere.

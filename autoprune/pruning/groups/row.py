@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 @part(
-    "group", "row", GroupConfig, flops=uncounted, paper="FoPru: Focal Pruning for Efficient LVLMs (2024), row strategy"
+    "group",
+    "row",
+    GroupConfig,
+    flops=uncounted,
+    paper="FoPru: Focal Pruning for Efficient LVLMs (2024), row strategy",
+    needs=frozenset({"grid"}),
 )
 def row(layout: ImageLayout, config: GroupConfig) -> Tensor:
     """Tokens of one grid row; the overview's rows and the tiles' are different rows."""

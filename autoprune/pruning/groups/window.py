@@ -35,7 +35,14 @@ class Window(GroupConfig):
     side: Annotated[str, BeforeValidator(_side)] = "1/4"
 
 
-@part("group", "window", Window, flops=uncounted, paper="VScan: Rethinking Visual Token Reduction (2025)")
+@part(
+    "group",
+    "window",
+    Window,
+    flops=uncounted,
+    paper="VScan: Rethinking Visual Token Reduction (2025)",
+    needs=frozenset({"grid"}),
+)
 def window(layout: ImageLayout, config: Window) -> Tensor:
     """Windows of ceil(side · height) x ceil(side · width) tokens, in each segment of the picture by itself."""
     import torch

@@ -47,6 +47,7 @@ def flops(config: Cell, sizes: Sizes) -> int:
     flops=flops,
     reads="value",
     paper="VFlowOpt: A Token Pruning Framework for LMMs with Visual Information Flow-Guided Optimization (ICCV 2025)",
+    needs=frozenset({"grid"}),
 )
 def cell(view: StageView, kept: Kept, config: Cell) -> Tensor | Anchored:
     """Average by score and mass within cells of side x side tokens, every segment of every image apart.

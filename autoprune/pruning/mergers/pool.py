@@ -19,7 +19,15 @@ def flops(config: PoolConfig, sizes: Sizes) -> int:
     return 2 * sizes.kept * sizes.current * sizes.geometry.width
 
 
-@part("merger", "pool", PoolConfig, flops=flops, reads="no", paper="adaptive average pooling; with the selector `pool`")
+@part(
+    "merger",
+    "pool",
+    PoolConfig,
+    flops=flops,
+    reads="no",
+    paper="adaptive average pooling; with the selector `pool`",
+    needs=frozenset({"grid"}),
+)
 def pool(view: StageView, kept: Kept, config: PoolConfig) -> Tensor:
     """The mean over the cell of each kept token, the grid being cut into as many cells as it has kept tokens.
 

@@ -25,6 +25,7 @@ def flops(config: PoolConfig, sizes: Sizes) -> int:
     flops=flops,
     reads="no",
     paper="adaptive average pooling; the merger `pool` averages",
+    needs=frozenset({"grid"}),
 )
 def pool(
     view: StageView, scores: Tensor | None, quota: Quota, free: Tensor, taken: Tensor, config: PoolConfig
@@ -33,6 +34,8 @@ def pool(
 
     Several grids share the count in proportion to their free tokens. In a cell that has lost its middle the nearest
     token stands in; for a cell that has lost all, the token nearest the middle of its own cell that is left.
+    In a `group` each group is cut by itself (of a row, so many tokens at even distances); the merger `pool` goes on
+    averaging over cells of whole grids.
     """
     import torch
 
