@@ -194,12 +194,11 @@ class _Check:
         split = group.params.get("split", "equal")
         scored = split in SCORED_SPLITS
         known = pick.select.name in self.parts.names("selector")
-        if split == "whole" and known and self.parts.reads_score("selector", pick.select.name) == "no":
-            yield Problem(
-                group.path, f"group: split whole needs a selector that reads scores; {pick.select.name} reads none"
-            )
-        elif scored and pick.score is None and pick.allocate is None:
+        if scored and pick.score is None and pick.allocate is None:
             yield Problem(group.path, f"group: split {split} needs a `score`")
+        elif split == "whole" and known and self.parts.reads_score("selector", pick.select.name) == "no":
+            message = f"group: split whole needs a selector that reads scores; {pick.select.name} reads none"
+            yield Problem(group.path, message)
         if pick.allocate is not None and not scored:
             splits = ", ".join(SCORED_SPLITS)
             yield Problem(pick.allocate.path, f"allocate: split {split} reads no score; those that do: {splits}")

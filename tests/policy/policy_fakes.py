@@ -88,7 +88,7 @@ class FakeParts:
     """A `PartLookup`."""
 
     def names(self, kind: str) -> tuple[str, ...]:
-        return tuple(sorted(_PARTS[kind]))
+        return tuple(sorted(_PARTS.get(kind, {})))
 
     def fill(self, kind: str, name: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         return _PARTS[kind][name][0].model_validate(dict(params)).model_dump(mode="json", by_alias=True)

@@ -220,7 +220,7 @@ ONE = "stages: [{at: llm:2, keep: $k, score: random}]\n"
         ("params: {l: {layer: [1, 4]}}\norder: [l < «m]\nstages: [{at: 'llm:$l', keep: 1, score: random}]", "unknown parameter 'm'"),
         ("params: {a: {layer: [1, 4]}, b: {layer: [2, 6]}}\norder: «[a < b, b < a]\nstages: [{at: 'llm:$a', keep: 0.5, score: random}, {at: 'llm:$b', keep: 0.4, score: random}]", "the order goes in a circle"),
         ("params: {a: {layer: [1, 4]}, b: {layer: [2, 6]}}\nstages: [{at: 'llm:$a', keep: 0.5, score: random}, {at: «'llm:$b', keep: 0.4, score: random}]", "stages go from shallow to deep"),
-        ("«arms: {}\nstages: [{at: llm:2, keep: 0.5, score: random}]", "'arms' is not available in this version"),
+        ("«arms: {}\nstages: [{at: llm:2, keep: 0.5, score: random}]", "unknown key 'arms'"),
         ("stages: [{at: encoder:3, keep: 0.5, score: random}]", "the site 'encoder' is not available"),
         ("stages: [{at: llm:2, keep: 0.5, score: «randm}]", "unknown criterion 'randm'"),
         ("stages: [{at: llm:2, keep: 0.5, score: random, select: {choice: [top, «tpo]}}]", "unknown selector 'tpo'"),
