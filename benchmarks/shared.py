@@ -1,0 +1,66 @@
+"""Measurements that many searches share: equal evaluations run once, and every search still pays for its own."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from autoprune.executors import InlineExecutor
+from autoprune.ports import EvalRequest, Measured, Measurement, Outcome
+
+
+class Memo:
+    """Measurements by key in one file, for several processes."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._base = sqlite3.connect(path, timeout=120, isolation_level=None)
+        self._base.execute("CREATE TABLE IF NOT EXISTS found (key TEXT PRIMARY KEY, measurement TEXT NOT NULL)")
+
+    def get(self, key: str) -> Measurement | None:
+        row = self._base.execute("SELECT measurement FROM found WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Measurement.from_json(json.loads(row[0]))
+
+    def put(self, key: str, found: Measurement) -> None:
+        self._base.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (key, json.dumps(found.to_json())))
+
+
+class SharedExecutor:
+    """`ports.Executor` of one search over workers that outlive it. `spent`: full evaluations of the `records` of the
+    search split that this search asked for, whoever had them measured. A failure is not remembered."""
+
+    capacity = 1
+
+    def __init__(self, workers: InlineExecutor, memo: Memo, key: Callable[[EvalRequest], str], records: int) -> None:
+        self._workers, self._memo, self._key, self._records = workers, memo, key, records
+        self._queue: deque[EvalRequest] = deque()
+        self.spent = 0.0
+
+    def submit(self, request: EvalRequest) -> None:
+        self._queue.append(request)
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        if not self._queue:
+            return []
+        request = self._queue.popleft()
+        outcome = self._outcome(request, timeout)
+        if request.split == "search":
+            self.spent += (request.limit or self._records) / self._records
+        return [outcome]
+
+    def _outcome(self, request: EvalRequest, timeout: float | None) -> Outcome:
+        key = self._key(request)
+        known = self._memo.get(key)
+        if known is not None:
+            return Measured(request, known)
+        self._workers.submit(request)
+        (outcome,) = self._workers.wait(timeout)
+        if isinstance(outcome, Measured):
+            self._memo.put(key, outcome.measurement)
+        return outcome
+
+    def close(self) -> None:
+        self._queue.clear()
