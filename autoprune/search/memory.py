@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.search import sampler
+from autoprune.search.sampler_storage import storage_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -76,7 +77,7 @@ class SamplerMemory:
         self._constraints = tuple(dict.fromkeys(c.text for c in plan.constraints))
         self._objectives = tuple(o.label for o in plan.objectives)
         self.study: Study = optuna.create_study(
-            storage=plan.storage,
+            storage=storage_of(plan.storage),
             study_name=f"{plan.study_id}/{arm}" if arm else plan.study_id,
             directions=[o.direction for o in plan.objectives],
             sampler=sampler.build("random", self._seed, 0, self._startup),
