@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.api.study import PARTS, candidate
+from autoprune.api.proposals import PARTS, candidate
 from autoprune.errors import BadInput
 from autoprune.models import read_geometry
 from autoprune.policy.document import Policy

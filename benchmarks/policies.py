@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.api.study import PARTS, candidate
+from autoprune.api.proposals import PARTS, candidate
 from autoprune.document.yaml import read
 from autoprune.errors import BadInput
 from autoprune.policy import catalog

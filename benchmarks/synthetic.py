@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.api.study import PARTS, Proposals
+from autoprune.api.proposals import PARTS, Proposals
 from autoprune.document.yaml import read
 from autoprune.models import read_geometry
 from autoprune.policy import canonical, catalog

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.api.study import PARTS, candidate
+from autoprune.api.proposals import PARTS, candidate
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
 from benchmarks.policies import sampled_entries

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from autoprune import check
 from autoprune.api import state
-from autoprune.api.study import PARTS, Prepared, candidate, digest_of
+from autoprune.api.proposals import PARTS, candidate
+from autoprune.api.study import Prepared, digest_of
 from autoprune.document.yaml import read
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.measures import registry as measures

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from autoprune.api.study import PARTS, Prepared, candidate
+from autoprune.api.proposals import PARTS, candidate
+from autoprune.api.study import Prepared
 from autoprune.errors import BadInput
 from autoprune.policy import canonical
 from autoprune.policy.budget import Infeasible, budget, lengths

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from autoprune import check
 from autoprune.api import state
 from autoprune.api.explaining import explain_stages
-from autoprune.api.study import PARTS, Prepared
+from autoprune.api.proposals import PARTS
+from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput, Located
 from autoprune.ports import Executor, Observer, Progress, SilentObserver

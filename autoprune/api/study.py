@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autoprune.api.profiling import profiled, profiling
+from autoprune.api.proposals import PARTS, Proposals, candidate
 from autoprune.api.rungs import rungs
-from autoprune.api.within_reach import WithinReach
 from autoprune.calibration.digest import calibration_digest
 from autoprune.calibration.records import Record, load_records
 from autoprune.calibration.splits import Splits, split
@@ -25,19 +26,15 @@ from autoprune.measures.context import evaluation_context
 from autoprune.measures.prefix_cache import default_size
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
-from autoprune.policy import canonical, catalog
+from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.scale import at_budget
-from autoprune.policy.space import BoundSpace, Parameter
+from autoprune.policy.space import BoundSpace
 from autoprune.ports import CalibrationSource, EvaluationContext, MeasureRequest, WorkerSpec
-from autoprune.pruning.lookup import RegisteredParts
-from autoprune.pruning.plan import make_plan
-from autoprune.search.plan import Candidate, Reference, StudyPlan
+from autoprune.search.plan import Reference, StudyPlan
 from autoprune.search.sizing import images_for
-
-PARTS = RegisteredParts()
 
 
 def digest_of(content: Any) -> str:
@@ -59,74 +56,6 @@ def weights_folder(name: str, revision: str | None) -> str:
         return str(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BadInput(f"model {name!r} is neither a folder nor reachable on the hub: {error}") from error
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """A bound search space as the driver sees it."""
-
-    space: BoundSpace
-    geometry: Geometry
-    tokens: int | None
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        return self.space.parameters
-
-    def candidate(self, values: Mapping[str, Any]) -> Candidate:
-        return candidate(self.space.fill(self.reach.moved(values)), self.geometry, self.tokens)
-
-    def filled(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.space.fill(self.reach.moved(values)).dump()
-
-    @cached_property
-    def reach(self) -> WithinReach:
-        return WithinReach(self.space, lambda policy: canonical.resolve(policy, self.geometry, PARTS, self.tokens))
-
-    @cached_property
-    def sites(self) -> tuple[int, ...]:
-        return self.space.sites
-
-    @property
-    def keeps(self) -> frozenset[str]:
-        return self.space.keeps
-
-    @property
-    def depth(self) -> int:
-        return self.geometry.depth
-
-    def free(self, document: Mapping[str, Any]) -> Candidate:
-        made = candidate(Policy.parse(document, PARTS), self.geometry, self.tokens)
-        make_plan(canonical.from_json(made.canonical), self.geometry)
-        return made
-
-    def express(self, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        return self.expressed(Policy.parse(document, PARTS))
-
-    def expressed(self, policy: Policy) -> Mapping[str, Any] | None:
-        """Values that make a policy of this effect, or None."""
-        values = self.space.express(policy)
-        return None if values is None else self.reach.sampled(values)
-
-    def costs(self, candidate: Candidate) -> Mapping[str, float]:
-        """The budget, where every sample has the same N and no rule decides on the run; other costs need the texts'
-        lengths."""
-        from autoprune.policy.budget import budget, lengths
-
-        resolved = canonical.from_json(candidate.canonical)
-        if self.tokens is None or resolved.adaptive:
-            return {}
-        return {"budget": budget([lengths(resolved, self.tokens)], [self.tokens], self.geometry.depth)}
-
-
-def candidate(
-    policy: Policy, geometry: Geometry, tokens: int | None, name: str | None = None, *, parity: bool = False
-) -> Candidate:
-    """The policy bound to the model, in a parity run or not; unnamed ones are called after their digest."""
-    resolved = canonical.resolve(policy, geometry, PARTS, tokens, parity=parity)
-    text, digest = canonical.to_json(resolved), canonical.digest(resolved)
-    name = name or f"{policy.name}-{digest[:8]}"
-    return Candidate(name, {**policy.dump(), "name": name}, text, digest)
 
 
 @dataclass(frozen=True)
@@ -220,9 +149,10 @@ class Prepared:
 
     @property
     def _measured(self) -> tuple[MeasureRequest, ...]:
-        """The study's measures, and what only its screen looks at."""
+        """The study's measures, and what only its screen or its profile looks at."""
         screen = self.checked.screen
         more = [] if screen is None else [screen.measure]
+        more += [request for signal in profiled(self.checked, self.geometry.depth).values() for request in signal]
         return tuple({m.label: m for m in (*self.checked.measures, *more)}.values())
 
     @cached_property
@@ -267,9 +197,10 @@ class Prepared:
         )
 
     def _looks(self) -> dict[str, Any]:
-        """Rungs and screen, in a study that has some."""
-        climbed = rungs(self.checked)
-        return {"rungs": [asdict(rung) for rung in climbed]} if climbed else {}
+        """Rungs and screen in a study that has some, and what narrows its layers."""
+        climbed, profile = rungs(self.checked), profiling(self.checked, self.geometry.depth)
+        looks: dict[str, Any] = {"rungs": [asdict(rung) for rung in climbed]} if climbed else {}
+        return looks if profile is None else {**looks, "layers": asdict(profile)}
 
     @property
     def study_id(self) -> str:
@@ -329,6 +260,7 @@ class Prepared:
             holdout_records=len(self.splits.holdout),
             better={m.label: info.direction for m in checked.measures if (info := measures.find(m.name)) is not None},
             rungs=rungs(checked),
+            profiling=profiling(checked, self.geometry.depth),
             accuracies=tuple(m.label for m in checked.measures if measures.is_accuracy(m.name)),
         )
 

@@ -38,6 +38,10 @@ class Goals:
             message = f"unknown measure {measure.name!r}; known: {', '.join(known)}{suggest(measure.name, known)}"
             self.found.append(document.problem(path, message, offset=offset))
             return measure
+        if info.unpruned:
+            message = f"{measure.name} describes the unpruned model; known: {', '.join(measures.names())}"
+            self.found.append(document.problem(path, message, offset=offset))
+            return measure
         try:
             config = info.config.model_validate(dict(measure.options))
         except ValidationError as error:

@@ -30,6 +30,7 @@ from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.load import LoadedSpec, load_partly
 from autoprune.spec.models import StrategySpec
 
+NO_LAYERS = "auto has nothing to narrow: no parameter of the space that is searched is a layer"
 ALWAYS = ("budget", "prefill_flops", "kv_bytes")
 
 
@@ -61,13 +62,16 @@ class Checked:
     def misplaced(self, geometry: Geometry) -> list[Located]:
         """What makes no sense for this model: bounds that no arm can meet, a strategy that has nothing to do in one."""
         found: list[Located] = []
-        unmet = []
+        unmet, places = [], 0
         for arm, space in self.spaces.items():
             loaded, bound = replace(self.loaded, space_source=self.documents[arm]), space.bind(geometry)
             wrong = misfit(loaded, self.strategy, bound, self.objectives, self.constraints)
             found.extend(wrong)
             asked = bound if wrong else searched(self.strategy, self.documents[arm].data, bound)
             unmet.append(unmeetable(loaded, asked, self.constraints))
+            places += len(asked.slots)
+        if self.loaded.spec.search.layers == "auto" and not places:
+            found.append(self.loaded.source.problem(("search", "layers"), NO_LAYERS))
         return list(dict.fromkeys([*(problem for each in unmet if all(unmet) for problem in each), *found]))
 
     def summary(self) -> list[tuple[str, str]]:

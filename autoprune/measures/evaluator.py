@@ -28,6 +28,7 @@ from autoprune.measures.latency import Spread, Timing, prefill_ratio, time_prefi
 from autoprune.measures.loading import Loaded, load
 from autoprune.measures.passes import Trace, readout, run
 from autoprune.measures.prefix_cache import PrefixCache, Stats, prefix_cache
+from autoprune.measures.profile import profile
 from autoprune.measures.requests import Requested, requested
 from autoprune.measures.resuming import Parts, Resuming, Where
 from autoprune.measures.views import View
@@ -114,12 +115,14 @@ class ModelEvaluator:
         data = self._data[request.split]
         count = _count(request, len(data.records))
         counted = None if resolved.adaptive else self.sample_costs(resolved, data, count)
-        measured = [one for one in chosen if one.info.by_record]
+        measured = [one for one in chosen if one.info.by_record and not one.info.unpruned]
+        described = [one for one in chosen if one.info.unpruned]
         if self._resuming is not None:
             self._resuming.cache.begin()
         try:
             with torch.inference_mode():
                 samples, kept = self._samples(measured, resolved, request.split, count)
+                samples.update(self._profiled(described, resolved, data, count))
         except (MemoryError, RuntimeError):  # torch's out of memory is one of the latter
             if self._resuming is not None:
                 self._resuming.cache.clear()
@@ -138,6 +141,17 @@ class ModelEvaluator:
         """Time the prefill of the first `records` records as one batch, beside the unpruned one."""
         resolved, data = self._resolved(policy), self._data[split]
         return time_prefill(self.loaded, data.rows(min(records, len(data.records))), resolved, rounds)
+
+    def _profiled(
+        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, data: SplitData, count: int
+    ) -> dict[str, tuple[float, ...]]:
+        """What describes the unpruned model on the first `count` records. Raises BadInput beside a policy."""
+        if not chosen:
+            return {}
+        if resolved.stages:
+            raise BadInput(f"{chosen[0].info.name} describes the unpruned model: a policy has none")
+        found = profile(self.loaded, data.rows(count), self._size)
+        return {one.label: tuple(one.info.run(found, one.config).tolist()) for one in chosen}
 
     def _timed(self, one: Requested, resolved: ResolvedPolicy, data: SplitData) -> float:
         """A timing of the first records of a split, however many an evaluation looks at."""

@@ -32,7 +32,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class MeasureInfo:
     """What is known of a measure without running it. `version` changes whenever its numbers would; `direction` says
-    which way is better; `bounded` is its range where it has one; `also_needs` is what only some options need."""
+    which way is better; `bounded` is its range where it has one; `also_needs` is what only some options need.
+    `unpruned`: it describes the model without a policy, takes a `profile.Profile`, and can be no goal."""
 
     name: str
     config: type[Config]
@@ -45,6 +46,7 @@ class MeasureInfo:
     bounded: tuple[float, float] | None
     cost: bool
     timed: bool
+    unpruned: bool
     paper: str
     summary: str
 
@@ -73,6 +75,7 @@ def measure(
     bounded: tuple[float, float] | None = None,
     cost: bool = False,
     timed: bool = False,
+    unpruned: bool = False,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Register the decorated function as a measure."""
@@ -93,6 +96,7 @@ def measure(
             bounded,
             cost,
             timed,
+            unpruned,
             paper,
             summary,
         )
@@ -116,8 +120,9 @@ def is_accuracy(name: str) -> bool:
 
 
 def names() -> tuple[str, ...]:
+    """All that policies can be measured by."""
     load_measures()
-    return tuple(sorted(_MEASURES))
+    return tuple(sorted(name for name, info in _MEASURES.items() if not info.unpruned))
 
 
 def find(name: str) -> MeasureInfo | None:

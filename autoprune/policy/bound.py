@@ -15,7 +15,7 @@ from autoprune.policy.document import SCHEMA, Policy
 from autoprune.policy.holes import REFERENCE, inline_kind
 from autoprune.policy.holes import holes as holes_in
 from autoprune.policy.parameters import Param, Parameter, snap, to_simplex
-from autoprune.policy.placing import Slot, slots
+from autoprune.policy.placing import Slot, placed, slots
 from autoprune.policy.sites import Layer, absolute
 
 if TYPE_CHECKING:
@@ -165,9 +165,7 @@ class _Filler:
         self.values = values
         self.params = {p.name: p for p in bound.space.params}
         self.by_path = {p.path: p for p in bound.space.params}
-        self.layers: dict[str, int] = {}
-        for name, slot in bound.slots.items():
-            self.layers[name] = slot.place(values[name], self.layers) if slot.gap else int(values[name])
+        self.layers = placed(tuple(bound.slots.values()), values)
         budget = bound.space.budget
         if budget is not None:
             low, high = budget

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autoprune.policy.parameters import Param
 from autoprune.policy.sites import absolute
@@ -67,6 +68,39 @@ def slots(params: Sequence[Param], order: Order, depth: int) -> tuple[Slot, ...]
         Slot(name, absolute(by_name[name].low, depth), high[name], tuple(a for a, b in order if b == name))
         for name in names
     )
+
+
+def placed(slots_in_order: Sequence[Slot], values: Mapping[str, Any]) -> dict[str, int]:
+    """The layers that sampled values mean."""
+    layers: dict[str, int] = {}
+    for slot in slots_in_order:
+        value = values[slot.name]
+        layers[slot.name] = slot.place(value, layers) if slot.gap else int(value)
+    return layers
+
+
+def reachable(slots_in_order: Sequence[Slot]) -> dict[str, range]:
+    """All layers that each slot can stand at, those before it as early as they can."""
+    first: dict[str, int] = {}
+    for slot in slots_in_order:
+        first[slot.name] = slot.lowest(first)
+    return {slot.name: range(first[slot.name], slot.high + 1) for slot in slots_in_order}
+
+
+def snapped(
+    slots_in_order: Sequence[Slot], values: Mapping[str, Any], places: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """Values whose layers stand at the nearest of their `places`, the order kept; of two as near, the shallower one. A
+    layer that has no such place behind those before it stays, or makes room for them."""
+    asked, layers, moved = placed(slots_in_order, values), dict[str, int](), dict(values)
+    for slot in slots_in_order:
+        low = slot.lowest(layers)
+        wanted = max(asked[slot.name], low)
+        free = [place for place in places.get(slot.name, ()) if low <= place <= slot.high]
+        layer = min(free, key=lambda place: (abs(place - wanted), place)) if free else wanted
+        moved[slot.name] = slot.gap_of(layer, layers) if slot.gap else layer
+        layers[slot.name] = layer
+    return moved
 
 
 def empty(slots_in_order: Sequence[Slot]) -> list[str]:

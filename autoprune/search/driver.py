@@ -18,6 +18,7 @@ from autoprune.search.dispatch import never
 from autoprune.search.errors import Interrupted
 from autoprune.search.finish import finish
 from autoprune.search.holdout import Bench
+from autoprune.search.placement import narrowed
 from autoprune.search.rungs import Standings
 from autoprune.search.stop import EXHAUSTED_AFTER, StopReason, StopRule
 from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task, Tell
@@ -47,12 +48,15 @@ def run(
     bench = Bench(plan, executor, log, stop)
     observer.update(Progress("baseline", target=plan.trials))
     baseline = bench.baseline("search")
+    plan, narrowing = narrowed(plan, lambda records, labels: bench.baseline("search", records, labels))
+    for line in narrowing:
+        observer.update(Progress("baseline", target=plan.trials, message=line))
     search = _Search(plan, executor, log, publisher, observer, stop, bench, baseline)
     search.desk.repair()
     try:
         reason = search.loop()
         records = search.desk.ledger.records
-        said = [*search.said, *search.bandit.told(records)]
+        said = [*narrowing, *search.said, *search.bandit.told(records)]
         return finish(plan, bench, log, publisher, observer, records, baseline, reason, said)
     except (AutoPruneError, KeyboardInterrupt) as error:
         search.desk.memory.release()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -11,6 +11,8 @@ from autoprune.ports import EvalRequest, EvaluationContext, Split
 
 if TYPE_CHECKING:
     from autoprune.policy.parameters import Parameter
+    from autoprune.policy.placing import Slot
+    from autoprune.search.placement import Profiling
     from autoprune.spec.goals import Constraint, Objective
 
 
@@ -74,6 +76,15 @@ class Proposals(Protocol):
         ...
 
     @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The layers that are sampled, shallow ones first."""
+        ...
+
+    def narrowed(self, places: Mapping[str, Collection[int]]) -> Proposals:
+        """The same parameters, but each slot's layer stands at the nearest of its places."""
+        ...
+
+    @property
     def depth(self) -> int:
         """How many decoder layers the model has."""
         ...
@@ -118,7 +129,7 @@ class StudyPlan:
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
     `rungs` are climbed, in this order, by what a sampler proposes. `more_arms` are spaces beside `proposals`, by name;
     that one is then the `first_arm`: a strategy that makes policies by itself makes those of the first, samplers
-    propose in all.
+    propose in all. `profiling`: what narrows the layers before anything is proposed.
     """
 
     study_id: str
@@ -148,6 +159,7 @@ class StudyPlan:
     rungs: tuple[Rung, ...] = ()
     first_arm: str = ""
     more_arms: Mapping[str, Proposals] = field(default_factory=dict)
+    profiling: Profiling | None = None
 
     @property
     def arms(self) -> dict[str, Proposals]:

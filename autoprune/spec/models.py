@@ -130,8 +130,8 @@ class ScreenSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """How long and how to search. Strategy, seed, rungs (with `drop`) and screen are part of the study's identity, the
-    rest is not."""
+    """How long and how to search. Strategy, seed, layers, rungs (with `drop`) and screen are part of the study's
+    identity, the rest is not."""
 
     strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = Field(default_factory=StrategySpec)
     trials: Whole = Field(64, ge=1, description="completed distinct evaluations, references included")
@@ -144,6 +144,9 @@ class SearchSpec(Strict):
         default_factory=list, description="parts of the search records that proposals are measured on first"
     )
     drop: Share = Field(0.5, description="the part of what is known at a rung that goes no further")
+    layers: Literal["all", "auto"] = Field(
+        "all", description="auto: sampled layers stand where the unpruned model's signals change"
+    )
     screen: ScreenSpec | None = Field(None, description="a cheap measure that drops proposals before they are measured")
     synchronous: bool = Field(False, strict=True, description="settle in rounds, so that ray runs repeat bit for bit")
     explain: bool = Field(

@@ -9,7 +9,8 @@ import pytest
 
 from autoprune import check
 from autoprune.api.explaining import _member, _without
-from autoprune.api.study import PARTS, Prepared
+from autoprune.api.proposals import PARTS
+from autoprune.api.study import Prepared
 from autoprune.policy import canonical
 from autoprune.policy.budget import counts
 from autoprune.policy.document import Policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoprune.api.study import Proposals
+from autoprune.api.proposals import Proposals
 from autoprune.document.yaml import read
 from autoprune.policy import catalog
 from autoprune.policy.geometry import Geometry, VisionGeometry

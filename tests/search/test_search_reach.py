@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from space_support import middle, proposals
 
-from autoprune.api.study import Proposals
+from autoprune.api.proposals import Proposals
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.parameters import Parameter
 from autoprune.search.schedule import schedule_of
