@@ -42,7 +42,7 @@ def population(trials: int) -> int:
 
 def startup_trials(trials: int) -> int:
     """How many random (or reference) points come before the model of the objectives is trusted."""
-    return min(10, max(4, trials // 4))
+    return min(10, max(8, trials // 4))
 
 
 def build(name: SamplerName, seed: str, index: int, startup: int, size: int = 50) -> BaseSampler:

@@ -15,7 +15,8 @@ NEEDS = (1.0, 0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 def plan(strategy: str = "auto", **changes: Any) -> Any:
-    return layered_plan("p_sigmoid", strategy, changes.pop("options", {}), **{"trials": 20, **changes})
+    shares = {"prepare": 0.25, "refine": 0.25} if strategy == "auto" else {}
+    return layered_plan("p_sigmoid", strategy, changes.pop("options", shares), **{"trials": 24, **changes})
 
 
 def volume(log: FakeLog) -> float:
@@ -35,15 +36,15 @@ def test_every_phase_gets_its_part(found):
         if record.state in ("complete", "partial") and not record.cached:
             spent[record.phase] = spent.get(record.phase, 0) + record.share
     assert set(spent) == {"greedy", "ladder", "bayesian", "refine"}, "the toy's measure is not a smooth one by name"
-    assert sum(spent.values()) == pytest.approx(20, abs=1)
-    assert spent["refine"] == pytest.approx(5, abs=1)
-    assert spent["greedy"] + spent["ladder"] <= 6
+    assert sum(spent.values()) == pytest.approx(24, abs=1)
+    assert spent["refine"] == pytest.approx(6, abs=1)
+    assert spent["greedy"] + spent["ladder"] <= 7
 
 
 def test_it_says_how_the_trials_are_shared_out():
-    front = run(plan(trials=16), FakeExecutor(answer=Layered(NEEDS).measure))
+    front = run(plan(trials=24), FakeExecutor(answer=Layered(NEEDS).measure))
     assert front.explanation[0].startswith(
-        "auto: 16 trials: about 4 for a greedy ladder, about 8 Bayesian, 4 to refine"
+        "auto: 24 trials: about 6 for a greedy ladder, about 12 Bayesian, 6 to refine"
     )
 
 
@@ -65,13 +66,13 @@ def test_with_few_trials_everything_is_sampled():
 
 def test_a_space_where_no_schedule_can_stand_is_sampled():
     log = FakeLog()
-    run(layered_plan("todre", "auto", {}, trials=12), FakeExecutor(answer=Layered(NEEDS).measure), log)
+    run(layered_plan("todre", "auto", {"prepare": 0.5}, trials=12), FakeExecutor(answer=Layered(NEEDS).measure), log)
     assert {r.phase for r in fresh(log)} == {"bayesian"}
 
 
 def test_a_study_of_costs_alone_is_sampled():
     log = FakeLog()
-    only = layered_plan("p_sigmoid", "auto", {}, trials=14)
+    only = layered_plan("p_sigmoid", "auto", {"prepare": 0.5}, trials=14)
     changed = type(only)(**{**only.__dict__, "objectives": only.objectives[:1], "measures": ("budget",)})
 
     def answer(request: Any) -> Any:

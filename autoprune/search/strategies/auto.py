@@ -18,7 +18,8 @@ from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, St
 from autoprune.search.table import Table
 from autoprune.search.tabulate import PREFERRED, tabulate
 
-FEW = 12  # trials beside the references; with fewer, everything is sampled
+PREPARED = 5  # evaluations that tell something of the layers; where the part for it is less, it goes to sampling
+REFINED = 24  # trials beside the references, before some are kept for refining
 CRITERIA = 4
 EARLIER = ("references", "verify", "ladder", "bayesian")
 
@@ -26,8 +27,8 @@ EARLIER = ("references", "verify", "ladder", "bayesian")
 class AutoOptions(Options):
     """How the trials that the references leave are shared out."""
 
-    prepare: float = Field(0.25, ge=0, lt=1, description="part for a table of the layers' damages, or a greedy ladder")
-    refine: float = Field(0.25, ge=0, lt=1, description="part for refining the front's members layer by layer")
+    prepare: float = Field(0.125, ge=0, lt=1, description="part for a table of the layers' damages, or a greedy ladder")
+    refine: float = Field(0.15, ge=0, lt=1, description="part for refining the front's members layer by layer")
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,8 @@ class Split:
     @classmethod
     def of(cls, task: Task, options: AutoOptions) -> Split:
         left = task.trials - task.references
-        if left < FEW:
-            return cls(0.0, left, 0)
-        refine, prepare = int(options.refine * left), options.prepare * left
+        refine = int(options.refine * left) if left >= REFINED else 0
+        prepare = options.prepare * left if options.prepare * left >= PREPARED else 0.0
         return cls(prepare, left - refine - int(prepare), refine)
 
 
@@ -53,12 +53,12 @@ def auto(task: Task, options: AutoOptions) -> Steps:
     without a smooth measure, a greedy ladder); then Bayesian optimisation over the space from there; at last the
     front's members get keeps of their own in every layer. How the trials are shared out is said at the start."""
     split = Split.of(task, options)
-    how = _how(task) if split.prepare else "nothing"
+    how = _how(task) if split.prepare or split.refine else "nothing"
     yield Tell(_said(task, split, how))
     table: Table | None = None
-    if how == "table":
+    if split.prepare and how == "table":
         table = yield from _tabled(task, split.prepare)
-    elif how == "ladder":
+    elif split.prepare and how == "ladder":
         yield from _climbed(task, split.prepare)
     yield Sample("bayesian", "bayesian", split.sample)
     if split.refine and how != "nothing":
@@ -80,14 +80,13 @@ def _how(task: Task) -> str:
 
 def _said(task: Task, split: Split, how: str) -> str:
     parts = [f"{task.references} references"] if task.references else []
-    if how == "table":
+    prepare = split.prepare if how != "nothing" else 0.0
+    if prepare and how == "table":
         parts.append(f"about {split.prepare:.0f} for a table of what each layer can do without and its best schedules")
-    elif how == "ladder":
+    elif prepare:
         parts.append(f"about {split.prepare:.0f} for a greedy ladder")
     refine = split.refine if how != "nothing" else 0
-    parts.append(
-        f"about {task.trials - task.references - refine - (split.prepare if how != 'nothing' else 0):.0f} Bayesian"
-    )
+    parts.append(f"about {task.trials - task.references - refine - prepare:.0f} Bayesian")
     if refine:
         parts.append(f"{refine} to refine the front layer by layer")
     return f"auto: {task.trials} trials: {', '.join(parts)}"
