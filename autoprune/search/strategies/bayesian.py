@@ -10,6 +10,6 @@ def bayesian(task: Task, options: Options) -> Steps:
     """A Gaussian process with constrained hypervolume improvement; beyond 15 dimensions or 200 trials, multivariate
     TPE.
 
-    The first trials, a quarter of all but at least 4 and at most 10, are warm starts and random points.
+    The first trials, a quarter of all but at least 8 and at most 10, are warm starts and random points.
     """
     yield Sample("bayesian", "bayesian")
