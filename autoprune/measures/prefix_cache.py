@@ -199,6 +199,7 @@ class PrefixCache:
         self.stats.forgotten += 1
 
     def _write(self, packed: Packed) -> Path | None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         try:
@@ -208,7 +209,7 @@ class PrefixCache:
             self._numbered += 1
             file = self._folder / f"{self._numbered}.safetensors"
             save_file({str(i): t.cpu().contiguous().clone() for i, t in enumerate(packed.tensors)}, file)
-        except Exception:  # noqa: BLE001 - a full disk or a vanished folder: the value is computed again
+        except (OSError, SafetensorError):  # a full disk or a vanished folder: the value is computed again
             return None
         return file
 
@@ -226,6 +227,7 @@ class PrefixCache:
 
 
 def _read(entry: _Entry) -> Packed | None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if entry.file is None:
@@ -233,7 +235,7 @@ def _read(entry: _Entry) -> Packed | None:
     try:
         found = load_file(entry.file)
         return Packed(entry.rest, [found[str(i)] for i in range(len(found))])
-    except Exception:  # noqa: BLE001 - whatever is wrong with the file, the value is computed again
+    except (OSError, SafetensorError, KeyError):  # gone, cut short or another's: the value is computed again
         return None
 
 

@@ -22,6 +22,7 @@ from autoprune.search.ledger import Ledger
 from autoprune.search.memories import Memories
 from autoprune.search.memory import UNREACHABLE, Asked, SamplerMemory, Told
 from autoprune.search.rungs import DROPPED, Standings
+from autoprune.search.settle import Fate
 from autoprune.search.stop import check_failures
 
 if TYPE_CHECKING:
@@ -126,16 +127,16 @@ class Desk:
             candidate = None
         origin: Origin = "reference" if told.reference else "trial"
         point = Point(told.phase, origin, candidate, asked=None, limit=told.limit, key=told.key)
-        if told.state not in ("complete", "partial", "screened"):
-            self._record(point, told.state, told.found, told.slacks, told.reason, told=told)
+        if told.fate.state not in ("complete", "partial", "screened"):
+            self._record(point, told.fate, told)
             return
         stored = self.log.find(told.key)
         if stored is None:
             self.memory.of[told.arm].rerun(told.number)
             return
-        known = self.ledger.measured(told.digest, told.limit) if told.state != "screened" else None
+        known = self.ledger.measured(told.digest, told.limit) if told.fate.state != "screened" else None
         cached = known is not None or not self.memory.was_dispatched(told.key)
-        self._record(point, told.state, told.found, told.slacks, told.reason, cached, stored.seconds, told)
+        self._record(point, replace(told.fate, cached=cached, seconds=stored.seconds), told)
         self._restore(self.ledger.records[-1])
 
     # -------------------------------------------------------------------------------------------------------- offering
@@ -147,7 +148,7 @@ class Desk:
         try:
             point.candidate = self.candidate_for(asked.reference, asked.values, arm)
         except (Infeasible, BadInput) as error:
-            self._settle(point, "infeasible", {}, {UNREACHABLE: distance(error)}, str(error))
+            self._settle(point, Fate("infeasible", slacks={UNREACHABLE: distance(error)}, reason=str(error)))
             return
         self.offer(point)
 
@@ -216,15 +217,14 @@ class Desk:
     def _settle_from_known(self, point: Point, candidate: Candidate) -> bool:
         earlier = self._known(point, candidate.digest)
         if earlier is not None and point.rung is not None and not earlier.reason.startswith(DROPPED):
-            self._judge(point, earlier.values, earlier.constraints, cached=True)  # a strategy's probe was there before
+            self._judge(point, Fate.again(earlier))  # a strategy's probe was there before
             return True
         if earlier is not None:
-            same = f"same as {earlier.name}"
-            self._settle(point, earlier.state, earlier.values, earlier.constraints, same, cached=True)
+            self._settle(point, Fate.again(earlier))
             return True
         failure = self.ledger.failure(candidate.digest)
         if failure is not None:
-            self._settle(point, "failed", {}, {}, failure.reason, cached=True)
+            self._settle(point, Fate("failed", reason=failure.reason, cached=True))
             return True
         wanted = point.limit is not None and point.rung is None  # a part is an answer, wanted all the same
         if not wanted and self._rule_out(point, candidate):
@@ -242,7 +242,7 @@ class Desk:
         slacks = settle.known_slacks(self.plan.constraints, costs, self.baseline)
         missed = ", ".join(text for text, slack in slacks.items() if slack > 0)
         if missed:
-            self._settle(point, "infeasible", costs, slacks, f"misses {missed}, known without running")
+            self._settle(point, Fate("infeasible", costs, slacks, f"misses {missed}, known without running"))
         return bool(missed)
 
     def _known(self, point: Point, digest: str) -> TrialRecord | None:
@@ -264,7 +264,7 @@ class Desk:
         self._conclude(point, outcome, cached=False)
         for follower in followers:
             if isinstance(outcome, Lost):  # for good: its repetition ends the same way
-                self._settle(follower, "failed", {}, {}, self.ledger.records[-1].reason, cached=True)
+                self._settle(follower, Fate("failed", reason=self.ledger.records[-1].reason, cached=True))
             else:
                 self.offer(follower)
         check_failures(self.ledger, self.plan.max_failures)
@@ -274,81 +274,56 @@ class Desk:
         baseline = self.baselines[point.limit] if point.rung is None else self.standings.baselines[point.rung]
         result = settle.usable(outcome, outcome.request.measures, baseline)
         if isinstance(result, settle.Unusable):
-            self._settle(point, "failed", {}, {}, result.reason)
+            self._settle(point, Fate("failed", reason=result.reason))
             return
         self.log.remember(point.key, outcome.request, result)
         slacks = settle.search_slacks((rung or self.plan).constraints, result, baseline)
+        state: TrialState = rung.state if rung is not None else "complete" if point.limit is None else "partial"
+        fate = Fate(state, result.values, slacks, cached=cached, seconds=result.seconds)
         if rung is not None:
-            self._judge(point, result.values, slacks, cached, result.seconds)
+            self._judge(point, fate)
             return
         if point.limit is None:
             self.standings.add_complete(given(point.candidate).digest, result)
-        state: TrialState = "complete" if point.limit is None else "partial"
-        self._settle(point, state, result.values, slacks, cached=cached, seconds=result.seconds)
+        self._settle(point, fate)
 
-    def _judge(
-        self,
-        point: Point,
-        values: Mapping[str, float],
-        slacks: Mapping[str, float],
-        cached: bool,
-        seconds: float = 0.0,
-    ) -> None:
+    def _judge(self, point: Point, fate: Fate) -> None:
         """Drop what came to these values at its rung, or offer it again, one step further. The look at a promoted one
         is settled by itself (it was paid for); its proposal waits for the end."""
         if point.rung is None:
             raise ValueError("judged without a rung")
-        state: TrialState = self.plan.rungs[point.rung].state
-        verdict = self.standings.judge(point.rung, given(point.candidate).digest, values)
+        verdict = self.standings.judge(point.rung, given(point.candidate).digest, fate.values)
+        judged = replace(fate, state=self.plan.rungs[point.rung].state, reason=verdict.reason)
         if not verdict.promoted:
-            self._settle(point, state, values, slacks, verdict.reason, cached, seconds)
+            self._settle(point, judged)
             return
-        self._record(replace(point, asked=None), state, values, slacks, verdict.reason, cached, seconds)
+        self._record(replace(point, asked=None), judged)
         self.offer(point)
 
-    def _settle(
-        self,
-        point: Point,
-        state: TrialState,
-        values: Mapping[str, float],
-        slacks: Mapping[str, float],
-        reason: str = "",
-        cached: bool = False,
-        seconds: float = 0.0,
-    ) -> None:
+    def _settle(self, point: Point, fate: Fate) -> None:
         if point.asked is not None:
-            self.memory.of[point.asked.arm].tell(point.asked, state, values, slacks, reason, point.limit)
-        self._record(point, state, values, slacks, reason, cached, seconds)
+            self.memory.of[point.asked.arm].tell(point.asked, fate, point.limit)
+        self._record(point, fate)
 
-    def _record(
-        self,
-        point: Point,
-        state: TrialState,
-        values: Mapping[str, float],
-        slacks: Mapping[str, float],
-        reason: str,
-        cached: bool = False,
-        seconds: float = 0.0,
-        told: Told | None = None,
-    ) -> None:
+    def _record(self, point: Point, fate: Fate, told: Told | None = None) -> None:
         candidate, source = point.candidate, told or point.asked
         self._commit(
             TrialRecord(
                 number=self.ledger.next_number,
                 origin=point.origin,
                 name=point.name,
-                state=state,
+                state=fate.state,
                 policy=None if candidate is None else candidate.document,
                 canonical=None if candidate is None else candidate.canonical,
                 digest="" if candidate is None else candidate.digest,
                 params={} if source is None else dict(source.values),
-                values=dict(values),
-                constraints=dict(slacks),
+                values=dict(fate.values),
+                constraints=dict(fate.slacks),
                 sampler_number=None if source is None else source.number,
                 evaluation_key=point.key or None,
-                cached=cached,
-                reason=reason,
-                seconds=seconds,
+                cached=fate.cached,
+                reason=fate.reason,
+                seconds=fate.seconds,
                 phase=point.phase,
                 limit=point.limit,
                 share=self.share(point.limit),

@@ -17,10 +17,11 @@ from typing import Annotated
 from pydantic import Field
 
 from autoprune.policy.budget import rounded
+from autoprune.search.anchor import anchor, form, gentle
 from autoprune.search.damage import Damage, damage
 from autoprune.search.schedule import Form, Schedule
 from autoprune.search.section import Searched, first_good
-from autoprune.search.strategy import Answer, Options, Probe, Probes, Step, Task
+from autoprune.search.strategy import Answer, Options, Probe, Probes, Step, Steps, Task
 
 PHASE = "greedy"
 PLACES = 6  # about so many unless `block` says otherwise
@@ -122,6 +123,20 @@ class Ladder:
         if tokens:
             keeps = {Fraction(rounded(keep, tokens), tokens) for keep in keeps}
         return [*sorted(keep for keep in keeps if keep < now), now]
+
+
+def climbed(task: Task, options: LadderOptions, trials: float = math.inf) -> Steps:
+    """A ladder from the most that the best known point may keep, each rung measured in full; only as many rungs as
+    `trials` pay for, and more of them only add rungs."""
+    chosen = form(task, gentle(task, anchor(task)))
+    ladder = yield from Ladder.begin(task, chosen, options)
+    rung = Rung(0.0, chosen.start)
+    each = len(ladder.places) * (options.resolution.bit_length() - 1) * options.limit + 1
+    for number, tolerance in enumerate(ladder.tolerances, 1):
+        if number * each > trials:
+            return
+        rung = yield from ladder.climb(rung, tolerance)
+        yield Probes("ladder", [Probe(document=chosen.document(rung.schedule))])
 
 
 def records(task: Task, options: LadderOptions) -> int:

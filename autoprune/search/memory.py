@@ -1,4 +1,4 @@
-"""The sampler's memory: one Optuna study, opened, repaired, and told. Nothing else in the project talks to Optuna.
+"""The sampler's memory: one Optuna study, opened, repaired, asked and told. Nothing else does any of that.
 
 Optuna 5 facts this relies on: constraints are written once per trial and a trial without them counts as feasible, so
 all are set before COMPLETE is told; heartbeats and retry callbacks do not work with ask/tell, so trials left RUNNING by
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.search import sampler
 from autoprune.search.sampler_storage import storage_of
+from autoprune.search.settle import Fate
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-    from autoprune.ports import TrialRecord, TrialState
+    from autoprune.ports import TrialRecord
     from autoprune.search.plan import StudyPlan
     from autoprune.search.strategy import SamplerKind
 
@@ -45,17 +46,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Told:
-    """A finished trial of the sampler's memory that the log has not settled. `found` are its measures' values."""
+    """A finished trial of the sampler's memory that the log has not settled. `values` are the space's."""
 
     number: int
-    state: TrialState
     values: Mapping[str, Any]
-    found: Mapping[str, float]
+    fate: Fate
     digest: str
     key: str
     reference: str | None
-    slacks: Mapping[str, float]
-    reason: str
     phase: str
     limit: int | None
     arm: str = ""
@@ -103,9 +101,9 @@ class SamplerMemory:
         pruned = TrialState.PRUNED
         states = dict.fromkeys(("infeasible", "partial", "screened"), pruned)
         states |= {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}
-        outcome = _outcome(record.state, record.values, record.constraints, record.reason)
-        attrs: dict[str, Any] = {"digest": record.digest, "key": record.evaluation_key or "", "outcome": outcome}
-        attrs |= {"record": record.number, "phase": record.phase}
+        fate = Fate(record.state, record.values, record.constraints, record.reason)
+        attrs: dict[str, Any] = {"digest": record.digest, "key": record.evaluation_key or "", "record": record.number}
+        attrs |= {"outcome": _outcome(fate, record.limit), "phase": record.phase}
         if record.origin == "reference":
             attrs["reference"] = record.digest
         failed = record.state == "failed"
@@ -127,8 +125,7 @@ class SamplerMemory:
         trials = self._trials()
         retried = {t.user_attrs.get("retry_of") for t in trials}
         for trial in trials:
-            abandoned = trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs
-            if trial.state != TrialState.RUNNING and not abandoned:
+            if trial.state != TrialState.RUNNING and not self._is_abandoned(trial):
                 continue
             # Without a digest it was never offered: the next proposal takes its place and its seed.
             if trial.number not in retried and "digest" in trial.user_attrs:
@@ -163,14 +160,11 @@ class SamplerMemory:
             told.append(
                 Told(
                     number=trial.number,
-                    state=attrs["outcome"]["state"],
                     values=self._dimensions.from_optuna(trial.params),
-                    found=attrs["outcome"]["values"],
+                    fate=_fate(attrs["outcome"]),
                     digest=attrs.get("digest", ""),
                     key=attrs.get("key", ""),
                     reference=attrs.get("reference"),
-                    slacks=attrs["outcome"]["slacks"],
-                    reason=attrs["outcome"]["reason"],
                     phase=attrs.get("phase", ""),
                     limit=attrs["outcome"].get("limit"),
                     arm=self.arm,
@@ -255,32 +249,24 @@ class SamplerMemory:
         return f"dispatched:{key}" in self._dispatched
 
     # ------------------------------------------------------------------------------------------------------- telling
-    def tell(
-        self,
-        asked: Asked,
-        state: TrialState,
-        values: Mapping[str, float],
-        slacks: Mapping[str, float],
-        reason: str = "",
-        limit: int | None = None,
-    ) -> None:
+    def tell(self, asked: Asked, fate: Fate, limit: int | None = None) -> None:
         """The one place where a proposal's fate is told. Complete needs every objective and every constraint; numbers
         of part of the records are no values of an objective."""
         from optuna.trial import TrialState as Optuna
 
-        asked.trial.set_user_attr("outcome", {**_outcome(state, values, slacks, reason), "limit": limit})
-        if state == "failed":
+        asked.trial.set_user_attr("outcome", _outcome(fate, limit))
+        if fate.state == "failed":
             self.study.tell(asked.trial, state=Optuna.FAIL)
             return
-        for name, slack in self._all_constraints(slacks).items():
+        for name, slack in self._all_constraints(fate.slacks).items():
             asked.trial.set_constraint(name, slack)
-        if state in ("infeasible", "partial", "screened"):
+        if fate.state in ("infeasible", "partial", "screened"):
             self.study.tell(asked.trial, state=Optuna.PRUNED)
             return
-        missing = [c for c in self._constraints if c not in slacks]
+        missing = [c for c in self._constraints if c not in fate.slacks]
         if missing:
             raise ValueError(f"constraints not set: {missing}")
-        self.study.tell(asked.trial, [values[o] for o in self._objectives])
+        self.study.tell(asked.trial, [fate.values[o] for o in self._objectives])
 
     def _all_constraints(self, slacks: Mapping[str, float]) -> dict[str, float]:
         """Every declared constraint (0 = not known to be violated), and what else is violated."""
@@ -290,7 +276,10 @@ class SamplerMemory:
         return self.study.get_trials(deepcopy=False)
 
 
-def _outcome(
-    state: TrialState, values: Mapping[str, float], slacks: Mapping[str, float], reason: str
-) -> dict[str, Any]:
-    return {"state": state, "values": dict(values), "slacks": dict(slacks), "reason": reason}
+def _outcome(fate: Fate, limit: int | None) -> dict[str, Any]:
+    known = {"values": dict(fate.values), "slacks": dict(fate.slacks)}
+    return {"state": fate.state, **known, "reason": fate.reason, "limit": limit}
+
+
+def _fate(outcome: Mapping[str, Any]) -> Fate:
+    return Fate(outcome["state"], outcome["values"], outcome["slacks"], outcome["reason"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.search.strategies.sensitivity import VERIFY, SensitivityOptions
+from autoprune.search.strategies.sensitivity import SensitivityOptions
 from autoprune.search.tabulate import PHASE
+from autoprune.search.verifying import VERIFY
 from autoprune.spec.models import StrategySpec
 
 if TYPE_CHECKING:

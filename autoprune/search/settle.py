@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from autoprune.search.ledger import LOST
 from autoprune.search.statistics import Array, Clusters
 
 if TYPE_CHECKING:
-    from autoprune.ports import Outcome
+    from autoprune.ports import Outcome, TrialRecord, TrialState
     from autoprune.spec.goals import Constraint
 
 
@@ -23,6 +23,24 @@ class Unusable:
     """Why an outcome gives no numbers: 'kind: message'."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a point: `values` by label and `slacks` by constraint text as far as they are known, `reason`
+    where it was not simply measured; `cached`: this study paid nothing for it; `seconds` of the evaluation."""
+
+    state: TrialState
+    values: Mapping[str, float] = field(default_factory=dict)
+    slacks: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+
+    @classmethod
+    def again(cls, record: TrialRecord) -> Fate:
+        """That of a point with the effect of one settled before."""
+        return cls(record.state, record.values, record.constraints, f"same as {record.name}", cached=True)
 
 
 def usable(outcome: Outcome, labels: Sequence[str], baseline: Measurement | None) -> Measurement | Unusable:

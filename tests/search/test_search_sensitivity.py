@@ -19,7 +19,7 @@ from autoprune.errors import BadInput
 from autoprune.policy.budget import rounded
 from autoprune.ports import EvalRequest, Measurement
 from autoprune.search.forms import forms, reach
-from autoprune.search.strategies.sensitivity import halved
+from autoprune.search.verifying import halved
 
 
 def best(budget: Fraction, keeps: set[Fraction]) -> float:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
 from autoprune.errors import BadInput
-from autoprune.search.anchor import anchor, form, gentle
 from autoprune.search.damage import qualities
 from autoprune.search.forms import forms, reach
-from autoprune.search.ladder import ALLOWED, Ladder, LadderOptions, Rung
+from autoprune.search.ladder import LadderOptions, climbed
 from autoprune.search.refining import Refining, known_spots
-from autoprune.search.strategies.sensitivity import verify
-from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, Step, Steps, Task, Tell, strategy
+from autoprune.search.strategy import Answer, Options, Sample, Step, Steps, Task, Tell, strategy
 from autoprune.search.table import Table
 from autoprune.search.tabulate import PREFERRED, tabulate
+from autoprune.search.verifying import verify
 
 PREPARED = 5  # evaluations that tell something of the layers; where the part for it is less, it goes to sampling
 REFINED = 24  # trials beside the references, before some are kept for refining
@@ -33,18 +33,20 @@ class AutoOptions(Options):
 
 @dataclass(frozen=True)
 class Split:
-    """Trials by what they are spent on."""
+    """Trials by what they are spent on; `by` is what prepares: `table`, `ladder`, or `nothing` where schedules cannot
+    stand in the space or no measure says what is lost."""
 
+    by: Literal["table", "ladder", "nothing"]
     prepare: float
     sample: int
     refine: int
 
     @classmethod
     def of(cls, task: Task, options: AutoOptions) -> Split:
-        left = task.trials - task.references
-        refine = int(options.refine * left) if left >= REFINED else 0
-        prepare = options.prepare * left if options.prepare * left >= PREPARED else 0.0
-        return cls(prepare, left - refine - int(prepare), refine)
+        left, by = task.trials - task.references, _preparation(task)
+        refine = int(options.refine * left) if left >= REFINED and by != "nothing" else 0
+        prepare = options.prepare * left if options.prepare * left >= PREPARED and by != "nothing" else 0.0
+        return cls(by, prepare, left - refine - int(prepare), refine)
 
 
 @strategy("auto", AutoOptions)
@@ -53,21 +55,19 @@ def auto(task: Task, options: AutoOptions) -> Steps:
     without a smooth measure, a greedy ladder); then Bayesian optimisation over the space from there; at last the
     front's members get keeps of their own in every layer. How the trials are shared out is said at the start."""
     split = Split.of(task, options)
-    how = _how(task) if split.prepare or split.refine else "nothing"
-    yield Tell(_said(task, split, how))
+    yield Tell(_said(task, split))
     table: Table | None = None
-    if split.prepare and how == "table":
+    if split.prepare and split.by == "table":
         table = yield from _tabled(task, split.prepare)
-    elif split.prepare and how == "ladder":
-        yield from _climbed(task, split.prepare)
+    elif split.prepare:
+        yield from climbed(task, LadderOptions(), split.prepare)
     yield Sample("bayesian", "bayesian", split.sample)
-    if split.refine and how != "nothing":
+    if split.refine:
         yield from Refining(task, known_spots(task, *EARLIER), table).run(split.refine)
     yield Sample("bayesian", "bayesian")
 
 
-def _how(task: Task) -> str:
-    """`table`, `ladder`, or `nothing` where schedules cannot stand in the space or no measure says what is lost."""
+def _preparation(task: Task) -> Literal["table", "ladder", "nothing"]:
     known = qualities(task)
     try:
         forms(task, 1)
@@ -78,17 +78,15 @@ def _how(task: Task) -> str:
     return "ladder" if known else "nothing"
 
 
-def _said(task: Task, split: Split, how: str) -> str:
+def _said(task: Task, split: Split) -> str:
     parts = [f"{task.references} references"] if task.references else []
-    prepare = split.prepare if how != "nothing" else 0.0
-    if prepare and how == "table":
+    if split.prepare and split.by == "table":
         parts.append(f"about {split.prepare:.0f} for a table of what each layer can do without and its best schedules")
-    elif prepare:
+    elif split.prepare:
         parts.append(f"about {split.prepare:.0f} for a greedy ladder")
-    refine = split.refine if how != "nothing" else 0
-    parts.append(f"about {task.trials - task.references - refine - prepare:.0f} Bayesian")
-    if refine:
-        parts.append(f"{refine} to refine the front layer by layer")
+    parts.append(f"about {task.trials - task.references - split.refine - split.prepare:.0f} Bayesian")
+    if split.refine:
+        parts.append(f"{split.refine} to refine the front layer by layer")
     return f"auto: {task.trials} trials: {', '.join(parts)}"
 
 
@@ -100,15 +98,3 @@ def _tabled(task: Task, trials: float) -> Generator[Step, Sequence[Answer], Tabl
         return None
     yield from verify(task, tables, within, max(2, int(trials / 3)))
     return tables[0].table
-
-
-def _climbed(task: Task, trials: float) -> Generator[Step, Sequence[Answer], None]:
-    """As many rungs as the trials pay for; more of them only add rungs."""
-    chosen = form(task, gentle(task, anchor(task)))
-    ladder = yield from Ladder.begin(task, chosen, LadderOptions(limit=1 / 8))
-    rung = Rung(0.0, chosen.start)
-    probes = len(ladder.places) * (ladder.options.resolution.bit_length() - 1)
-    each = probes * ladder.options.limit + 1
-    for tolerance in ladder.tolerances[: min(len(ALLOWED), int(trials / each))]:
-        rung = yield from ladder.climb(rung, tolerance)
-        yield Probes("ladder", [Probe(document=chosen.document(rung.schedule))])

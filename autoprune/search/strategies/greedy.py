@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from autoprune.search.anchor import anchor, form, gentle
-from autoprune.search.ladder import Ladder, LadderOptions, Rung
+from autoprune.search.ladder import LadderOptions, climbed
 from autoprune.search.refusals import no_form, no_quality
-from autoprune.search.strategy import Probe, Probes, Steps, Task, strategy
+from autoprune.search.strategy import Steps, Task, strategy
 
 PAPER = "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction (CVPR 2025)"
 
@@ -21,9 +20,4 @@ def greedy(task: Task, options: LadderOptions) -> Steps:
     that the space contains, else of its middle; a place takes the parts of the space's stage at or before it. Keeps are
     not held to the space's ranges. With several workers the range is cut into more than two parts at once.
     """
-    chosen = form(task, gentle(task, anchor(task)))
-    ladder = yield from Ladder.begin(task, chosen, options)
-    rung = Rung(0.0, chosen.start)
-    for tolerance in ladder.tolerances:
-        rung = yield from ladder.climb(rung, tolerance)
-        yield Probes("ladder", [Probe(document=chosen.document(rung.schedule))])
+    yield from climbed(task, options)
