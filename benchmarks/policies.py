@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from autoprune.api.proposals import PARTS, candidate
-from autoprune.document.yaml import read
+from autoprune.document.yaml import Source, read
 from autoprune.errors import BadInput
 from autoprune.policy import catalog
+from autoprune.policy.arms import arms
 from autoprune.policy.bound import BUDGET, BoundSpace
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
@@ -63,9 +64,17 @@ def catalog_entries(
 
 
 def sampled_entries(name: str, count: int, geometry: Geometry, tokens: int, seed: int) -> list[Entry]:
-    """`count` feasible policies of a space: budgets spread evenly over its range, everything else drawn uniformly."""
-    space = Space.from_source(read(catalog.find("search_spaces", name)), PARTS, geometry).bind(geometry)
-    rng = np.random.default_rng([seed, *name.encode()])
+    """`count` feasible policies of a space: budgets spread evenly over its range, everything else drawn uniformly. Of a
+    space with arms, so many of each."""
+    return [
+        entry
+        for arm in arms(read(catalog.find("search_spaces", name)), []).values()
+        for entry in _sampled(arm, count, geometry, tokens, np.random.default_rng([seed, *name.encode()]))
+    ]
+
+
+def _sampled(source: Source, count: int, geometry: Geometry, tokens: int, rng: np.random.Generator) -> list[Entry]:
+    space = Space.from_source(source, PARTS, geometry).bind(geometry)
     made: dict[str, Entry] = {}
     for place in (rng.permutation(count) + 0.5) / count:
         for _ in range(TRIES):

@@ -12,6 +12,7 @@ import pytest
 from autoprune.errors import BadInput
 from autoprune.measures.evaluator import build
 from autoprune.models import read_geometry
+from autoprune.policy import catalog
 from autoprune.ports import EvalRequest
 from benchmarks.outcomes import BASELINE, COSTS, Part, Pool
 from benchmarks.output import MODEL
@@ -28,6 +29,11 @@ def test_samples_are_seeded_distinct_and_spread_over_the_budgets() -> None:
     assert {e.digest for e in made} != {e.digest for e in other}
     quarters = sorted(int((e.values["budget"] - 0.08) / 0.52 * 4) for e in made)
     assert quarters == [0, 1, 2, 3]
+
+
+def test_every_shipped_space_gives_samples() -> None:
+    for name in catalog.names("search_spaces"):
+        assert sampled_entries(name, 1, GEOMETRY, GEOMETRY.tokens_per_image, 1), name
 
 
 def test_policies_that_begin_alike_follow_each_other() -> None:
