@@ -136,17 +136,23 @@ class EvaluationContext:
 # ------------------------------------------------------------------------------------------------ executing evaluations
 @dataclass(frozen=True)
 class Measured:
+    """`lineage` of an outcome: why earlier attempts at the same point came to nothing, a line each, oldest first. Who
+    retries writes it; an executor leaves it empty."""
+
     request: EvalRequest
     measurement: Measurement
+    lineage: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Our code or the device said no. Never retried blindly."""
+    """Our code or the device said no. Never retried blindly; a `timeout` may be tried again, elsewhere: what hung was
+    killed, and it may have been the worker."""
 
     request: EvalRequest
     kind: FailureKind
     message: str
+    lineage: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,7 @@ class Lost:
 
     request: EvalRequest
     message: str
+    lineage: str = ""
 
 
 Outcome = Measured | Failed | Lost
@@ -197,7 +204,7 @@ class TrialRecord:
     to its slack in the measure's own unit (<= 0 is met). `policy` is the policy *document*, `canonical` its JSON.
     `phase` is the step of the strategy that wanted it, `arm` the one it was proposed in (empty where there are none). A
     `partial` one was measured on the first `limit` records only, a `screened` one also with other measures: `share` of
-    a full evaluation, never on a front.
+    a full evaluation, never on a front. `lineage`: why earlier attempts at it came to nothing, a line each.
     """
 
     number: int
@@ -219,6 +226,7 @@ class TrialRecord:
     limit: int | None = None
     share: float = 1.0
     arm: str = ""
+    lineage: str = ""
 
 
 class TrialLog(Protocol):

@@ -176,7 +176,7 @@ def _timed(executor: Executor, policies: Sequence[str | None]) -> float:
     outcomes: list[Any] = []
     requests = [EvalRequest(policy, "search", pool.LABELS) for policy in policies]
     began = time.perf_counter()
-    run_all(executor, requests, 0, None, never, lambda _, outcome: outcomes.append(outcome))
+    run_all(executor, requests, 0, never, lambda _, outcome: outcomes.append(outcome))
     broken = [outcome for outcome in outcomes if not hasattr(outcome, "measurement")]
     if broken:
         raise AutoPruneError(f"a policy was not measured: {broken[0].message}")

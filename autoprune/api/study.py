@@ -255,7 +255,6 @@ class Prepared:
             confidence=spec.certify.confidence,
             select=checked.select,
             costs=tuple(dict.fromkeys(c for c in costs if c in labels)),
-            evaluation_timeout=spec.search.evaluation_timeout,
             holdout_auto=spec.calibration.holdout == "auto",
             holdout_records=len(self.splits.holdout),
             better={m.label: info.direction for m in checked.measures if (info := measures.find(m.name)) is not None},

@@ -39,7 +39,7 @@ class RayExecutor:
 
     * A worker that dies answers `Lost` and is replaced; Ray itself restarts and retries nothing, so the caller decides.
     * An evaluation that runs longer than `evaluation_timeout` seconds (loading the model not counted) is killed and
-      answers `Failed(timeout)`, never `Lost`: a point that hangs must not be tried for ever. The worker is replaced.
+      answers `Failed(timeout)`; the worker is replaced.
     * After an out-of-memory the worker is replaced too: device memory comes back reliably only with its process.
     * A worker that cannot build its evaluator ends the run from `wait`: BadInput as it is, anything else as
       AutoPruneError; so does `STILLBORN` workers in a row that die while loading.

@@ -71,9 +71,7 @@ class Desk:
         self.ledger = Ledger(log.trials())
         self.growth = Growth(plan.objectives, self.ledger.records)
         self.memory = Memories(plan, self.ledger.records, SamplerMemory)
-        self.dispatcher: Dispatcher[Point] = Dispatcher(
-            executor, plan.max_retries, plan.evaluation_timeout, plan.synchronous
-        )
+        self.dispatcher: Dispatcher[Point] = Dispatcher(executor, plan.max_retries, plan.synchronous)
         self.running: dict[str, Point] = {}
         self.baselines: dict[int | None, Measurement] = {None: baseline}
         self.standings = standings
@@ -274,12 +272,12 @@ class Desk:
         baseline = self.baselines[point.limit] if point.rung is None else self.standings.baselines[point.rung]
         result = settle.usable(outcome, outcome.request.measures, baseline)
         if isinstance(result, settle.Unusable):
-            self._settle(point, Fate("failed", reason=result.reason))
+            self._settle(point, Fate("failed", reason=result.reason, lineage=outcome.lineage))
             return
         self.log.remember(point.key, outcome.request, result)
         slacks = settle.search_slacks((rung or self.plan).constraints, result, baseline)
         state: TrialState = rung.state if rung is not None else "complete" if point.limit is None else "partial"
-        fate = Fate(state, result.values, slacks, cached=cached, seconds=result.seconds)
+        fate = Fate(state, result.values, slacks, cached=cached, seconds=result.seconds, lineage=outcome.lineage)
         if rung is not None:
             self._judge(point, fate)
             return
@@ -328,6 +326,7 @@ class Desk:
                 limit=point.limit,
                 share=self.share(point.limit),
                 arm="" if source is None else source.arm,
+                lineage=fate.lineage,
             )
         )
 

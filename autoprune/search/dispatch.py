@@ -1,11 +1,12 @@
-"""Requests out, outcomes back: lost workers retried, silent ones given up, and arrival order made repeatable."""
+"""Requests out, outcomes back: what died or hung is tried again, and arrival order made repeatable."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from autoprune.ports import EvalRequest, Failed, Lost
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 Owner = TypeVar("Owner")
 _names = itertools.count()  # a late answer must not be taken for another dispatcher's
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -22,24 +24,22 @@ class _Job(Generic[Owner]):
     order: int
     request: EvalRequest
     owner: Owner
-    since: float
-    retries: int = 0
+    came_to_nothing: list[str] = field(default_factory=list)
     outcome: Outcome | None = None
 
 
 class Dispatcher(Generic[Owner]):
     """Keeps requests in flight at an executor, each with an owner that gets the final outcome.
 
-    `Lost` comes back only when a request was lost more than `max_retries` times. With `synchronous`, outcomes are held
-    until all in flight have one and are given in the order of submission.
+    A request whose worker died (`Lost`) or was killed for hanging (`timeout`) is submitted again, so often as
+    `max_retries` says; the outcome that is final in the end has the `lineage`. With `synchronous`, outcomes are held
+    until all in flight have one and are given in the order of submission. How long an evaluation may take is the
+    executor's business: only there is it known when it began, and only there can it be stopped.
     """
 
-    def __init__(
-        self, executor: Executor, max_retries: int, timeout: float | None = None, synchronous: bool = False
-    ) -> None:
+    def __init__(self, executor: Executor, max_retries: int, synchronous: bool = False) -> None:
         self._executor = executor
         self._max_retries = max_retries
-        self._timeout = timeout
         self._synchronous = synchronous
         self._jobs: dict[str, _Job[Owner]] = {}
         self._submitted = 0
@@ -56,14 +56,13 @@ class Dispatcher(Generic[Owner]):
         return len(self._jobs)
 
     def submit(self, request: EvalRequest, owner: Owner) -> None:
-        job = _Job(self._submitted, request, owner, time.monotonic())
+        job = _Job(self._submitted, request, owner)
         self._submitted += 1
         self._send(job)
 
     def _send(self, job: _Job[Owner]) -> None:
-        tag = f"{self._name}.{job.order}.{job.retries}"
+        tag = f"{self._name}.{job.order}.{len(job.came_to_nothing)}"
         job.request = replace(job.request, tag=tag)
-        job.since = time.monotonic()
         self._jobs[tag] = job
         self._executor.submit(job.request)
 
@@ -77,27 +76,20 @@ class Dispatcher(Generic[Owner]):
             self._receive(outcome)
         if not outcomes:
             time.sleep(max(0.0, min(0.05, patience - (time.monotonic() - started))))
-        self._give_up_on_silent()
         return self._final()
 
     def _receive(self, outcome: Outcome) -> None:
         job = self._jobs.get(outcome.request.tag)
         if job is None or job.outcome is not None:
-            return  # given up on, or answered before
-        if isinstance(outcome, Lost) and job.retries < self._max_retries:
+            return  # not ours, or answered before
+        why = _came_to_nothing(outcome)
+        if why and len(job.came_to_nothing) < self._max_retries:
             del self._jobs[outcome.request.tag]
-            job.retries += 1
+            job.came_to_nothing.append(why)
+            log.warning("attempt %d at an evaluation came to nothing, trying again: %s", len(job.came_to_nothing), why)
             self._send(job)
             return
-        job.outcome = outcome
-
-    def _give_up_on_silent(self) -> None:
-        if self._timeout is None:
-            return
-        for job in self._jobs.values():
-            silent = time.monotonic() - job.since
-            if job.outcome is None and silent > self._timeout:
-                job.outcome = Failed(job.request, "timeout", f"no answer for {silent:.0f} s")
+        job.outcome = replace(outcome, lineage="\n".join(job.came_to_nothing))
 
     def _final(self) -> list[tuple[Owner, Outcome]]:
         done = {tag: job.outcome for tag, job in self._jobs.items() if job.outcome is not None}
@@ -109,6 +101,15 @@ class Dispatcher(Generic[Owner]):
         return [(job.owner, outcome) for job, outcome in jobs]
 
 
+def _came_to_nothing(outcome: Outcome) -> str:
+    """What is worth another attempt, in one line; '' for an answer. Memory and bugs would fail the same way again."""
+    if isinstance(outcome, Lost):
+        return f"lost: {' '.join(outcome.message.split())}"
+    if isinstance(outcome, Failed) and outcome.kind == "timeout":
+        return f"timeout: {' '.join(outcome.message.split())}"
+    return ""
+
+
 def never() -> bool:
     """The default stop signal: none."""
     return False
@@ -118,12 +119,11 @@ def run_all(
     executor: Executor,
     requests: list[EvalRequest],
     max_retries: int,
-    timeout: float | None,
     stop: Callable[[], bool],
     receive: Callable[[int, Outcome], None],
 ) -> bool:
     """Run a known list of requests, `receive(index, outcome)` as each ends. False if `stop` ended it early."""
-    dispatcher: Dispatcher[int] = Dispatcher(executor, max_retries, timeout)
+    dispatcher: Dispatcher[int] = Dispatcher(executor, max_retries)
     waiting = list(enumerate(requests))
     while waiting or dispatcher.running:
         if stop():

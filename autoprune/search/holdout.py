@@ -44,9 +44,8 @@ class Bench:
     def baseline(self, split: Split, limit: int | None = None, measures: tuple[str, ...] | None = None) -> Measurement:
         """The unpruned model, on the first `limit` records (None = all), with the plan's measures or others. Without
         its numbers there is nothing to compare with, so a failure ends the study."""
-        # No time limit: this is the request for which a worker loads its model.
         request = self._request(None, split, limit, measures)
-        result = self._measure([request], None, timeout=None, done=lambda _: None)[0]
+        result = self._measure([request], None, done=lambda _: None)[0]
         if isinstance(result, Unusable):
             raise AutoPruneError(f"the unpruned baseline could not be measured on the {split} split ({result.reason})")
         return result
@@ -59,13 +58,12 @@ class Bench:
     ) -> list[Result]:
         """Measure policies; `done(count)` reports progress. A failing one has its reason instead of numbers."""
         requests = [self._request(c, split) for c in canonicals]
-        return self._measure(requests, baseline, self._plan.evaluation_timeout, done)
+        return self._measure(requests, baseline, done)
 
     def _measure(
         self,
         requests: list[EvalRequest],
         baseline: Measurement | None,
-        timeout: float | None,
         done: Callable[[int], None],
     ) -> list[Result]:
         plan, log = self._plan, self._log
@@ -85,6 +83,6 @@ class Bench:
             done(len(results))
 
         pending = [requests[i] for i in todo]
-        if not run_all(self._executor, pending, plan.max_retries, timeout, self._stop, receive):
+        if not run_all(self._executor, pending, plan.max_retries, self._stop, receive):
             raise Interrupted("interrupted; the same command continues this study")
         return [results[i] for i in range(len(requests))]

@@ -123,9 +123,9 @@ class StudyPlan:
     `time_limit` is in seconds of this run, certification excluded. `storage` is an Optuna RDB URL (None = memory).
     `costs` are labels in the order that decides which finalist is dearest; the first is the predicted cost.
     `max_failures` ends the search once more than max(this, 30 % of the settled points) failed in one run.
-    `evaluation_timeout`, in seconds, is when the driver gives up on an answer; executors that can stop a worker
-    enforce their own limit before that. `holdout_auto`: certify on as many of the `holdout_records` (None = unknown) as
-    the constraints need at the discordance seen in the search, instead of on all. `options` are the strategy's.
+    `max_retries`: how often an evaluation whose worker died or hung is tried again. `holdout_auto`: certify on as many
+    of the `holdout_records` (None = unknown) as the constraints need at the discordance seen in the search, instead of
+    on all. `options` are the strategy's.
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
     `rungs` are climbed, in this order, by what a sampler proposes. `more_arms` are spaces beside `proposals`, by name;
     that one is then the `first_arm`: a strategy that makes policies by itself makes those of the first, samplers
@@ -150,7 +150,6 @@ class StudyPlan:
     costs: tuple[str, ...] = field(default=())
     max_retries: int = 2
     max_failures: int = 5
-    evaluation_timeout: float | None = None
     holdout_auto: bool = False
     holdout_records: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

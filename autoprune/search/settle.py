@@ -28,7 +28,8 @@ class Unusable:
 @dataclass(frozen=True)
 class Fate:
     """What became of a point: `values` by label and `slacks` by constraint text as far as they are known, `reason`
-    where it was not simply measured; `cached`: this study paid nothing for it; `seconds` of the evaluation."""
+    where it was not simply measured; `cached`: this study paid nothing for it; `seconds` of the evaluation; `lineage`
+    of its outcome."""
 
     state: TrialState
     values: Mapping[str, float] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Fate:
     reason: str = ""
     cached: bool = False
     seconds: float = 0.0
+    lineage: str = ""
 
     @classmethod
     def again(cls, record: TrialRecord) -> Fate:

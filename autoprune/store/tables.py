@@ -100,6 +100,7 @@ class TrialRow(Base):
     limit: Mapped[int | None]
     share: Mapped[float] = mapped_column(server_default="1")
     arm: Mapped[str] = mapped_column(server_default="")
+    lineage: Mapped[str] = mapped_column(server_default="")
     created: Mapped[datetime] = mapped_column(default=now)
 
 

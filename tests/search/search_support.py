@@ -140,7 +140,7 @@ class FakeExecutor:
     """Answers one request per `wait`. `script[n]` replaces the answer to the n-th submission (counted from 0)."""
 
     capacity: int = 1
-    script: dict[int, Callable[[EvalRequest], Outcome | None]] = field(default_factory=dict)
+    script: dict[int, Callable[[EvalRequest], Outcome]] = field(default_factory=dict)
     newest_first: bool = False
     answer: Callable[[EvalRequest], Measurement] = measure
     submitted: list[EvalRequest] = field(default_factory=list)
@@ -152,17 +152,11 @@ class FakeExecutor:
         assert len(self.queue) <= max(1, self.capacity), "more in flight than the executor can use"
 
     def wait(self, timeout: float | None = None) -> Sequence[Outcome]:
-        for position in range(len(self.queue)):
-            index = len(self.queue) - 1 - position if self.newest_first else position
-            number, request = self.queue[index]
-            if number not in self.script:
-                del self.queue[index]
-                return [Measured(request, self.answer(request))]
-            outcome = self.script[number](request)
-            if outcome is not None:
-                del self.queue[index]
-                return [outcome]
-        return []
+        if not self.queue:
+            return []
+        number, request = self.queue.pop(-1 if self.newest_first else 0)
+        scripted = self.script.get(number)
+        return [Measured(request, self.answer(request)) if scripted is None else scripted(request)]
 
     def close(self) -> None:
         self.queue.clear()
@@ -179,8 +173,8 @@ def oom(request: EvalRequest) -> Outcome:
     return Failed(request, "oom", "out of memory")
 
 
-def silent(request: EvalRequest) -> None:
-    return None
+def hung(request: EvalRequest) -> Outcome:
+    return Failed(request, "timeout", "no answer after 9 s")
 
 
 def with_nan(label: str) -> Callable[[EvalRequest], Outcome]:

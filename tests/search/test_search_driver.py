@@ -17,6 +17,7 @@ from search_support import (
     Watcher,
     constraint,
     fresh,
+    hung,
     lost,
     make_plan,
     measure,
@@ -25,7 +26,6 @@ from search_support import (
     parameter,
     reference,
     run,
-    silent,
     with_nan,
 )
 
@@ -235,24 +235,23 @@ def test_unusable_measurements_are_failures(answer, word):
     assert [word in r.reason for r in log.settled if r.state == "failed"] == [True]
 
 
-def test_no_answer_in_time_is_a_timeout():
-    log = FakeLog()
-    executor = FakeExecutor(capacity=2, script={3: silent})
-    executor.queue_limit = 9
-    run(make_plan(trials=4, evaluation_timeout=0.2), _Patient(executor), log)
-    failed = [r for r in log.settled if r.state == "failed"]
-    assert [r.reason.split(":")[0] for r in failed] == ["timeout"]
-    assert len(fresh(log)) == 4
+def test_what_always_hangs_fails_as_a_timeout_after_its_tries():
+    log, executor = FakeLog(), FakeExecutor(script={3: hung, 4: hung, 5: hung})
+    run(make_plan(trials=5), executor, log)
+    [failed] = [r for r in log.settled if r.state == "failed"]
+    assert failed.reason == "timeout: no answer after 9 s"
+    assert failed.lineage.splitlines() == ["timeout: no answer after 9 s"] * 2
+    assert [r.policy for r in executor.submitted].count(failed.canonical) == 3
+    assert len(fresh(log)) == 5
 
 
-class _Patient:
-    """An executor whose hung request keeps its place in the queue."""
-
-    def __init__(self, inner: FakeExecutor) -> None:
-        self.inner, self.capacity, inner.capacity = inner, inner.capacity, 99
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
+def test_a_trial_says_how_often_it_was_tried():
+    log, executor = FakeLog(), FakeExecutor(script={3: hung, 4: lost})
+    run(make_plan(trials=5), executor, log)
+    assert [r.lineage.splitlines() for r in log.settled if r.lineage] == [
+        ["timeout: no answer after 9 s", "lost: worker died"]
+    ]
+    assert not [r for r in log.settled if r.state == "failed"]
 
 
 def test_a_failing_baseline_ends_the_study():

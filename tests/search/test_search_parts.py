@@ -7,7 +7,7 @@ import sys
 
 import optuna
 import pytest
-from search_support import FakeExecutor, lost, make_plan, parameter, silent
+from search_support import FakeExecutor, hung, lost, make_plan, oom, parameter
 
 from autoprune.errors import AutoPruneError
 from autoprune.ports import Failed, Lost, Measured, TrialRecord
@@ -76,33 +76,50 @@ def request(policy):
 BASE = '{"mode": "a", "x": 1.0, "y": 1.0}'
 
 
-def test_a_late_answer_to_a_request_given_up_on_is_ignored():
-    executor = FakeExecutor(capacity=9, script={0: silent})
-    dispatcher: Dispatcher[str] = Dispatcher(executor, max_retries=1, timeout=0.05)
-    dispatcher.submit(request(BASE), "slow")
-    ended = []
-    while not ended:
-        ended = dispatcher.collect(0.01)
-    assert isinstance(ended[0][1], Failed)
-    assert ended[0][1].kind == "timeout"
-    executor.script.clear()
-    dispatcher.submit(request(BASE), "next")
-    assert dispatcher.collect(0.01) == []
-    [(owner, outcome)] = dispatcher.collect(0.01)
-    assert owner == "next"
-    assert isinstance(outcome, Measured)
-
-
-def test_a_lost_request_comes_back_after_its_retries():
-    executor = FakeExecutor(capacity=1, script={0: lost, 1: lost})
+def test_an_answer_to_somebody_elses_request_is_ignored():
+    executor = FakeExecutor(capacity=9)
+    executor.submit(request(BASE))
     dispatcher: Dispatcher[str] = Dispatcher(executor, max_retries=1)
     dispatcher.submit(request(BASE), "mine")
     assert dispatcher.collect(0.01) == []
-    assert not dispatcher.has_room
     [(owner, outcome)] = dispatcher.collect(0.01)
     assert owner == "mine"
-    assert isinstance(outcome, Lost)
+    assert isinstance(outcome, Measured)
+    assert outcome.lineage == ""
+
+
+@pytest.mark.parametrize(("answer", "what"), [(lost, Lost), (hung, Failed)])
+def test_a_request_whose_worker_always_dies_or_hangs_comes_back_after_its_retries(answer, what):
+    executor = FakeExecutor(capacity=1, script={0: answer, 1: answer, 2: answer})
+    dispatcher: Dispatcher[str] = Dispatcher(executor, max_retries=2)
+    dispatcher.submit(request(BASE), "mine")
+    assert dispatcher.collect(0.01) == []
+    assert not dispatcher.has_room
+    assert dispatcher.collect(0.01) == []
+    [(owner, outcome)] = dispatcher.collect(0.01)
+    assert owner == "mine"
+    assert isinstance(outcome, what)
+    assert outcome.lineage.count("\n") == 1
     assert dispatcher.running == 0
+
+
+def test_what_worked_in_the_end_says_what_did_not_before():
+    executor = FakeExecutor(capacity=1, script={0: lost, 1: hung})
+    dispatcher: Dispatcher[str] = Dispatcher(executor, max_retries=2)
+    dispatcher.submit(request(BASE), "mine")
+    ended = [done for _ in range(3) for done in dispatcher.collect(0.01)]
+    [(_, outcome)] = ended
+    assert isinstance(outcome, Measured)
+    assert outcome.lineage.splitlines() == ["lost: worker died", "timeout: no answer after 9 s"]
+
+
+def test_memory_is_not_tried_again():
+    executor = FakeExecutor(capacity=1, script={0: oom})
+    dispatcher: Dispatcher[str] = Dispatcher(executor, max_retries=2)
+    dispatcher.submit(request(BASE), "mine")
+    [(_, outcome)] = dispatcher.collect(0.01)
+    assert isinstance(outcome, Failed)
+    assert len(executor.submitted) == 1
 
 
 def trial(number, state="complete", reason="", slacks=None, cached=False):
