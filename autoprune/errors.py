@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autoprune.codes import Code
+
 
 class AutoPruneError(Exception):
     """A failure the user can understand from its message alone (exit code 1)."""
@@ -12,29 +14,51 @@ class AutoPruneError(Exception):
 
 @dataclass(frozen=True)
 class Located:
-    """One mistake in a document: where it is, what is wrong, what would be right. Lines and columns start at 1."""
+    """One mistake in a document: where it is, what kind it is, what is wrong, what would be right. Lines and columns
+    start at 1. `autoprune explain CODE` says more about its kind."""
 
     file: str
     line: int
     column: int
     path: str
+    code: Code
     message: str
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}"
-        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        said = f"{self.message} [{self.code}]"
+        return f"{where}: {self.path}: {said}" if self.path else f"{where}: {said}"
+
+
+class Mistake(ValueError):
+    """A value is wrong; where it stands is known to who reads it. `offset` is the character inside a text where it
+    goes wrong."""
+
+    def __init__(self, code: Code, message: str, offset: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type[Mistake], tuple[Code, str, int]]:
+        return type(self), (self.code, str(self), self.offset)
 
 
 class BadInput(AutoPruneError):
-    """The user's input cannot be used (exit code 2). Carries every mistake found, not only the first."""
+    """The user's input cannot be used (exit code 2). Carries every mistake found, not only the first. `code` is what
+    kind it is, also where it has no position."""
 
-    def __init__(self, message: str = "", problems: Sequence[Located] = ()) -> None:
+    kind: Code = "bad-input"
+
+    def __init__(self, message: str = "", problems: Sequence[Located] = (), *, code: Code | None = None) -> None:
         self.problems = tuple(problems)
+        self.code: Code = code or (self.problems[0].code if self.problems else self.kind)
         super().__init__(message or "\n".join(str(p) for p in self.problems))
 
 
 class PolicyMismatch(BadInput):
     """A policy was made for another architecture, family or library version than the model at hand."""
+
+    kind = "policy-mismatch"
 
 
 class NothingPublishable(AutoPruneError):

@@ -30,14 +30,14 @@ def answer(
     `figure` gets a picture of what was kept.
     """
     if not prompt.strip():
-        raise BadInput("the prompt is empty: ask something about the image")
+        raise BadInput("the prompt is empty: ask something about the image", code="empty-value")
     check_device(device)
     check_figure(figure)
     loaded = load_policy(policy, tracking_uri=tracking_uri)
     made_for = loaded.metadata.get("model", {})
     name = model or made_for.get("path")
     if not name:
-        raise BadInput(f"{policy} was made for no particular model: name one with --model")
+        raise BadInput(f"{policy} was made for no particular model: name one with --model", code="needs-model")
     if model is None and not Path(name).is_dir() and made_for.get("name"):
         name = str(made_for["name"])
     pictures = [_image(path) for path in images]
@@ -80,7 +80,7 @@ def _image(path: str) -> Any:
             return opened.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         reason = getattr(error, "strerror", None) or "it holds no image of a known format"
-        raise BadInput(f"{path} cannot be read as an image: {reason}") from error
+        raise BadInput(f"{path} cannot be read as an image: {reason}", code="unreadable-image") from error
 
 
 def _draw(session: Any, picture: Any, figure: Path) -> None:

@@ -70,7 +70,7 @@ def compare(
     """
     observer = observer or SilentObserver()
     if limit is not None and limit < 1:
-        raise BadInput(f"limit is at least one question, not {limit}")
+        raise BadInput(f"limit is at least one question, not {limit}", code="out-of-range")
     wrong: list[BadInput] = []
     wanted = _each(_budget, budgets, "budgets", wrong)
     checked = check.check(spec)
@@ -96,9 +96,9 @@ def _budget(text: str) -> Fraction:
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
-        raise BadInput(f"budget {text!r} is no number; write 0.22 or 2/9") from error
+        raise BadInput(f"budget {text!r} is no number; write 0.22 or 2/9", code="not-a-number") from error
     if not 0 < value <= 1:
-        raise BadInput(f"budget {text!r} is not above 0 and at most 1")
+        raise BadInput(f"budget {text!r} is not above 0 and at most 1", code="out-of-range")
     return value
 
 

@@ -28,7 +28,7 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         goals = [parse_objective(value) for value in data["objectives"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: not a document of objectives: {error}") from error
+        raise BadInput(f"{path}: not a document of objectives: {error}", code="wrong-schema") from error
     used = [parse(goal.measure) for goal in goals]
     return {
         "name": path.stem,

@@ -86,7 +86,9 @@ def promote(uri: str, tracking_uri: str | None = None) -> dict[str, Any]:
 
     reference = parse(uri)
     if not isinstance(reference, ModelReference):
-        raise BadInput(f"{uri!r} is no registered version; write models:/NAME@candidate or models:/NAME/3")
+        raise BadInput(
+            f"{uri!r} is no registered version; write models:/NAME@candidate or models:/NAME/3", code="not-a-uri"
+        )
     moved = move(locate(tracking_uri), reference.name, reference.version or str(reference.alias))
     return {"name": moved.name, "champion": moved.version, "previous": moved.previous}
 

@@ -100,7 +100,7 @@ def _machine(loaded: LoadedSpec, executor: str | None) -> None:
     """What this machine lacks to measure what the spec asks for. Raises BadInput, where it can at its place."""
     if executor not in (None, "auto", "inline", "ray"):
         hint = suggest(executor, ("auto", "inline", "ray"))
-        raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray{hint}")
+        raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray{hint}", code="not-a-choice")
     state.check_machine(loaded)
     if executor is not None:
         state.check_executor(executor)

@@ -108,13 +108,18 @@ def check_device(device: str) -> None:
     if kind == "mps" and torch.backends.mps.is_available():
         return
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    raise BadInput(f"device {device!r} is not there; this machine has {', '.join(['cpu', *there])}")
+    raise BadInput(
+        f"device {device!r} is not there; this machine has {', '.join(['cpu', *there])}", code="no-such-device"
+    )
 
 
 def check_executor(kind: str) -> None:
     """Raises BadInput for an executor whose library is not installed."""
     if kind == "ray" and importlib.util.find_spec("ray") is None:
-        raise BadInput("executor ray: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing")
+        raise BadInput(
+            "executor ray: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing",
+            code="not-installed",
+        )
 
 
 def lacking(loaded: LoadedSpec) -> tuple[Located, ...]:
@@ -127,7 +132,7 @@ def lacking(loaded: LoadedSpec) -> tuple[Located, ...]:
         try:
             look(needed)
         except BadInput as error:
-            found.append(loaded.source.problem(path, str(error)))
+            found.append(loaded.source.problem(path, error.code, str(error)))
     return tuple(found)
 
 
@@ -136,7 +141,7 @@ def check_figure(path: Path | None) -> None:
     if path is not None and path.suffix.lower() not in FIGURES:
         raise BadInput(f"a figure is written as {', '.join(FIGURES)}; not {path.name!r}")
     if path is not None and not path.parent.is_dir():
-        raise BadInput(f"no such folder: {path.parent}")
+        raise BadInput(f"no such folder: {path.parent}", code="no-such-file")
 
 
 def study_folder(loaded: LoadedSpec, study_id: str) -> Path:

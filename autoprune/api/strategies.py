@@ -18,7 +18,9 @@ def list_strategies(name: str | None = None) -> list[dict[str, Any]]:
     known = strategy.names()
     if name is not None and name not in known:
         near = suggest(name, known) or f"; known: {', '.join(known)}"
-        raise BadInput(f"no strategy is called {name!r}{near}; `autoprune strategies` describes them")
+        raise BadInput(
+            f"no strategy is called {name!r}{near}; `autoprune strategies` describes them", code="unknown-name"
+        )
     asked = known if name is None else (name,)
     return [_described(info) for one in asked if (info := strategy.find(one)) is not None]
 

@@ -47,7 +47,7 @@ def weights_folder(name: str, revision: str | None) -> str:
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if not is_hub_id(name):
-        raise BadInput(f"no such model folder: {name}")
+        raise BadInput(f"no such model folder: {name}", code="no-such-model")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -55,7 +55,9 @@ def weights_folder(name: str, revision: str | None) -> str:
     try:
         return str(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BadInput(f"model {name!r} is neither a folder nor reachable on the hub: {error}") from error
+        raise BadInput(
+            f"model {name!r} is neither a folder nor reachable on the hub: {error}", code="no-such-model"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ class Prepared:
         used = {number for record, number in zip(self.records, numbers, strict=True) if record.id in seen}
         left = sum(number not in used for number in numbers)
         if left < 2:
-            raise BadInput(f"calibration: {asked.search} records to search leave {left} for the holdout")
+            raise BadInput(
+                f"calibration: {asked.search} records to search leave {left} for the holdout", code="too-few-records"
+            )
         return left
 
     @cached_property

@@ -29,7 +29,7 @@ def list_parts(name: str | None = None) -> list[dict[str, Any]]:
     if not found:
         known = sorted({part["name"] for part in listed})
         near = suggest(name, known) or f"; known: {', '.join(known)}"
-        raise BadInput(f"no part is called {name!r}{near}; `autoprune parts` describes them")
+        raise BadInput(f"no part is called {name!r}{near}; `autoprune parts` describes them", code="unknown-name")
     return found
 
 

@@ -95,13 +95,17 @@ class Encoder:
                 images=nested, text=[text], add_special_tokens=self._special(text), return_tensors="pt"
             )
         except ValueError as error:
-            raise BadInput(f"record {record.id!r}: the processor refuses it: {error}") from error
+            raise BadInput(
+                f"record {record.id!r}: the processor refuses it: {error}", code="unusable-record"
+            ) from error
         ids = made["input_ids"]
         tokens = {name: value[0] for name, value in made.items() if value.shape == ids.shape}
         tokens.pop("attention_mask", None)
         vision = {name: value for name, value in made.items() if value.shape != ids.shape}
         if int(ids[0, -1]) == self.image_token_id:
-            raise BadInput(f"record {record.id!r}: the prompt ends in an image; put text after it")
+            raise BadInput(
+                f"record {record.id!r}: the prompt ends in an image; put text after it", code="unusable-record"
+            )
         shared = self._vision.setdefault(record.images, {name: self._cast(value) for name, value in vision.items()})
         visual = int((ids == self.image_token_id).sum())
         answer = self.answer(record, text) if record.answer is not None else ()
@@ -125,7 +129,9 @@ class Encoder:
         else:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids or self.image_token_id in ids:
-            raise BadInput(f"record {record.id!r}: the answer {record.answer!r} has no tokens of its own")
+            raise BadInput(
+                f"record {record.id!r}: the answer {record.answer!r} has no tokens of its own", code="unusable-record"
+            )
         return (*ids, self._end)
 
     @property
@@ -150,7 +156,10 @@ class Encoder:
 
     def _render(self, conversation: list[dict[str, Any]], generate: bool) -> str:
         if self.processor.chat_template is None:
-            raise BadInput("the model's processor has no chat template: give records 'prompt_raw' instead of 'prompt'")
+            raise BadInput(
+                "the model's processor has no chat template: give records 'prompt_raw' instead of 'prompt'",
+                code="unusable-record",
+            )
         text = self.processor.apply_chat_template(conversation, add_generation_prompt=generate, tokenize=False)
         return str(text)
 
@@ -164,7 +173,8 @@ class Encoder:
         if token is not None and text.count(token) != len(record.images):
             raise BadInput(
                 f"record {record.id!r}: the prompt has {text.count(token)} image placeholders {token!r} "
-                f"for {len(record.images)} images"
+                f"for {len(record.images)} images",
+                code="unusable-record",
             )
 
     def _cast(self, value: Tensor) -> Tensor:
@@ -194,5 +204,7 @@ def _open(record: Record) -> list[Any]:
             with Image.open(path) as image:
                 opened.append(image.convert("RGB"))
         except OSError as error:
-            raise BadInput(f"record {record.id!r}: {path} cannot be read as an image: {error}") from error
+            raise BadInput(
+                f"record {record.id!r}: {path} cannot be read as an image: {error}", code="unreadable-image"
+            ) from error
     return opened

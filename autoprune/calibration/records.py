@@ -49,7 +49,7 @@ def check_records(records: str, images: str | None = None, need_answers: bool = 
     try:
         return scan_records(records, images, need_answers)[1]
     except BadInput as error:
-        return list(error.problems) or [Located(records, 1, 1, "", str(error))]
+        return list(error.problems) or [Located(records, 1, 1, "", error.code, str(error))]
 
 
 def scan_records(
@@ -66,11 +66,13 @@ def scan_records(
         if record is None:
             continue
         if record.id in seen:
-            problems.append(row.problem("id", f"{record.id!r} is already the id of line {seen[record.id]}"))
+            problems.append(row.problem("id", "repeated", f"{record.id!r} is already the id of line {seen[record.id]}"))
         seen.setdefault(record.id, row.line)
         found.append(record)
     if not rows and not problems:
-        problems.append(Located(source, 1, 1, "", "the calibration set is empty: at least one record is needed"))
+        problems.append(
+            Located(source, 1, 1, "", "no-records", "the calibration set is empty: at least one record is needed")
+        )
     return found, sorted(problems, key=lambda p: (p.file, p.line, p.column))
 
 
@@ -79,9 +81,9 @@ def _record(row: Row, folder: Path, need_answers: bool) -> tuple[Record | None, 
     mistakes = [*_unknown_keys(row, values), *_wrong_texts(row, values)]
     if ("prompt" in values) == ("prompt_raw" in values):
         what = "both are there" if "prompt" in values else "neither is there"
-        mistakes.append(row.problem("prompt", f"a record has either 'prompt' or 'prompt_raw'; {what}"))
+        mistakes.append(row.problem("prompt", "prompt-or-raw", f"a record has either 'prompt' or 'prompt_raw'; {what}"))
     if need_answers and "answer" not in values:
-        mistakes.append(row.problem("answer", "missing, and a measure of the spec compares with it"))
+        mistakes.append(row.problem("answer", "no-answer", "missing, and a measure of the spec compares with it"))
     paths, image_mistakes = _images(row, values.get("images"), folder)
     mistakes.extend(image_mistakes)
     if mistakes:
@@ -96,7 +98,7 @@ def _unknown_keys(row: Row, values: Mapping[str, Any]) -> Iterable[Located]:
     for key in values:
         close = difflib.get_close_matches(key, missing, n=1, cutoff=0.8) if key not in FIELDS else []
         if close:
-            yield row.problem(key, f"unknown key {key!r}; did you mean {close[0]!r}?")
+            yield row.problem(key, "unknown-key", f"unknown key {key!r}; did you mean {close[0]!r}?")
 
 
 def _wrong_texts(row: Row, values: Mapping[str, Any]) -> Iterable[Located]:
@@ -104,26 +106,28 @@ def _wrong_texts(row: Row, values: Mapping[str, Any]) -> Iterable[Located]:
         if key not in values:
             continue
         if not isinstance(values[key], str):
-            yield row.problem(key, f"must be text, not {_kind(values[key])}: {values[key]!r}")
+            yield row.problem(key, "wrong-type", f"must be text, not {_kind(values[key])}: {values[key]!r}")
         elif not values[key].strip():
-            yield row.problem(key, "must not be empty")
+            yield row.problem(key, "empty-value", "must not be empty")
     if not isinstance(values.get("id", ""), str | int):
-        yield row.problem("id", f"must be text or a whole number, not {_kind(values['id'])}: {values['id']!r}")
+        yield row.problem(
+            "id", "wrong-type", f"must be text or a whole number, not {_kind(values['id'])}: {values['id']!r}"
+        )
 
 
 def _images(row: Row, value: Any, folder: Path) -> tuple[tuple[str, ...], list[Located]]:
     if not isinstance(value, list) or not value:
         shown = "missing" if value is None else f"not {_kind(value)}: {value!r}"
-        return (), [row.problem("images", f"must be a list with at least one image path, {shown}")]
+        return (), [row.problem("images", "wrong-type", f"must be a list with at least one image path, {shown}")]
     paths: list[str] = []
     mistakes: list[Located] = []
     for number, item in enumerate(value):
         key = f"images[{number}]"
         path = image_path(item, folder)
         if path is None:
-            mistakes.append(row.problem(key, f"must be an image path, not {_kind(item)}"))
+            mistakes.append(row.problem(key, "wrong-type", f"must be an image path, not {_kind(item)}"))
         elif not path.is_file():
-            mistakes.append(row.problem(key, f"no such image: {path}"))
+            mistakes.append(row.problem(key, "no-such-file", f"no such image: {path}"))
         else:
             paths.append(str(path))
     return tuple(paths), mistakes

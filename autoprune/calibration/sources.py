@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.codes import Code
 from autoprune.errors import BadInput, Located
 
 DATASETS = "datasets:"
@@ -23,8 +24,8 @@ class Row:
     line: int
     values: Mapping[str, Any]
 
-    def problem(self, path: str, message: str) -> Located:
-        return Located(self.file, self.line, 1, path, message)
+    def problem(self, path: str, code: Code, message: str) -> Located:
+        return Located(self.file, self.line, 1, path, code, message)
 
 
 def read_rows(source: str) -> tuple[list[Row], list[Located]]:
@@ -33,13 +34,13 @@ def read_rows(source: str) -> tuple[list[Row], list[Located]]:
         return _number(source, _dataset_rows(source)), []
     path = Path(source)
     if not path.is_file():
-        raise BadInput(problems=[Located(source, 1, 1, "", "no such file of calibration records")])
+        raise BadInput(problems=[Located(source, 1, 1, "", "no-such-file", "no such file of calibration records")])
     if path.suffix == ".jsonl":
         return _jsonl_rows(path)
     if path.suffix == ".parquet":
         return _number(source, _parquet_rows(path)), []
     allowed = "a .jsonl file, a .parquet file or 'datasets:<name>[:split]'"
-    raise BadInput(problems=[Located(source, 1, 1, "", f"calibration records must be {allowed}")])
+    raise BadInput(problems=[Located(source, 1, 1, "", "unknown-format", f"calibration records must be {allowed}")])
 
 
 def image_path(item: Any, folder: Path) -> Path | None:
@@ -64,15 +65,15 @@ def _jsonl_rows(path: Path) -> tuple[list[Row], list[Located]]:
         try:
             values = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
         except json.JSONDecodeError as error:
-            problems.append(Located(str(path), line, error.colno, "", f"not valid JSON: {error.msg}"))
+            problems.append(Located(str(path), line, error.colno, "", "not-json", f"not valid JSON: {error.msg}"))
             continue
         except UnicodeDecodeError as error:
-            problems.append(Located(str(path), line, error.start + 1, "", "not valid UTF-8"))
+            problems.append(Located(str(path), line, error.start + 1, "", "not-utf8", "not valid UTF-8"))
             continue
         if isinstance(values, dict):
             rows.append(Row(str(path), line, values))
         else:
-            problems.append(Located(str(path), line, 1, "", "a record must be a JSON object"))
+            problems.append(Located(str(path), line, 1, "", "wrong-type", "a record must be a JSON object"))
     return rows, problems
 
 
@@ -82,7 +83,9 @@ def _parquet_rows(path: Path) -> Iterable[Mapping[str, Any]]:
     try:
         rows: list[Mapping[str, Any]] = parquet.read_table(str(path)).to_pylist()
     except (arrow.lib.ArrowException, OSError) as error:
-        raise BadInput(problems=[Located(str(path), 1, 1, "", f"not a readable parquet file: {error}")]) from error
+        raise BadInput(
+            problems=[Located(str(path), 1, 1, "", "unreadable-records", f"not a readable parquet file: {error}")]
+        ) from error
     return rows
 
 
@@ -93,7 +96,9 @@ def _dataset_rows(source: str) -> Iterable[Mapping[str, Any]]:
     try:
         data = datasets.load_dataset(name, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise BadInput(problems=[Located(source, 1, 1, "", f"the dataset cannot be loaded: {error}")]) from error
+        raise BadInput(
+            problems=[Located(source, 1, 1, "", "unreadable-records", f"the dataset cannot be loaded: {error}")]
+        ) from error
     images = data.features.get("images")
     inner = getattr(images, "feature", images[0] if isinstance(images, list) and images else None)
     if isinstance(inner, datasets.Image):
@@ -112,7 +117,7 @@ def _needed(module: str, source: str) -> Any:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         message = f"needs the package {package!r}: pip install 'autoprune[data]'"
-        raise BadInput(problems=[Located(source, 1, 1, "", message)]) from error
+        raise BadInput(problems=[Located(source, 1, 1, "", "not-installed", message)]) from error
 
 
 def _materialised(content: bytes) -> Path:

@@ -85,7 +85,8 @@ def split(records: Sequence[Record], search: int, holdout: int, stratify_by: str
         raise BadInput(
             f"calibration: {len(records)} records of {count} images cannot give search {search} + holdout {holdout} "
             f"without an image in both: search took {len(chosen_search)} records of {len(used)} images, and the other "
-            f"{count - len(used)} images leave {len(chosen_holdout)} for the holdout"
+            f"{count - len(used)} images leave {len(chosen_holdout)} for the holdout",
+            code="too-few-records",
         )
     one, two = _interleave(chosen_search), _interleave(chosen_holdout)
     return Splits(

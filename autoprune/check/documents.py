@@ -46,7 +46,7 @@ def check_any(path: str | Path, model: str | None = None) -> Checked | CheckedDo
     kind = kind_of(source.data)
     if kind == "spec":
         if model is not None:
-            raise BadInput("--model is for policies and search spaces: a spec names its model itself")
+            raise BadInput("--model is for policies and search spaces: a spec names its model itself", code="conflict")
         return check(path)
     geometry = None if model is None else read_geometry(locate(model))
     rows = [("model", str(model))] if model is not None else []
@@ -76,9 +76,13 @@ def kind_of(data: Any) -> Kind:
 def _policy(source: Source, geometry: Geometry | None, found: list[Located]) -> list[tuple[str, str]]:
     policy = Policy.from_source(source, RegisteredParts(), geometry)
     if geometry is not None:
-        found += [source.problem(p.path, p.message, key=p.key) for p in refusals(policy, geometry)]
+        found += [source.problem(p.path, p.code, p.message, key=p.key) for p in refusals(policy, geometry)]
         known = {p.message for p in found}
-        found += [source.problem(("stages",), why) for why in refused(policy, geometry) if why not in known]
+        found += [
+            source.problem(("stages",), "unsupported-by-model", why)
+            for why in refused(policy, geometry)
+            if why not in known
+        ]
     return [("policy", policy.name), ("stages", str(len(policy.stages)))]
 
 

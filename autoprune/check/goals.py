@@ -36,17 +36,17 @@ class Goals:
         if info is None:
             known = measures.names()
             message = f"unknown measure {measure.name!r}; known: {', '.join(known)}{suggest(measure.name, known)}"
-            self.found.append(document.problem(path, message, offset=offset))
+            self.found.append(document.problem(path, "unknown-measure", message, offset=offset))
             return measure
         if info.unpruned:
             message = f"{measure.name} describes the unpruned model; known: {', '.join(measures.names())}"
-            self.found.append(document.problem(path, message, offset=offset))
+            self.found.append(document.problem(path, "not-a-goal", message, offset=offset))
             return measure
         try:
             config = info.config.model_validate(dict(measure.options))
         except ValidationError as error:
             for problem in from_pydantic(error, (*path, measure.name), model=info.config, data=dict(measure.options)):
-                self.found.append(document.problem(problem.path, problem.message, key=problem.key))
+                self.found.append(document.problem(problem.path, problem.code, problem.message, key=problem.key))
             return measure
         if "answers" in info.needs_of(config) and not self.needs_answers:
             self.needs_answers = measure.name
@@ -63,7 +63,7 @@ class Goals:
                 parse(measure).states(depth)
             except BadInput as error:
                 document, path = self.places[label]
-                found.append(document.problem(path, str(error)))
+                found.append(document.problem(path, error.code, str(error)))
         return found
 
     def objectives(self) -> tuple[Objective, ...]:
@@ -73,7 +73,7 @@ class Goals:
             written = source.data["objectives"][whole[-1]]
             path, offset = _measure_place(whole, written, objective.measure.name)
             if (wrong := _wrong_way(objective)) is not None:
-                self.found.append(source.problem(whole, wrong))
+                self.found.append(source.problem(whole, "wrong-direction", wrong))
             filled.append(replace(objective, measure=self.fill(objective.measure, source, path, offset)))
         return tuple(filled)
 
@@ -88,12 +88,14 @@ class Goals:
             info = measures.find(measure.name)
             if info is not None and info.bounded is None and uses_points(constraint.text):
                 message = f"{measure.name} has no points: only measures in [0, 1] do; write '%' instead"
-                self.found.append(source.problem(path, message, offset=max(constraint.text.find("point"), 0)))
+                self.found.append(
+                    source.problem(path, "wrong-unit", message, offset=max(constraint.text.find("point"), 0))
+                )
             elif info is not None and info.bounded is not None and not constraint.relative:
                 low, high = info.bounded
                 if not low <= constraint.shift <= high:
                     message = f"{measure.name} lies between {low:g} and {high:g}; {constraint.shift:g} does not"
-                    self.found.append(source.problem(path, message))
+                    self.found.append(source.problem(path, "out-of-range", message))
             filled.append(replace(constraint, measure=measure))
         return tuple(filled)
 
@@ -107,9 +109,9 @@ class Goals:
             measure = self.fill(chosen.measure, self.loaded.source, ("output", "select"), max(offset, 0))
         if measures.find(measure.name) is not None and not _is_cost(measure.name):
             message = f"selection is by a cost, never by a score measured on the holdout; costs: {', '.join(_costs())}"
-            self.found.append(self.loaded.source.problem(("output", "select"), message))
+            self.found.append(self.loaded.source.problem(("output", "select"), "not-a-cost", message))
         elif self.loaded.select is not None and (wrong := _wrong_way(chosen)) is not None:
-            self.found.append(self.loaded.source.problem(("output", "select"), wrong))
+            self.found.append(self.loaded.source.problem(("output", "select"), "wrong-direction", wrong))
         return replace(chosen, measure=measure)
 
     def screen(self) -> Objective | None:
@@ -121,13 +123,13 @@ class Goals:
         most = self.loaded.spec.calibration.search
         if asked.records >= most and not self.loaded.is_broken("calibration", "search"):
             message = f"a screen is on fewer than the {most} records of the search"
-            self.found.append(source.problem((*path, "records"), message))
+            self.found.append(source.problem((*path, "records"), "screen-too-large", message))
         written = asked.measure
         if isinstance(written, dict):
             (name, options), *more = written.items() or [("", {})]
             if more or not isinstance(options, dict):
                 message = "a screen's measure is MEASURE or {MEASURE: {option: value}}"
-                self.found.append(source.problem((*path, "measure"), message))
+                self.found.append(source.problem((*path, "measure"), "wrong-type", message))
                 return None
         else:
             name, options = written, {}
@@ -137,7 +139,7 @@ class Goals:
             return None
         if not info.by_record:
             message = f"{name} is a {'cost' if info.cost else 'timing'}: a screen is a measure of the records"
-            self.found.append(source.problem((*path, "measure"), message))
+            self.found.append(source.problem((*path, "measure"), "not-a-screen", message))
         return Objective(measure, "minimize" if info.direction == "lower" else "maximize")
 
     def _known_as(self, measure: MeasureRequest) -> MeasureRequest | None:
@@ -182,4 +184,4 @@ def shared_device(loaded: LoadedSpec, wanted: Iterable[MeasureRequest]) -> list[
         f"{timed[0]} is a timing, which workers that share {shared} would corrupt: give each worker a GPU of its own "
         "(device cuda, gpus_per_worker: 1), or use one worker, or executor inline"
     )
-    return [loaded.source.problem(("search", "executor"), message)]
+    return [loaded.source.problem(("search", "executor"), "shared-device", message)]

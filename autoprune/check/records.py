@@ -20,30 +20,34 @@ def scanned(loaded: LoadedSpec, needs_answers: str) -> tuple[list[Located], Sequ
         return [], ()
     if not name.startswith("datasets:") and not Path(name).is_file():
         message = f"no such file: {name}"
-        return [loaded.source.problem(("calibration", "records"), message)], ()
+        return [loaded.source.problem(("calibration", "records"), "no-such-file", message)], ()
     images = None if calibration.images is None else str(loaded.path(calibration.images))
     if images is not None and not Path(images).is_dir():
-        return [loaded.source.problem(("calibration", "images"), f"no such folder: {images}")], ()
+        return [loaded.source.problem(("calibration", "images"), "no-such-file", f"no such folder: {images}")], ()
     if name.startswith("datasets:"):
         return [], ()
     try:
         records, problems = scan_records(name, images, bool(needs_answers))
     except BadInput as error:
-        return list(error.problems) or [loaded.source.problem(("calibration", "records"), str(error))], ()
+        return list(error.problems) or [loaded.source.problem(("calibration", "records"), error.code, str(error))], ()
     asked = calibration.search + (calibration.holdout if isinstance(calibration.holdout, int) else 2)
     counted = not any(loaded.is_broken("calibration", key) for key in ("search", "holdout"))
     if not problems and counted and asked > len(records):
         holdout = "at least 2" if calibration.holdout == "auto" else calibration.holdout
         message = f"search {calibration.search} + holdout {holdout} records are asked for, {len(records)} are there"
-        problems.append(loaded.source.problem(("calibration", "search"), message))
+        problems.append(loaded.source.problem(("calibration", "search"), "too-few-records", message))
     return _answers(loaded, needs_answers, problems, none_good=not records), records
 
 
 def _answers(loaded: LoadedSpec, measure: str, problems: list[Located], none_good: bool) -> list[Located]:
     """Says which measure misses the answers: at each record, or once where no record has one."""
-    missing = [p for p in problems if p.path == "answer" and p.message.startswith("missing")]
+    missing = [p for p in problems if p.code == "no-answer"]
     if missing and none_good and len(missing) == len(problems):
-        return [loaded.source.problem(("calibration", "records"), f"{measure} needs answers; no record has one")]
+        return [
+            loaded.source.problem(
+                ("calibration", "records"), "no-answer", f"{measure} needs answers; no record has one"
+            )
+        ]
     return [replace(p, message=f"missing; {measure} compares with it") if p in missing else p for p in problems]
 
 

@@ -29,7 +29,7 @@ def space_of(loaded: LoadedSpec, geometry: Geometry | None, found: list[Located]
     space = checked_space(source, loaded.folder, geometry, found)
     if space is not None and "flash" in loaded.spec.model.attn_implementation:
         biased = [i for i, stage in enumerate(source.data["stages"]) if stage.get("attend") is not None]
-        found.extend(source.problem(("stages", i, "attend"), BIAS) for i in biased)
+        found.extend(source.problem(("stages", i, "attend"), "unsupported-by-model", BIAS) for i in biased)
     return space
 
 
@@ -38,17 +38,17 @@ def checked_space(source: Source, folder: Path, geometry: Geometry | None, found
     try:
         space = Space.from_source(source, RegisteredParts(), geometry)
     except BadInput as error:
-        found.extend(error.problems or [source.problem((), str(error))])
+        found.extend(error.problems or [source.problem((), error.code, str(error))])
         return None
     if geometry is not None:
-        found.extend(source.problem(p.path, p.message, key=p.key) for p in _unusable(space, geometry))
+        found.extend(source.problem(p.path, p.code, p.message, key=p.key) for p in _unusable(space, geometry))
     for i, name in enumerate(space.warm_start):
         try:
             path = catalog.find("policies", name, (folder / "policies",))
             if geometry is not None:
                 _reference(path, geometry)
         except BadInput as error:
-            found.extend(source.problem(("warm_start", i), line) for line in str(error).split("\n"))
+            found.extend(source.problem(("warm_start", i), error.code, line) for line in str(error).split("\n"))
     return space
 
 
@@ -71,7 +71,11 @@ def _unusable(space: Space, geometry: Geometry) -> list[Problem]:
         found += [at_its_definition(p, bound, point) for p in refusals(bound.fill(point), geometry)]
     known = {p.message for p in found}
     for point in (gentle, *({**gentle, name: option} for name, option in choices)):
-        found += [Problem(("stages",), why) for why in refused(bound.fill(point), geometry) if why not in known]
+        found += [
+            Problem(("stages",), "unsupported-by-model", why)
+            for why in refused(bound.fill(point), geometry)
+            if why not in known
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -87,8 +91,10 @@ def idle(source: Source, space: Space, geometry: Geometry, images: int) -> list[
         for stage in bound.fill(point).stages:
             if isinstance(stage, Stage) and stage.keep.kind == "tokens" and stage.keep.value > most:
                 message = f"keeps {stage.keep.value} tokens; no record has more than {most}: nothing is dropped here"
-                found.append(at_its_definition(Problem((*stage.keep.path, "tokens"), message), bound, point))
-    return [source.problem(p.path, p.message) for p in dict.fromkeys(found)]
+                found.append(
+                    at_its_definition(Problem((*stage.keep.path, "tokens"), "nothing-dropped", message), bound, point)
+                )
+    return [source.problem(p.path, p.code, p.message) for p in dict.fromkeys(found)]
 
 
 def refused(policy: Policy, geometry: Geometry) -> Sequence[str]:

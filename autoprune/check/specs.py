@@ -71,7 +71,7 @@ class Checked:
             unmet.append(unmeetable(loaded, asked, self.constraints))
             places += len(asked.slots)
         if self.loaded.spec.search.layers == "auto" and not places:
-            found.append(self.loaded.source.problem(("search", "layers"), NO_LAYERS))
+            found.append(self.loaded.source.problem(("search", "layers"), "nothing-to-narrow", NO_LAYERS))
         return list(dict.fromkeys([*(problem for each in unmet if all(unmet) for problem in each), *found]))
 
     def summary(self) -> list[tuple[str, str]]:
@@ -113,7 +113,11 @@ def check(path: str | Path, *, quick: bool = False) -> Checked:
     if geometry is not None:
         found.extend(goals.layers(geometry.depth))
         if "flash" in loaded.spec.model.attn_implementation and "flash_attention" in geometry.lacks:
-            found.append(loaded.source.problem(("model", "attn_implementation"), geometry.lacks["flash_attention"]))
+            found.append(
+                loaded.source.problem(
+                    ("model", "attn_implementation"), "unsupported-by-model", geometry.lacks["flash_attention"]
+                )
+            )
     documents = {} if loaded.is_broken("search_space") else arms(loaded.space_source, found)
     read_well = {arm: space_of(replace(loaded, space_source=each), geometry, found) for arm, each in documents.items()}
     spaces = {arm: space for arm, space in read_well.items() if space is not None}
@@ -156,13 +160,13 @@ def _strategy(loaded: LoadedSpec, found: list[Located]) -> StrategySpec:
     if info is None:
         known = strategies.names()
         message = f"unknown strategy {asked.name!r}{suggest(asked.name, known)}; known: {', '.join(known)}"
-        found.append(loaded.source.problem(path, message))
+        found.append(loaded.source.problem(path, "unknown-strategy", message))
         return asked
     try:
         options = info.options.model_validate(asked.options).model_dump(mode="json")
     except ValidationError as error:
         for problem in from_pydantic(error, (*path, asked.name), model=info.options, data=asked.options):
-            found.append(loaded.source.problem(problem.path, problem.message, key=problem.key))
+            found.append(loaded.source.problem(problem.path, problem.code, problem.message, key=problem.key))
         return asked
     return StrategySpec(name=asked.name, options=options)
 
@@ -176,9 +180,9 @@ def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) ->
         return folder, read_geometry(folder)
     except BadInput as error:
         if is_hub_id(name):
-            warnings.append(source.problem(("model", "path"), f"{error}; model checks skipped"))
+            warnings.append(source.problem(("model", "path"), error.code, f"{error}; model checks skipped"))
         else:
-            found.extend(error.problems or [source.problem(("model", "path"), str(error))])
+            found.extend(error.problems or [source.problem(("model", "path"), error.code, str(error))])
     return None, None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from typer.exceptions import TyperException
 
 from autoprune.cli.output import emit
+from autoprune.codes import Code
 from autoprune.errors import AutoPruneError, BadInput, Located
 
 
@@ -23,6 +24,7 @@ def located(problem: Located) -> dict[str, Any]:
         "line": problem.line,
         "column": problem.column,
         "path": problem.path,
+        "code": problem.code,
         "message": problem.message,
     }
 
@@ -30,10 +32,13 @@ def located(problem: Located) -> dict[str, Any]:
 def report(error: AutoPruneError, *, as_json: bool) -> int:
     """Show a user's error; -> the exit code."""
     problems = error.problems if isinstance(error, BadInput) else ()
+    code = error.code if isinstance(error, BadInput) else None
     if as_json:
-        _emit([located(p) for p in problems] or [_unplaced(str(error))])
+        _emit([located(p) for p in problems] or [_unplaced(str(error), code)])
+    elif problems:
+        sys.stderr.write(f"error: {error}\n" if len(problems) == 1 else f"{len(problems)} errors:\n{error}\n")
     else:
-        sys.stderr.write(f"error: {error}\n" if len(problems) <= 1 else f"{len(problems)} errors:\n{error}\n")
+        sys.stderr.write(f"error: {error}{'' if code in (None, BadInput.kind) else f' [{code}]'}\n")
     return 2 if isinstance(error, BadInput) else 1
 
 
@@ -51,8 +56,8 @@ def report_interrupted(command: str = "", *, as_json: bool) -> int:
     return 130
 
 
-def _unplaced(message: str) -> dict[str, Any]:
-    return {"file": None, "line": None, "column": None, "path": "", "message": message}
+def _unplaced(message: str, code: Code | None = None) -> dict[str, Any]:
+    return {"file": None, "line": None, "column": None, "path": "", "code": code, "message": message}
 
 
 def _emit(problems: list[dict[str, Any]]) -> None:

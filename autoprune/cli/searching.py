@@ -69,4 +69,4 @@ def validate(
 
 
 def _unplaced(spec: Path, error: BadInput) -> dict[str, object]:
-    return {"file": str(spec), "line": 1, "column": 1, "path": "", "message": str(error)}
+    return {"file": str(spec), "line": 1, "column": 1, "path": "", "code": error.code, "message": str(error)}

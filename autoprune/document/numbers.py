@@ -6,6 +6,8 @@ import math
 import re
 from fractions import Fraction
 
+from autoprune.errors import Mistake
+
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+/[0-9]+|(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)")
 _SHORT = 10**6
 
@@ -18,21 +20,21 @@ def exact(value: object) -> Fraction:
     if isinstance(value, Fraction):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"must be a number like 0.25 or 1/4, not {value!r}")
+        raise Mistake("not-a-number", f"must be a number like 0.25 or 1/4, not {value!r}")
     if isinstance(value, int):
         return Fraction(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"must be a finite number, not {value!r}")
+            raise Mistake("not-finite", f"must be a finite number, not {value!r}")
         return Fraction(repr(value))
     text = value.strip()
     if not _NUMBER.fullmatch(text):
         hint = "; write a percentage as a fraction" if text.endswith("%") else ""
-        raise ValueError(f"must be a number like 0.25 or 1/4, not {value!r}{hint}")
+        raise Mistake("not-a-number", f"must be a number like 0.25 or 1/4, not {value!r}{hint}")
     if re.fullmatch(r".*/0+", text):
-        raise ValueError(f"{value!r} divides by zero")
+        raise Mistake("not-a-number", f"{value!r} divides by zero")
     if abs(int((re.findall(r"[eE]([-+]?[0-9]+)", text) or ["0"])[0])) > 300:
-        raise ValueError(f"{value!r} is out of range")
+        raise Mistake("out-of-range", f"{value!r} is out of range")
     return Fraction(text)
 
 

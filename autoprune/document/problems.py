@@ -14,6 +14,7 @@ from autoprune.errors import BadInput, Located
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
+    from autoprune.codes import Code
     from autoprune.document.yaml import Source
 
 Path = tuple[str | int, ...]
@@ -44,6 +45,7 @@ class Problem:
     """One mistake at a key path, not yet positioned. `key` points at the key; `offset` into the text value."""
 
     path: Path
+    code: Code
     message: str
     key: bool = False
     offset: int = 0
@@ -55,8 +57,8 @@ class Problems:
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
         self.items: list[Problem] = list(problems)
 
-    def add(self, path: Path, message: str, *, key: bool = False, offset: int = 0) -> None:
-        self.items.append(Problem(path, message, key, offset))
+    def add(self, path: Path, code: Code, message: str, *, key: bool = False, offset: int = 0) -> None:
+        self.items.append(Problem(path, code, message, key, offset))
 
     def extend(self, problems: Iterable[Problem]) -> None:
         self.items.extend(problems)
@@ -73,9 +75,9 @@ class Problems:
     def located(self, source: Source | None) -> list[Located]:
         """Every mistake once, by position; without a source they stand in line 1 of '<data>'."""
         found = [
-            source.problem(p.path, p.message, key=p.key, offset=p.offset)
+            source.problem(p.path, p.code, p.message, key=p.key, offset=p.offset)
             if source is not None
-            else Located("<data>", 1, 1, dotted(p.path), p.message)
+            else Located("<data>", 1, 1, dotted(p.path), p.code, p.message)
             for p in self.items
         ]
         return sorted(dict.fromkeys(found), key=lambda p: (p.line, p.column))
@@ -108,11 +110,12 @@ def from_pydantic(
         path = item["loc"] if data is None else _real(item["loc"], data)
         keys = _fields(model, path[:-1]) if model is not None else allowed
         offset = getattr(item.get("ctx", {}).get("error"), "offset", 0)
+        code = _code(item)
         message, at_key = _message(item, path, keys, item.get("input") if data is None else _written(data, path, item))
-        found.append(Problem((*prefix, *path), message, at_key, offset))
+        found.append(Problem((*prefix, *path), code, message, at_key, offset))
     found = _one_each(found)
-    misspelt = {(*p.path[:-1], near) for p in found if (near := meant(p.message)) is not None}
-    return [p for p in found if not (p.path in misspelt and p.message.endswith(" is missing"))]
+    misspelt = {(*p.path[:-1], near) for p in found if (near := meant(p)) is not None}
+    return [p for p in found if not (p.path in misspelt and p.code == "missing-key")]
 
 
 def _one_each(found: Sequence[Problem]) -> list[Problem]:
@@ -129,14 +132,36 @@ def _one_each(found: Sequence[Problem]) -> list[Problem]:
         head, mark, given = before.message.rpartition(", not ")
         same = mark and p.message.endswith(mark + given)
         joined = f"{head} or {p.message}" if same else f"{before.message}; or {p.message}"
-        single[p.path, p.key] = Problem(p.path, joined, p.key, before.offset)
+        single[p.path, p.key] = Problem(p.path, before.code, joined, p.key, before.offset)
     return list(single.values())
 
 
-def meant(message: str) -> str | None:
+def meant(problem: Problem) -> str | None:
     """The key that an unknown one was taken for."""
-    head, _, tail = message.rpartition("; did you mean ")
-    return tail.strip("?'") if head.startswith("unknown key ") else None
+    _, mark, tail = problem.message.rpartition("; did you mean ")
+    return tail.strip("?'") if mark and problem.code == "unknown-key" else None
+
+
+_CODES: Mapping[str, Code] = {
+    "extra_forbidden": "unknown-key",
+    "missing": "missing-key",
+    "literal_error": "not-a-choice",
+    "enum": "not-a-choice",
+    "string_pattern_mismatch": "wrong-form",
+    "string_too_short": "empty-value",
+    "too_short": "empty-value",
+    "finite_number": "not-finite",
+}
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_long", "multiple_of")
+
+
+def _code(item: Mapping[str, Any]) -> Code:
+    """What kind of mistake one of pydantic's findings is."""
+    kind = item["type"]
+    if kind == "value_error":
+        code: Code = getattr(item.get("ctx", {}).get("error"), "code", "conflict")
+        return code
+    return "out-of-range" if kind in _BOUNDS else _CODES.get(kind, "wrong-type")
 
 
 def _written(data: Any, path: Path, item: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml as pyyaml
 
+from autoprune.codes import Code
 from autoprune.document.problems import Path as KeyPath
 from autoprune.document.problems import dotted
 from autoprune.errors import BadInput, Located
@@ -109,9 +110,9 @@ class Source:
             mark, offset = place.key, 0
         return mark.line + 1, mark.column + 1 + (_characters(self.text, place.node, offset) if offset else 0)
 
-    def problem(self, path: KeyPath, message: str, *, key: bool = False, offset: int = 0) -> Located:
+    def problem(self, path: KeyPath, code: Code, message: str, *, key: bool = False, offset: int = 0) -> Located:
         line, column = self.locate(path, key=key, offset=offset)
-        return Located(self.name, line, column, dotted((*self.prefix, *path)), message)
+        return Located(self.name, line, column, dotted((*self.prefix, *path)), code, message)
 
     def sub(self, path: KeyPath) -> Source:
         """The document that stands inside this one at `path`, with its positions; messages show the whole key path."""
@@ -150,20 +151,20 @@ class _Builder:
         self.problems: list[Located] = []
         self.open: set[int] = set()
 
-    def refuse(self, mark: pyyaml.Mark, path: KeyPath, message: str) -> None:
-        self.problems.append(Located(self.name, mark.line + 1, mark.column + 1, dotted(path), message))
+    def refuse(self, mark: pyyaml.Mark, path: KeyPath, code: Code, message: str) -> None:
+        self.problems.append(Located(self.name, mark.line + 1, mark.column + 1, dotted(path), code, message))
 
     def build(self, node: pyyaml.Node, path: KeyPath, key: pyyaml.Mark | None = None) -> Any:
         self.places[path] = _Place(key, node)
         if id(node) in self.open:
-            self.refuse(node.start_mark, path, "an anchor contains itself")
+            self.refuse(node.start_mark, path, "recursive-anchor", "an anchor contains itself")
             return None
         if len(self.places) > MAX_NODES:
-            raise BadInput(f"{self.name}: more than {MAX_NODES} values, anchors expanded")
+            raise BadInput(f"{self.name}: more than {MAX_NODES} values, anchors expanded", code="too-large")
         if isinstance(node, pyyaml.ScalarNode):
             return self.scalar(node, path)
         if node.tag not in (_TAG + "map", _TAG + "seq"):
-            self.refuse(node.start_mark, path, f"unknown tag {_tag(node)}; documents are plain data")
+            self.refuse(node.start_mark, path, "unknown-tag", f"unknown tag {_tag(node)}; documents are plain data")
         self.open.add(id(node))
         if isinstance(node, pyyaml.MappingNode):
             built: Any = self.mapping(node, path)
@@ -178,11 +179,16 @@ class _Builder:
             mark = key.start_mark
             if not isinstance(key, pyyaml.ScalarNode) or key.tag != _TAG + "str":
                 shown = key.value if isinstance(key, pyyaml.ScalarNode) else "a list or mapping"
-                self.refuse(mark, path, f"a key must be text, not {shown}; put quotes around it if it is meant as text")
+                self.refuse(
+                    mark,
+                    path,
+                    "key-not-text",
+                    f"a key must be text, not {shown}; put quotes around it if it is meant as text",
+                )
             elif key.value in built:
                 first = self.places[(*path, key.value)].key
                 seen = f" (first in line {first.line + 1})" if first is not None else ""
-                self.refuse(mark, (*path, key.value), f"the key {key.value!r} is given twice{seen}")
+                self.refuse(mark, (*path, key.value), "duplicate-key", f"the key {key.value!r} is given twice{seen}")
             else:
                 built[key.value] = self.build(value, (*path, key.value), mark)
         return built
@@ -205,6 +211,7 @@ class _Builder:
         self.refuse(
             node.start_mark,
             path,
+            "not-finite" if tag == "float" else "wrong-type" if known else "unknown-tag",
             f"{text!r} is not a finite number"
             if tag == "float"
             else f"{text!r} is not a value of {_tag(node)}"
@@ -223,10 +230,19 @@ def _syntax(error: pyyaml.YAMLError, text: str, name: str) -> Located:
     if mark is not None:
         context = getattr(error, "context", None)
         message = getattr(error, "problem", None) or "not valid YAML"
-        return Located(name, mark.line + 1, mark.column + 1, "", f"{context}: {message}" if context else message)
+        return Located(
+            name, mark.line + 1, mark.column + 1, "", "not-yaml", f"{context}: {message}" if context else message
+        )
     before = text[: getattr(error, "position", 0)]
     line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-    return Located(name, line, column, "", "a character that no text contains (control characters are not allowed)")
+    return Located(
+        name,
+        line,
+        column,
+        "",
+        "control-character",
+        "a character that no text contains (control characters are not allowed)",
+    )
 
 
 def parse(text: str, name: str = "<text>") -> Source:
@@ -236,7 +252,7 @@ def parse(text: str, name: str = "<text>") -> Source:
     except pyyaml.YAMLError as error:
         raise BadInput(problems=[_syntax(error, text, name)]) from error
     except RecursionError as error:
-        raise BadInput(f"{name}: nested too deeply") from error
+        raise BadInput(f"{name}: nested too deeply", code="too-deep") from error
     if node is None:
         return Source(name, text, None)
     builder = _Builder(name)
@@ -251,12 +267,14 @@ def read(path: Path | str) -> Source:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{path}: cannot be read: {error.strerror or error}", code="no-such-file") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8", errors="replace")
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         byte = content[error.start]
-        raise BadInput(problems=[Located(str(path), line, column, "", f"not UTF-8: byte 0x{byte:02x}")]) from error
+        raise BadInput(
+            problems=[Located(str(path), line, column, "", "not-utf8", f"not UTF-8: byte 0x{byte:02x}")]
+        ) from error
     return parse(text, str(path))

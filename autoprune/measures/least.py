@@ -30,10 +30,10 @@ def unmeetable(loaded: LoadedSpec, bound: BoundSpace, constraints: Sequence[Cons
         return []
     found = []
     if (message := _own_budget(bound, least)) is not None:
-        found.append(loaded.space_source.problem(bound.space.budget_path, message))
+        found.append(loaded.space_source.problem(bound.space.budget_path, "unreachable-bound", message))
     for path, constraint in zip(loaded.constraint_paths, constraints, strict=True):
         if (message := _constraint(constraint, bound.geometry, least, loaded.spec.model.dtype)) is not None:
-            found.append(loaded.source.problem(path, message))
+            found.append(loaded.source.problem(path, "unreachable-bound", message))
     return found
 
 

@@ -35,7 +35,7 @@ class Requested:
         try:
             return tuple(self.config.states(depth))
         except ValueError as error:
-            raise BadInput(f"measure {self.label!r}: {error}") from error
+            raise BadInput(f"measure {self.label!r}: {error}", code="beyond-model") from error
 
     @property
     def version(self) -> str:
@@ -48,7 +48,9 @@ def parse(request: MeasureRequest) -> Requested:
     info = find(request.name)
     if info is None:
         known = ", ".join(names())
-        raise BadInput(f"unknown measure {request.name!r}{suggest(request.name, names())}; known: {known}")
+        raise BadInput(
+            f"unknown measure {request.name!r}{suggest(request.name, names())}; known: {known}", code="unknown-measure"
+        )
     try:
         config = info.config.model_validate(dict(request.options))
     except ValidationError as error:

@@ -57,12 +57,17 @@ def filled(
     """A part's configuration over the defaults of its type. Raises BadInput for other types and unusable numbers."""
     kind = given.get("model_type", supported[0])
     if kind not in supported:
-        raise BadInput(f"{key}.model_type {kind!r} is not supported; supported: {', '.join(sorted(supported))}")
+        raise BadInput(
+            f"{key}.model_type {kind!r} is not supported; supported: {', '.join(sorted(supported))}",
+            code="unsupported-model",
+        )
     filled = {**table[kind], **{k: v for k, v in given.items() if v is not None or k in DERIVED}, "model_type": kind}
     filled.update({k: _side(filled[k], f"{key}.{k}") for k in SIDES if k in filled})
     wrong = [k for k in table[kind] if filled[k] is not None and not _is_count(filled[k])]
     if wrong:
-        raise BadInput(f"{key}.{wrong[0]}: expected a positive integer, found {filled[wrong[0]]!r}")
+        raise BadInput(
+            f"{key}.{wrong[0]}: expected a positive integer, found {filled[wrong[0]]!r}", code="unsupported-model"
+        )
     return filled
 
 
@@ -71,7 +76,7 @@ def _side(value: Any, key: str) -> Any:
     if not isinstance(value, list | tuple):
         return value
     if len(set(value)) != 1:
-        raise BadInput(f"{key}: only squares are supported, found {list(value)}")
+        raise BadInput(f"{key}: only squares are supported, found {list(value)}", code="unsupported-model")
     return value[0]
 
 
@@ -84,7 +89,9 @@ def strategy(config: Mapping[str, Any], processor: Mapping[str, Any] | None, ass
     value = (processor or {}).get("vision_feature_select_strategy")
     value = value or config.get("vision_feature_select_strategy") or assumed.strategy
     if value not in ("default", "full"):
-        raise BadInput(f"vision_feature_select_strategy: expected 'default' or 'full', found {value!r}")
+        raise BadInput(
+            f"vision_feature_select_strategy: expected 'default' or 'full', found {value!r}", code="unsupported-model"
+        )
     return str(value)
 
 

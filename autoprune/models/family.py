@@ -109,7 +109,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
         return known[name]
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise BadInput(f"model family {name!r} is not supported{hint}; supported: {', '.join(sorted(known))}")
+    raise BadInput(
+        f"model family {name!r} is not supported{hint}; supported: {', '.join(sorted(known))}", code="unsupported-model"
+    )
 
 
 def geometry_of(config: Mapping[str, Any], processor: Mapping[str, Any] | None = None) -> Geometry:

@@ -121,15 +121,18 @@ def _walk(path: Path, size: int) -> Iterator[tuple[str, tuple[int, ...], str]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length <= 0 or length + 8 > size:
-            raise BadInput(f"{path}: not a safetensors file (header of {length} bytes in a file of {size})")
+            raise BadInput(
+                f"{path}: not a safetensors file (header of {length} bytes in a file of {size})",
+                code="unreadable-model",
+            )
         try:
             header = json.loads(file.read(length))
             tensors = [(n, e["shape"], *e["data_offsets"]) for n, e in header.items() if n != "__metadata__"]
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}: corrupt safetensors header: {error}") from error
+            raise BadInput(f"{path}: corrupt safetensors header: {error}", code="unreadable-model") from error
         for name, shape, begin, end in tensors:
             if 8 + length + end > size:
-                raise BadInput(f"{path}: truncated: tensor {name!r} ends after the file does")
+                raise BadInput(f"{path}: truncated: tensor {name!r} ends after the file does", code="unreadable-model")
             file.seek(8 + length + begin)
             yield name, tuple(shape), _digest(file, end - begin)
 

@@ -22,20 +22,20 @@ def locate(path: str, revision: str | None = None) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise BadInput(f"{folder} has no config.json: not a model folder")
+            raise BadInput(f"{folder} has no config.json: not a model folder", code="no-such-model")
         return folder
     if folder.is_absolute() or path.count("/") != 1:
-        raise BadInput(f"no such model folder: {path}")
+        raise BadInput(f"no such model folder: {path}", code="no-such-model")
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         found = try_to_load_from_cache(path, "config.json", revision=revision)
     except HFValidationError as error:
-        raise BadInput(f"model {path!r} is neither a folder nor a hub id") from error
+        raise BadInput(f"model {path!r} is neither a folder nor a hub id", code="no-such-model") from error
     if isinstance(found, str):
         return Path(found).parent
-    raise BadInput(f"model {path!r} is neither a local folder nor in the hub cache")
+    raise BadInput(f"model {path!r} is neither a local folder nor in the hub cache", code="no-such-model")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as JSON: {error}") from error
+        raise BadInput(f"{path}: cannot be read as JSON: {error}", code="unreadable-model") from error
     if not isinstance(data, Mapping):
-        raise BadInput(f"{path}: expected a JSON object")
+        raise BadInput(f"{path}: expected a JSON object", code="unreadable-model")
     return dict(data)

@@ -34,7 +34,10 @@ class Gemma3:
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
         if (config.get("text_config") or {}).get("use_bidirectional_attention"):
-            raise BadInput("text_config.use_bidirectional_attention: a model that reads text both ways does not answer")
+            raise BadInput(
+                "text_config.use_bidirectional_attention: a model that reads text both ways does not answer",
+                code="unsupported-model",
+            )
         width = int(common.vision_config(config, ASSUMED)["hidden_size"])
         return common.geometry(
             self.name,
@@ -72,7 +75,10 @@ def _unit(config: Mapping[str, Any]) -> int:
     vision = common.vision_config(config, ASSUMED)
     side, blocks = vision["image_size"] // vision["patch_size"], math.isqrt(_tokens(config))
     if blocks * blocks != _tokens(config) or side % blocks:
-        raise BadInput(f"mm_tokens_per_image: {side} x {side} patches cannot be averaged to {_tokens(config)} tokens")
+        raise BadInput(
+            f"mm_tokens_per_image: {side} x {side} patches cannot be averaged to {_tokens(config)} tokens",
+            code="unsupported-model",
+        )
     return int(side // blocks)
 
 

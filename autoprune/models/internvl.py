@@ -29,9 +29,14 @@ class InternVL:
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
         if not isinstance(config.get("vision_feature_layer", -1), int):
-            raise BadInput("vision_feature_layer: InternVL takes one layer's features, found several")
+            raise BadInput(
+                "vision_feature_layer: InternVL takes one layer's features, found several", code="unsupported-model"
+            )
         if common.strategy(config, None, ASSUMED) != "default":
-            raise BadInput("vision_feature_select_strategy 'full': a class token has no place in blocks of patches")
+            raise BadInput(
+                "vision_feature_select_strategy 'full': a class token has no place in blocks of patches",
+                code="unsupported-model",
+            )
         unit = _unit(config)
         width = int(common.vision_config(config, ASSUMED)["hidden_size"]) * unit * unit
         tokens = _tile_tokens(config, processor) if _tiles(processor)[1] == 1 else None
@@ -61,7 +66,9 @@ def _unit(config: Mapping[str, Any]) -> int:
     vision = common.vision_config(config, ASSUMED)
     side, unit = vision["image_size"] // vision["patch_size"], round(1 / ratio)
     if unit < 1 or abs(unit * ratio - 1) > 1e-6 or side % unit:
-        raise BadInput(f"downsample_ratio: {ratio} does not divide {side} x {side} patches into blocks")
+        raise BadInput(
+            f"downsample_ratio: {ratio} does not divide {side} x {side} patches into blocks", code="unsupported-model"
+        )
     return unit
 
 

@@ -31,7 +31,10 @@ class LlavaOnevision:
 
     def geometry(self, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Geometry:
         if common.strategy(config, processor, ASSUMED) != "full":
-            raise BadInput("vision_feature_select_strategy 'default' would cut a patch off: SigLIP has no class token")
+            raise BadInput(
+                "vision_feature_select_strategy 'default' would cut a patch off: SigLIP has no class token",
+                code="unsupported-model",
+            )
         made = common.geometry(self.name, {"vision_feature_layer": -1, **config}, None, ASSUMED)
         return replace(made, protects_newlines=self.protects_newlines)
 

@@ -51,7 +51,7 @@ def blocks(vision: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tup
     """Numbers of tower blocks that a configuration lists."""
     found = vision.get(key, default)
     if not isinstance(found, list | tuple) or not all(isinstance(block, int) for block in found):
-        raise BadInput(f"vision_config.{key}: expected block numbers, found {found!r}")
+        raise BadInput(f"vision_config.{key}: expected block numbers, found {found!r}", code="unsupported-model")
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.codes import Code
 from autoprune.document.problems import Path, Problems, shown
 from autoprune.document.yaml import Source
 from autoprune.errors import Located
@@ -43,9 +44,9 @@ class ArmSource(Source):
         origin, there = self._there(path)
         return origin.locate(there, key=key, offset=offset)
 
-    def problem(self, path: Path, message: str, *, key: bool = False, offset: int = 0) -> Located:
+    def problem(self, path: Path, code: Code, message: str, *, key: bool = False, offset: int = 0) -> Located:
         origin, there = self._there(path)
-        return origin.problem(there, message, key=key, offset=offset)
+        return origin.problem(there, code, message, key=key, offset=offset)
 
 
 def arms(source: Source, found: list[Located]) -> dict[str, Source]:
@@ -58,13 +59,15 @@ def arms(source: Source, found: list[Located]) -> dict[str, Source]:
     check_keys(data, (), (*SHARED, "arms"), (), problems)
     declared = data["arms"]
     if not isinstance(declared, Mapping) or not 2 <= len(declared) <= MOST:
-        problems.add(("arms",), f"arms are a mapping from 2 to {MOST} names to what they have of their own")
+        problems.add(
+            ("arms",), "wrong-arms", f"arms are a mapping from 2 to {MOST} names to what they have of their own"
+        )
         declared = {}
     made: dict[str, Source] = {}
     used: set[tuple[str, str]] = set()
     for name, own in declared.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            problems.add(("arms", name), f"not a name: {shown(name)}", key=True)
+            problems.add(("arms", name), "bad-name", f"not a name: {shown(name)}", key=True)
         elif check_keys(own, ("arms", name), OWN, ("stages",), problems):
             document = _merged(data, name, own, used)
             made[name] = ArmSource(source.name, source.text, document, {}, source.prefix, arm=name, origin=source)
@@ -72,7 +75,7 @@ def arms(source: Source, found: list[Located]) -> dict[str, Source]:
         for kind in NAMED:
             for key in data.get(kind, {}) if isinstance(data.get(kind), Mapping) else ():
                 if (kind, key) not in used:
-                    problems.add((kind, key), f"{key!r} is used by no arm", key=True)
+                    problems.add((kind, key), "unused", f"{key!r} is used by no arm", key=True)
     found.extend(problems.located(source))
     return made
 

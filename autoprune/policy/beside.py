@@ -38,7 +38,9 @@ def problems_beside(
     if parts is not None:
         beside += part_problems(policy, parts, geometry, _unread(found, policy), wrong_keys(found))
     depth = None if geometry is None else geometry.depth
-    unknown = [p for p in beside if p.message.startswith(("unknown merger", "unknown count rule"))]
+    unknown = [
+        p for p in beside if p.code == "unknown-part" and p.message.startswith(("unknown merger", "unknown count rule"))
+    ]
     beside = [*order_problems(policy, depth, wrong_keys([*found, *unknown]), placed=placed), *beside]
     places = {p.path for p in found}
     return [p for p in dict.fromkeys(beside) if p.path not in places]
@@ -52,7 +54,7 @@ def wrong_keys(found: Sequence[Problem]) -> Wrong:
         if p.path[:1] != ("stages",) or len(p.path) < 3:
             continue
         key = str(p.path[2])
-        near = meant(p.message)
+        near = meant(p)
         keys = frozenset({key}) if key in KEYS else frozenset({near}) if near in KEYS else KEYS
         wrong[p.path[:2]] = wrong.get(p.path[:2], frozenset()) | keys
     return wrong
@@ -61,6 +63,6 @@ def wrong_keys(found: Sequence[Problem]) -> Wrong:
 def _unread(found: Sequence[Problem], policy: Policy) -> frozenset[str] | None:
     """Names for criteria that did not read well; None where the names themselves are not known."""
     inside = [p for p in found if p.path[:1] == ("criteria",)]
-    if any(len(p.path) == 1 for p in inside) or any(meant(p.message) == "criteria" for p in found):
+    if any(len(p.path) == 1 for p in inside) or any(meant(p) == "criteria" for p in found):
         return None
     return frozenset(str(p.path[1]) for p in inside) - set(policy.criteria)

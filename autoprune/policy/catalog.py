@@ -41,4 +41,4 @@ def find(kind: Kind, name: str, folders: Sequence[str | Path] = ()) -> Path:
     if name in found:
         return found[name]
     known = f"known: {', '.join(sorted(found))}" if found else f"no folder has any {kind}"
-    raise BadInput(f"unknown {_ONE[kind]} {name!r}{suggest(name, found)}; {known}")
+    raise BadInput(f"unknown {_ONE[kind]} {name!r}{suggest(name, found)}; {known}", code="unknown-name")

@@ -43,7 +43,9 @@ def stepped(document: Mapping[str, Any], bound: BoundSpace, steps: int) -> dict[
     and where there are fewer layers than steps."""
     front, parts, layers = _taken(document, bound)
     if layers[-1] - layers[0] + 1 < steps:
-        raise BadInput(f"{steps} steps need as many layers; the space allows {layers[0]} to {layers[-1]}")
+        raise BadInput(
+            f"{steps} steps need as many layers; the space allows {layers[0]} to {layers[-1]}", code="strategy-misfit"
+        )
     taken = document.get("params", {})
     names = [_unused(f"step{i + 1}", taken) for i in range(steps)]
     keeps: list[Any] = [*({"of_current": _float(0.05, 1)} for _ in range(steps - 1)), "solve"]
@@ -69,9 +71,12 @@ def _taken(document: Mapping[str, Any], bound: BoundSpace) -> tuple[list[Any], d
     front, inside, layers = [], [], set[int]()
     for i, stage in enumerate(document["stages"]):
         if isinstance(stage.get("keep"), Mapping) and "rule" in stage["keep"]:
-            raise BadInput(f"a count rule decides how much stage {i + 1} keeps: no curve can stand beside it")
+            raise BadInput(
+                f"a count rule decides how much stage {i + 1} keeps: no curve can stand beside it",
+                code="strategy-misfit",
+            )
         if "restore" in stage:
-            raise BadInput(f"stage {i + 1} brings tokens back: no curve can stand in its place")
+            raise BadInput(f"stage {i + 1} brings tokens back: no curve can stand in its place", code="strategy-misfit")
         here = stage_layers(bound, i)
         if max(here) == 0:
             front.append({**stage, "keep": FRONT} if stage.get("keep") == "solve" else stage)
@@ -79,9 +84,14 @@ def _taken(document: Mapping[str, Any], bound: BoundSpace) -> tuple[list[Any], d
             inside.append(stage)
             layers |= here - {0}
     if not inside:
-        raise BadInput("the space has no stage inside the language model that a curve could stand for")
+        raise BadInput(
+            "the space has no stage inside the language model that a curve could stand for", code="strategy-misfit"
+        )
     if len(layers) < 2:
-        raise BadInput(f"the space allows stages before layer {min(layers)} alone: a curve needs a range of layers")
+        raise BadInput(
+            f"the space allows stages before layer {min(layers)} alone: a curve needs a range of layers",
+            code="strategy-misfit",
+        )
     parts = {key: value for key, value in inside[0].items() if key not in PLACED}
     return front, parts, sorted(layers)
 

@@ -86,7 +86,11 @@ def read_partly(data: Any, found: Problems) -> Policy | None:
         found.extend(own)
         return None
     if "schema" in data and data["schema"] != SCHEMA:
-        own.add(("schema",), f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}")
+        own.add(
+            ("schema",),
+            "wrong-schema",
+            f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}",
+        )
     texts = {key: _text(data, key, own) for key in ("name", "paper", "assumed")}
     confidence = _confidence(data, texts["assumed"], own)
     notes = {key: _mapping(data, key, own) for key in ("claims", "literal")}
@@ -95,7 +99,7 @@ def read_partly(data: Any, found: Problems) -> Policy | None:
     parity = read_parity(data["parity"], ("parity",), own) if "parity" in data else NONE
     open_values = [hole for key in ("stages", "criteria") for hole in holes(data.get(key), (key,))]
     for hole in open_values:
-        found.add(hole.path, f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
+        found.add(hole.path, "hole-in-policy", f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
     found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
     return Policy(
         texts["name"],
@@ -119,7 +123,7 @@ def _related(path: tuple[str | int, ...], hole: tuple[str | int, ...]) -> bool:
 def _text(data: Mapping[str, Any], key: str, found: Problems) -> str:
     value = data.get(key, "")
     if not isinstance(value, str):
-        found.add((key,), f"must be text, not {shown(value)}")
+        found.add((key,), "wrong-type", f"must be text, not {shown(value)}")
         return ""
     return value
 
@@ -129,14 +133,14 @@ def _confidence(data: Mapping[str, Any], assumed: str, found: Problems) -> str:
     value = data.get("confidence", "high")
     if one_of(value, ("confidence",), CONFIDENCES, found) and (value == "low") != bool(assumed):
         key = "confidence" if value == "low" else "assumed"
-        found.add((key,), "`confidence: low` and `assumed: …` stand together: what is a guess, and which")
+        found.add((key,), "conflict", "`confidence: low` and `assumed: …` stand together: what is a guess, and which")
     return str(value)
 
 
 def _mapping(data: Mapping[str, Any], key: str, found: Problems) -> Mapping[str, Any]:
     value = data.get(key, {})
     if not isinstance(value, Mapping):
-        found.add((key,), f"must be a mapping, not {shown(value)}")
+        found.add((key,), "wrong-type", f"must be a mapping, not {shown(value)}")
         return {}
     return dict(value)
 
@@ -152,6 +156,7 @@ def _stages(data: Mapping[str, Any], found: Problems) -> tuple[AnyStage, ...]:
     if not isinstance(listed, list):
         found.add(
             ("stages",),
+            "wrong-type",
             "stages are a list of at least one stage; there are none"
             if listed is None
             else f"stages are a list, not {shown(listed)}",

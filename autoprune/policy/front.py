@@ -129,7 +129,7 @@ class Front:
                 agreement=tuple(Agreement(**one) for one in data.get("agreement", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise BadInput(f"not a front document: {type(error).__name__}: {error}") from error
+            raise BadInput(f"not a front document: {type(error).__name__}: {error}", code="not-a-front") from error
 
 
 def _estimates(data: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -73,16 +73,16 @@ def _sites(stages: Sequence[AnyStage], depth: int | None) -> Iterator[Problem]:
         last, first = _place(stage, 1), _place(later, 0)
         if first is None:
             message = "a second stage at projector" if last is None else "projector stands after a deeper stage"
-            yield Problem(_where(later), f"{message}: stages go from shallow to deep, one per site")
+            yield Problem(_where(later), "wrong-order", f"{message}: stages go from shallow to deep, one per site")
             continue
         if last is None:
             continue
         side = _below(last, first, depth)
         if side > 0:
             shown = f"llm:{layer_text(first)} after llm:{layer_text(last)}"
-            yield Problem(_where(later), f"{shown}: stages go from shallow to deep")
+            yield Problem(_where(later), "wrong-order", f"{shown}: stages go from shallow to deep")
         elif side == 0 and not _met(last, first):
-            yield Problem(_where(later), f"a second stage at llm:{layer_text(first)}: one per site")
+            yield Problem(_where(later), "wrong-order", f"a second stage at llm:{layer_text(first)}: one per site")
 
 
 def _met(last: Layer, first: Layer) -> bool:
@@ -125,11 +125,15 @@ def _restored(policy: Policy, wrong: Wrong) -> Iterator[Problem]:
     for stage in policy.stages:
         if isinstance(stage, Stage) and stage.restore is not None:
             if not parked:
-                yield Problem((*stage.path, "restore"), "no stage before has anything to restore: `merge: park`")
+                yield Problem(
+                    (*stage.path, "restore"), "nothing-parked", "no stage before has anything to restore: `merge: park`"
+                )
             surprise |= parked and ruled
             parked = False
         if surprise and (solved := _solved(stage)) is not None:
-            yield Problem(solved, "to_budget cannot follow where a `restore` brings back what a count rule has parked")
+            yield Problem(
+                solved, "conflict", "to_budget cannot follow where a `restore` brings back what a count rule has parked"
+            )
         ruled |= isinstance(stage, Stage) and stage.keep.kind == "rule"
         parked |= stage.merge.name == PARK or "merge" in wrong_in(stage, wrong)
 
@@ -138,16 +142,18 @@ def _rise(path: tuple[str | int, ...], now: Fraction, before: Fraction) -> Probl
     def shown(value: Fraction) -> str:
         return str(value) if value.denominator < 1000 else f"{float(value):.4g}"
 
-    return Problem(path, f"keep rises with depth: {shown(now)} after {shown(before)}")
+    return Problem(path, "keep-rises", f"keep rises with depth: {shown(now)} after {shown(before)}")
 
 
 def _budgets(policy: Policy) -> Iterator[Problem]:
     """At most one keep follows from a budget, in the last stage."""
     solved = [stage for stage in policy.stages if _solved(stage) is not None]
     for stage in solved[1:]:
-        yield Problem(_solved(stage) or (), "a second to_budget: one keep of a policy can follow from the budget")
+        yield Problem(
+            _solved(stage) or (), "second-budget", "a second to_budget: one keep of a policy can follow from the budget"
+        )
     if len(solved) == 1 and solved[0] is not policy.stages[-1]:
-        yield Problem(_solved(solved[0]) or (), "to_budget stands in the last stage of a policy")
+        yield Problem(_solved(solved[0]) or (), "budget-not-last", "to_budget stands in the last stage of a policy")
 
 
 def _solved(stage: AnyStage) -> tuple[str | int, ...] | None:
@@ -164,7 +170,7 @@ def _beyond(stages: Sequence[AnyStage], depth: int, placed: bool) -> Iterator[Pr
             if stage.until is not None:
                 yield from _range(stage, (stage.at.layer or 0, stage.until), depth, placed)
             elif stage.at.at(depth) >= depth:
-                yield Problem(_where(stage), _too_deep(stage.at.text, depth), offset=len("llm:"))
+                yield Problem(_where(stage), "beyond-model", _too_deep(stage.at.text, depth), offset=len("llm:"))
             continue
         yield from _range(stage, stage.along, depth, placed)
         if placed:
@@ -175,9 +181,9 @@ def _range(stage: AnyStage, along: tuple[Layer, Layer], depth: int, placed: bool
     first, last = (absolute(end, depth) for end in along)
     for i, end in enumerate((first, last)):
         if end >= depth:
-            yield Problem((*_where(stage), i), _too_deep(f"llm:{layer_text(along[i])}", depth))
+            yield Problem((*_where(stage), i), "beyond-model", _too_deep(f"llm:{layer_text(along[i])}", depth))
     if placed and last < first:
-        yield Problem(_where(stage), f"along goes from shallow to deep, not from {first} to {last}")
+        yield Problem(_where(stage), "wrong-order", f"along goes from shallow to deep, not from {first} to {last}")
 
 
 def _too_deep(site: str, depth: int) -> str:
@@ -194,4 +200,4 @@ def _outside(stage: CurveStage, depth: int) -> Iterator[Problem]:
         for i, (place, _) in enumerate(curve.steps):
             if not span.first <= absolute(place, depth) <= span.last:
                 path = (*stage.path, "curve", "steps", i, 0)
-                yield Problem(path, f"the step at {layer_text(place)} lies outside `along`")
+                yield Problem(path, "outside-along", f"the step at {layer_text(place)} lies outside `along`")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, shown
+from autoprune.errors import Mistake
 from autoprune.policy.holes import HOLE_KINDS, HoleKind, inline_kind
 from autoprune.policy.sites import Layer, layer_of
 
@@ -88,18 +89,18 @@ def read_param(name: str, value: Any, path: Path, found: Problems) -> Param | No
     kind = inline_kind(value)
     if kind is None:
         forms = ", ".join(f"{{{k}: […]}}" for k in HOLE_KINDS)
-        found.add(path, f"a parameter is one of {forms}, not {shown(value)}")
+        found.add(path, "not-a-parameter", f"a parameter is one of {forms}, not {shown(value)}")
         return None
     listed, inside = value[kind], (*path, kind)
     log = value.get("log", False)
     if "log" in value and (kind not in ("float", "int") or not isinstance(log, bool)):
-        found.add((*path, "log"), "`log` is true or false, for float and int only", key=True)
+        found.add((*path, "log"), "conflict", "`log` is true or false, for float and int only", key=True)
         return None
     if kind == "choice":
         return _choice(name, listed, path, found)
     if kind == "weights":
         if len(listed) < 2 or len(set(map(str, listed))) < len(listed) or not all(isinstance(n, str) for n in listed):
-            found.add(inside, f"weights are for two or more different criteria, not {shown(listed)}")
+            found.add(inside, "not-a-parameter", f"weights are for two or more different criteria, not {shown(listed)}")
             return None
         return Param(name, kind, path, names=tuple(listed))
     return _range(name, kind, listed, log, path, found)
@@ -107,11 +108,11 @@ def read_param(name: str, value: Any, path: Path, found: Problems) -> Param | No
 
 def _choice(name: str, options: list[Any], path: Path, found: Problems) -> Param | None:
     if not options:
-        found.add((*path, "choice"), "a choice needs at least one option")
+        found.add((*path, "choice"), "empty-value", "a choice needs at least one option")
         return None
     param = Param(name, "choice", path, options=tuple(options))
     if len(set(map(repr, param.labels))) < len(options):
-        found.add((*path, "choice"), f"an option stands here twice: {shown(options)}")
+        found.add((*path, "choice"), "repeated", f"an option stands here twice: {shown(options)}")
         return None
     return param
 
@@ -119,23 +120,23 @@ def _choice(name: str, options: list[Any], path: Path, found: Problems) -> Param
 def _range(name: str, kind: HoleKind, ends: list[Any], log: bool, path: Path, found: Problems) -> Param | None:
     inside = (*path, kind)
     if len(ends) != 2:
-        found.add(inside, f"{kind} has two ends, [lowest, highest], not {shown(ends)}")
+        found.add(inside, "not-a-range", f"{kind} has two ends, [lowest, highest], not {shown(ends)}")
         return None
     read: list[Layer] = []
     for i, end in enumerate(ends):
         try:
             read.append(_end(kind, end))
-        except ValueError as error:
-            found.add((*inside, i), str(error))
+        except Mistake as error:
+            found.add((*inside, i), error.code, str(error))
     if len(read) < 2:
         return None
     low, high = read
     comparable = kind != "layer" or type(low) is type(high)
     if comparable and (low > high or (kind == "float" and low == high)):
         what = "an empty placement range" if kind == "layer" else "an empty range"
-        found.add(inside, f"{what}: {shown(ends)}")
+        found.add(inside, "empty-range", f"{what}: {shown(ends)}")
     elif log and low <= 0:
-        found.add((*inside, 0), f"with `log` the lowest value is above 0, not {shown(ends[0])}")
+        found.add((*inside, 0), "out-of-range", f"with `log` the lowest value is above 0, not {shown(ends[0])}")
     else:
         return Param(name, kind, path, low, high, log)
     return None
@@ -147,7 +148,7 @@ def _end(kind: HoleKind, value: Any) -> Layer:
     if kind == "float":
         return exact(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"must be an integer, not {shown(value)}")
+        raise Mistake("not-a-number", f"must be an integer, not {shown(value)}")
     return value
 
 

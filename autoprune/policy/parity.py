@@ -56,6 +56,6 @@ def read_parity(value: Any, path: Path, found: Problems) -> Parity:
             right = one_of(value[key], (*path, key), allowed, found) and right
     notes = value.get("notes", "")
     if not isinstance(notes, str):
-        found.add((*path, "notes"), f"must be text, not {shown(notes)}")
+        found.add((*path, "notes"), "wrong-type", f"must be text, not {shown(notes)}")
         right = False
     return Parity(value.get("positions"), value.get("rows"), notes) if right else NONE

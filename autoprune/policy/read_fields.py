@@ -8,6 +8,7 @@ from typing import Any
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, shown, suggest
+from autoprune.errors import Mistake
 
 
 def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[str, ...], found: Problems) -> bool:
@@ -15,7 +16,9 @@ def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[
     if not isinstance(data, Mapping):
         keys = f"must be a mapping with the keys {', '.join(allowed)}"
         found.add(
-            path, f"{keys}, not {shown(data)}" if path or data is not None else f"the document is empty: it {keys}"
+            path,
+            "wrong-type",
+            f"{keys}, not {shown(data)}" if path or data is not None else f"the document is empty: it {keys}",
         )
         return False
     meant = set()
@@ -23,10 +26,12 @@ def check_keys(data: Any, path: Path, allowed: tuple[str, ...], required: tuple[
         if key not in allowed:
             hint = suggest(key, allowed)
             meant.add(hint)
-            found.add((*path, key), f"unknown key {key!r}; allowed: {', '.join(allowed)}{hint}", key=True)
+            found.add(
+                (*path, key), "unknown-key", f"unknown key {key!r}; allowed: {', '.join(allowed)}{hint}", key=True
+            )
     for key in required:
         if key not in data and suggest(key, (key,)) not in meant:  # a misspelt key is one mistake, not two
-            found.add((*path, key), f"the key {key!r} is missing", key=True)
+            found.add((*path, key), "missing-key", f"the key {key!r} is missing", key=True)
     return True
 
 
@@ -34,7 +39,7 @@ def one_of(value: Any, path: Path, allowed: tuple[str, ...], found: Problems) ->
     """Whether the value is one of the allowed words."""
     if isinstance(value, str) and value in allowed:
         return True
-    found.add(path, f"must be one of {', '.join(allowed)}, not {shown(value)}{suggest(value, allowed)}")
+    found.add(path, "not-a-choice", f"must be one of {', '.join(allowed)}, not {shown(value)}{suggest(value, allowed)}")
     return False
 
 
@@ -42,11 +47,11 @@ def number(value: Any, path: Path, found: Problems, low: int = 0, high: int | No
     """An exact number in [low, high]."""
     try:
         result = exact(value)
-    except ValueError as error:
-        found.add(path, str(error))
+    except Mistake as error:
+        found.add(path, error.code, str(error))
         return None
     if result < low or (high is not None and result > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        found.add(path, f"must be {bounds}, not {shown(value)}")
+        found.add(path, "out-of-range", f"must be {bounds}, not {shown(value)}")
         return None
     return result

@@ -25,17 +25,19 @@ def read_keep(value: Any, path: Path, found: Problems) -> KeepSpec | None:
     if "rule" in value:
         return read_rule(value, path, found)
     if len(value) != 1:
-        found.add(path, f"keep is a number, or one of {', '.join(KEEP_KINDS)}, not {shown(dict(value))}")
+        found.add(path, "not-a-keep", f"keep is a number, or one of {', '.join(KEEP_KINDS)}, not {shown(dict(value))}")
         return None
     kind, given = next(iter(value.items()))
     inside = (*path, kind)
     if kind not in KEEP_KINDS:
         kinds = (*KEEP_KINDS, "rule")
         allowed = ", ".join(kinds)
-        found.add(inside, f"unknown kind of keep {kind!r}; allowed: {allowed}{suggest(kind, kinds)}", key=True)
+        found.add(
+            inside, "not-a-keep", f"unknown kind of keep {kind!r}; allowed: {allowed}{suggest(kind, kinds)}", key=True
+        )
         return None
     if kind == "tokens" and (not isinstance(given, int) or isinstance(given, bool) or given < 0):
-        found.add(inside, f"a number of tokens is an integer from 0, not {shown(given)}")
+        found.add(inside, "not-a-number", f"a number of tokens is an integer from 0, not {shown(given)}")
         return None
     amount = number(given, inside, found, high=None if kind == "tokens" else 1)
     return None if amount is None else KeepSpec(kind, amount, path)
@@ -50,14 +52,16 @@ def read_rule(value: Mapping[str, Any], path: Path, found: Problems) -> KeepSpec
         most = number(value.get("most", 1), (*path, "most"), found)
         least = number(value.get("least", 0), (*path, "least"), found)
         if most is not None and least is not None and (least > most or most == 0):
-            found.add((*path, "most"), f"`most` is above 0 and at least `least` ({least}), not {most}")
+            found.add((*path, "most"), "empty-range", f"`most` is above 0 and at least `least` ({least}), not {most}")
         return None if rule is None else KeepSpec("rule", most or Fraction(1), path, rule, least or Fraction(0))
     for key in ("most", "least"):
         if key in value:
-            found.add((*path, key), f"{key!r} bounds what a rule decides; with `fit` the count is fixed", key=True)
+            found.add(
+                (*path, key), "conflict", f"{key!r} bounds what a rule decides; with `fit` the count is fixed", key=True
+            )
     inner = value["fit"]
     if isinstance(inner, Mapping) and "rule" in inner:
-        found.add((*path, "fit"), "`fit` is a keep without a rule: the count that the rule shares out")
+        found.add((*path, "fit"), "not-a-keep", "`fit` is a keep without a rule: the count that the rule shares out")
         fixed = None
     else:
         fixed = read_keep(inner, (*path, "fit"), found)

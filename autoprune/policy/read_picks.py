@@ -24,10 +24,10 @@ def read_use(value: Any, path: Path, what: str, found: Problems) -> Use | None:
         name, params = next(iter(value.items()))
         if isinstance(params, Mapping):
             return Use(str(name), dict(params), path)
-        found.add((*path, name), f"the parameters of {name!r} are a mapping, not {shown(params)}")
+        found.add((*path, name), "not-a-part", f"the parameters of {name!r} are a mapping, not {shown(params)}")
         return None
     shape = "has several keys" if isinstance(value, Mapping) else f"is {shown(value)}"
-    found.add(path, f"a {what} is a name or a mapping with one key (name: parameters); this {shape}")
+    found.add(path, "not-a-part", f"a {what} is a name or a mapping with one key (name: parameters); this {shape}")
     return None
 
 
@@ -50,11 +50,11 @@ def read_mix(value: Any, path: Path, found: Problems) -> MixUse | None:
         op = "sum"
     weights, inside = value["weights"], (*path, "weights")
     if not isinstance(weights, Mapping) or not weights:
-        found.add(inside, f"weights are a mapping from criteria to numbers, not {shown(weights)}")
+        found.add(inside, "wrong-type", f"weights are a mapping from criteria to numbers, not {shown(weights)}")
         return None
     read = {name: number(w, (*inside, name), found, high=None) for name, w in weights.items()}
     if len(found) == before and not any(read.values()):
-        found.add(inside, "all weights are zero")
+        found.add(inside, "zero-weights", "all weights are zero")
     return MixUse(tuple((name, Fraction(1) if w is None else w) for name, w in read.items()), normalise, op, path)
 
 
@@ -69,7 +69,7 @@ def read_pick(value: Any, path: Path, found: Problems, shares: bool = True) -> P
     allocate = read_score(value["allocate"], (*path, "allocate"), found) if "allocate" in value else None
     overlap, dilate = value.get("overlap", False), value.get("dilate", "none")
     if shares and not isinstance(overlap, bool):
-        found.add((*path, "overlap"), f"overlap is true or false, not {shown(overlap)}")
+        found.add((*path, "overlap"), "wrong-type", f"overlap is true or false, not {shown(overlap)}")
     if shares:
         one_of(dilate, (*path, "dilate"), DILATIONS, found)
     count = read_use(value["count"], (*path, "count"), "count rule", found) if shares and "count" in value else None
@@ -94,10 +94,12 @@ def read_picks(data: Mapping[str, Any], path: Path, found: Problems) -> tuple[Pi
         return () if pick is None else (pick,)
     for key in ("score", "select", "group", "allocate"):
         if key in data:
-            found.add((*path, key), f"{key!r} stands in the entries of `pick` when there is a `pick`", key=True)
+            found.add(
+                (*path, key), "conflict", f"{key!r} stands in the entries of `pick` when there is a `pick`", key=True
+            )
     listed, inside = data["pick"], (*path, "pick")
     if not isinstance(listed, list) or not listed:
-        found.add(inside, f"pick is a list of selections, not {shown(listed)}")
+        found.add(inside, "wrong-type", f"pick is a list of selections, not {shown(listed)}")
         return ()
     picks = [read_pick(value, (*inside, i), found) for i, value in enumerate(listed)]
     _check_shares(listed, picks, inside, found)
@@ -109,17 +111,17 @@ def _check_shares(listed: list[Any], picks: list[Pick | None], path: Path, found
     together at or below 1."""
     for i, value in enumerate(listed[:-1]):
         if isinstance(value, Mapping) and "share" not in value:
-            found.add((*path, i), "only the last pick takes the rest; this one needs a `share`")
+            found.add((*path, i), "wrong-shares", "only the last pick takes the rest; this one needs a `share`")
     there = [pick for pick in picks if pick is not None]
     total = sum(pick.share for pick in there if pick.share is not None and not pick.overlap)
     if total > 1:
-        found.add(path, f"the shares sum to {total}, more than 1")
+        found.add(path, "wrong-shares", f"the shares sum to {total}, more than 1")
     last, place = picks[-1], (*path, len(picks) - 1)
     if last is None:
         return
     flexible = any(pick.overlap or pick.dilate for pick in there)
     if last.share is not None and (total != 1 or flexible):
-        found.add((*place, "share"), "the last pick takes the rest: leave its share out")
+        found.add((*place, "share"), "wrong-shares", "the last pick takes the rest: leave its share out")
     for key, used in (("overlap", last.overlap), ("dilate", last.dilate)):
         if used:
-            found.add((*place, key), f"the last pick takes exactly the rest: it cannot {key}", key=True)
+            found.add((*place, key), "wrong-shares", f"the last pick takes exactly the rest: it cannot {key}", key=True)

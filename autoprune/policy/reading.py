@@ -33,10 +33,10 @@ def read_protect(value: Any, path: Path, found: Problems) -> Protect:
         good = isinstance(index, list) and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in index)
         if good and index:
             return tuple(sorted(set(index)))
-        found.add((*path, "index"), f"index is a list of visual positions from 0, not {shown(index)}")
+        found.add((*path, "index"), "wrong-type", f"index is a list of visual positions from 0, not {shown(index)}")
     else:
         hint = suggest(value, ("newlines", "last"))
-        found.add(path, f"protect is `newlines`, `last` or {{index: […]}}, not {shown(value)}{hint}")
+        found.add(path, "not-a-choice", f"protect is `newlines`, `last` or {{index: […]}}, not {shown(value)}{hint}")
     return None
 
 
@@ -44,7 +44,7 @@ def read_stage(value: Any, path: Path, found: Problems) -> AnyStage | None:
     """A stage, or stages along a range of layers: with a curve, or all with the same keep. None where it is none at
     all; of one with mistakes (added to `found`) what reads well, with stand-ins for the rest."""
     if not isinstance(value, Mapping):
-        found.add(path, f"a stage is a mapping with the keys {', '.join(STAGE_KEYS)}, not {shown(value)}")
+        found.add(path, "wrong-type", f"a stage is a mapping with the keys {', '.join(STAGE_KEYS)}, not {shown(value)}")
         return None
     curved = "curve" in value or ("along" in value and "keep" not in value)
     if curved:
@@ -79,7 +79,9 @@ def _read_plain(value: Mapping[str, Any], path: Path, found: Problems, common: M
     if not one_of(on, (*path, "merge_on"), MERGE_ON, found):
         on = "projected"
     if on in MERGE_ON[1:] and site is not None and site.kind != "projector":
-        found.add((*path, "merge_on"), f"merge_on: {on} is legal at projector, not at {site.text}", key=True)
+        found.add(
+            (*path, "merge_on"), "wrong-site", f"merge_on: {on} is legal at projector, not at {site.text}", key=True
+        )
     return Stage(**common, at=site or Site("llm", 0), keep=keep or _all(path), restore=restore, merge_on=on)
 
 
@@ -93,7 +95,7 @@ def _read_repeated(value: Mapping[str, Any], path: Path, found: Problems, common
     keep = read_keep(value["keep"], (*path, "keep"), found) or _all(path)
     if keep.kind in ("fraction", "tokens") or (keep.kind == "to_budget" and keep.rule is None):
         allowed = "{of_current: f}, {rule: …} or {rule: …, fit: {to_budget: B}}"
-        found.add((*path, "keep"), f"before every layer of `along` the keep is one of {allowed}")
+        found.add((*path, "keep"), "not-a-keep", f"before every layer of `along` the keep is one of {allowed}")
         keep = _all(path)
     return Stage(**common, at=Site("llm", first), keep=keep, until=until)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Path, Problems, shown, suggest
+from autoprune.errors import Mistake
 
 Layer = int | Fraction
 LATER_SITES = ("encoder", "cache")
@@ -34,14 +35,14 @@ def layer_of(value: Any) -> Layer:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
-            raise ValueError(f"a decoder layer counts from 0, not {value}")
+            raise Mistake("not-a-layer", f"a decoder layer counts from 0, not {value}")
         return value
     try:
         number = exact(value)
     except ValueError as error:
-        raise ValueError(wrong) from error
+        raise Mistake("not-a-layer", wrong) from error
     if not 0 < number < 1:
-        raise ValueError(f"a fraction of the depth lies between 0 and 1, not {shown(value)}")
+        raise Mistake("not-a-layer", f"a fraction of the depth lies between 0 and 1, not {shown(value)}")
     return number
 
 
@@ -65,11 +66,11 @@ def read_site(value: Any, path: Path, found: Problems) -> Site | None:
     """The site as written, or None with the mistake added to `found`."""
     allowed = "projector, input, llm:<layer>"
     if not isinstance(value, str):
-        found.add(path, f"a site is one of {allowed}, not {shown(value)}")
+        found.add(path, "wrong-type", f"a site is one of {allowed}, not {shown(value)}")
         return None
     kind, colon, layer = value.partition(":")
     if kind in LATER_SITES:
-        found.add(path, f"the site {kind!r} is not available in this version; available: {allowed}")
+        found.add(path, "not-available", f"the site {kind!r} is not available in this version; available: {allowed}")
     elif value == "projector":
         return Site("projector")
     elif value == "input":
@@ -77,9 +78,9 @@ def read_site(value: Any, path: Path, found: Problems) -> Site | None:
     elif kind == "llm" and colon:
         try:
             return Site("llm", layer_of(layer.strip()))
-        except ValueError as error:
-            found.add(path, str(error), offset=len("llm:"))
+        except Mistake as error:
+            found.add(path, error.code, str(error), offset=len("llm:"))
     else:
         hint = "; llm needs a layer, as in llm:2" if kind == "llm" else suggest(kind, ("projector", "input", "llm"))
-        found.add(path, f"unknown site {value!r}; allowed: {allowed}{hint}")
+        found.add(path, "unknown-site", f"unknown site {value!r}; allowed: {allowed}{hint}")
     return None

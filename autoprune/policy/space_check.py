@@ -36,7 +36,9 @@ def model_problems(space: Space, geometry: Geometry | None, frame: Sequence[Prob
         slot = bound.slots[name]
         after = f" after {', '.join(slot.after)}" if slot.after else ""
         depth = f" in a model of {bound.geometry.depth} layers" if geometry is not None else ""
-        found.append(Problem((*paths[name], "layer"), f"an empty placement range for {name!r}{after}{depth}"))
+        found.append(
+            Problem((*paths[name], "layer"), "empty-range", f"an empty placement range for {name!r}{after}{depth}")
+        )
     if blank:
         placed, bound = False, _placeable(space).bind(bound.geometry)
     said = {p.path for p in (*frame, *found)}
@@ -73,7 +75,9 @@ def _ranges(space: Space, depth: int) -> list[Problem]:
     """Ends of layer ranges that the model does not have."""
     return [
         Problem(
-            (*p.path, "layer", i), f"layer {end} is beyond the model: its {depth} decoder layers are 0 to {depth - 1}"
+            (*p.path, "layer", i),
+            "beyond-model",
+            f"layer {end} is beyond the model: its {depth} decoder layers are 0 to {depth - 1}",
         )
         for p in space.params
         if p.kind == "layer"
@@ -110,7 +114,7 @@ def _around(bound: BoundSpace, name: str) -> dict[str, Any]:
 
 
 def _filled(bound: BoundSpace, values: Mapping[str, Any], geometry: Geometry | None, placed: bool) -> Iterator[Problem]:
-    found = Problems(Problem(path, "left out") for path in bound.space.left_out)
+    found = Problems(Problem(path, "hole-in-policy", "left out") for path in bound.space.left_out)
     policy = read_partly(bound.document(values), found)
     if policy is not None:
         found.extend(problems_beside(list(found), policy, bound.space.parts, geometry, placed=placed))

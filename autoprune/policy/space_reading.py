@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from autoprune.document.problems import Path, Problems, dotted, shown, suggest
+from autoprune.document.problems import Path, Problems, dotted, meant, shown, suggest
 from autoprune.policy.holes import Hole, holes, inline_kind
 from autoprune.policy.parameters import Param, read_param
 from autoprune.policy.placing import Order, sorted_names
@@ -28,25 +28,31 @@ def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | 
     if not check_keys(data, (), KEYS, ("stages",), found):
         return None
     if data.get("schema", SCHEMA) != SCHEMA:
-        found.add(("schema",), f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}")
+        found.add(
+            ("schema",),
+            "wrong-schema",
+            f"must be {SCHEMA}, not {shown(data['schema'])}{suggest(data['schema'], (SCHEMA,))}",
+        )
     template = {"criteria": data.get("criteria", {}), "stages": data.get("stages")}
     if not isinstance(template["stages"], list) or not template["stages"]:
-        found.add(("stages",), f"stages are a list with at least one entry, not {shown(template['stages'])}")
+        found.add(
+            ("stages",), "wrong-type", f"stages are a list with at least one entry, not {shown(template['stages'])}"
+        )
         template["stages"] = None
     declared = _declared(data, found)
     written = list(_all_holes(template, declared))
     inline = _inline(written, found)
-    if "params" in data or not any(p.message.endswith("did you mean 'params'?") for p in found):
+    if "params" in data or not any(meant(p) == "params" for p in found):
         _check_references(written, declared, found)
     budget = _budget(data, written, found)
     params = (*(p for p in declared.values() if p is not None), *inline)
     order = _order(data, {p.name: p for p in params}, found)
     warm = data.get("warm_start", [])
     if not isinstance(warm, list) or not all(isinstance(w, str) for w in warm):
-        found.add(("warm_start",), f"warm_start is a list of policy names, not {shown(warm)}")
+        found.add(("warm_start",), "wrong-type", f"warm_start is a list of policy names, not {shown(warm)}")
     name = data.get("name", "")
     if not isinstance(name, str):
-        found.add(("name",), f"must be text, not {shown(name)}")
+        found.add(("name",), "wrong-type", f"must be text, not {shown(name)}")
     known = _Known(declared, {p.path for p in inline})
     fillable = {key: known.part(template[key], (key,)) for key in ("criteria", "stages")}
     if not fillable["stages"] or sorted_names(tuple(p.name for p in params), order) is None:
@@ -99,14 +105,14 @@ def _declared(data: Mapping[str, Any], found: Problems) -> dict[str, Param | Non
     """Name -> definition (None where it is wrong, so that references to it are not wrong as well)."""
     params = data.get("params", {})
     if not isinstance(params, Mapping):
-        found.add(("params",), f"params are a mapping from names to definitions, not {shown(params)}")
+        found.add(("params",), "wrong-type", f"params are a mapping from names to definitions, not {shown(params)}")
         return {}
     read: dict[str, Param | None] = {}
     for name, value in params.items():
         path = ("params", name)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name == BUDGET:
             rule = "letters, digits and _; `budget` is taken"
-            found.add(path, f"a parameter's name consists of {rule}: {name!r}", key=True)
+            found.add(path, "bad-name", f"a parameter's name consists of {rule}: {name!r}", key=True)
             read[name] = None
         else:
             read[name] = read_param(name, value, path, found)
@@ -145,25 +151,29 @@ def _check_references(written: list[Hole], declared: Mapping[str, Param | None],
             hint = suggest(hole.name, declared)
             meant.add(hint)
             known = f"declared: {', '.join(declared) or 'none'}{hint}"
-            found.add(hole.path, f"unknown parameter ${hole.name}; {known}", offset=hole.offset)
+            found.add(hole.path, "unknown-parameter", f"unknown parameter ${hole.name}; {known}", offset=hole.offset)
     for name in declared:
         if name not in used and suggest(name, (name,)) not in meant:
-            found.add(("params", name), f"the parameter {name!r} is not used", key=True)
+            found.add(("params", name), "unused", f"the parameter {name!r} is not used", key=True)
 
 
 def _budget(data: Mapping[str, Any], written: list[Hole], found: Problems) -> tuple[Fraction, Fraction] | None:
     solves = [hole for hole in written if hole.solve]
     for hole in solves[1:]:
         found.add(
-            hole.path, f"a second `solve` (the first is {dotted(solves[0].path)}): one number follows from a budget"
+            hole.path,
+            "second-budget",
+            f"a second `solve` (the first is {dotted(solves[0].path)}): one number follows from a budget",
         )
     value = data.get(BUDGET)
     if value is None:
         if solves:
-            found.add(solves[0].path, "`solve` needs a budget: `budget: {float: [lowest, highest]}`")
+            found.add(
+                solves[0].path, "solve-without-budget", "`solve` needs a budget: `budget: {float: [lowest, highest]}`"
+            )
         return None
     if not solves:
-        found.add((BUDGET,), "there is a budget, but no number is `solve`", key=True)
+        found.add((BUDGET,), "budget-without-solve", "there is a budget, but no number is `solve`", key=True)
     if not isinstance(value, Mapping):
         fixed = number(value, (BUDGET,), found)
         return None if fixed is None else (fixed, fixed)
@@ -174,7 +184,9 @@ def _budget(data: Mapping[str, Any], written: list[Hole], found: Problems) -> tu
     if param.kind != "float" or param.log or not 0 < param.low < param.high <= 1:
         if len(found) == before:
             found.add(
-                (BUDGET,), f"a budget is a number or {{float: [a, b]}} with 0 < a < b <= 1, not {shown(dict(value))}"
+                (BUDGET,),
+                "not-a-range",
+                f"a budget is a number or {{float: [a, b]}} with 0 < a < b <= 1, not {shown(dict(value))}",
             )
         return None
     return Fraction(param.low), Fraction(param.high)
@@ -184,25 +196,29 @@ def _order(data: Mapping[str, Any], params: Mapping[str, Param], found: Problems
     """`l1 < l2 < l3` as pairs."""
     listed = data.get("order", [])
     if not isinstance(listed, list):
-        found.add(("order",), f"order is a list like [l1 < l2], not {shown(listed)}")
+        found.add(("order",), "wrong-type", f"order is a list like [l1 < l2], not {shown(listed)}")
         return ()
     pairs: list[tuple[str, str]] = []
     for i, entry in enumerate(listed):
         path = ("order", i)
         names = [name.strip() for name in entry.split("<")] if isinstance(entry, str) else []
         if len(names) < 2 or not all(names):
-            found.add(path, f"an order reads l1 < l2, not {shown(entry)}")
+            found.add(path, "not-an-order", f"an order reads l1 < l2, not {shown(entry)}")
             continue
         for name in names:
             offset = str(entry).find(name)
             if name not in params and not _declared_badly(data, name):
-                found.add(path, f"unknown parameter {name!r}{suggest(name, params)}", offset=offset)
+                found.add(
+                    path, "unknown-parameter", f"unknown parameter {name!r}{suggest(name, params)}", offset=offset
+                )
             elif name in params and params[name].kind != "layer":
-                found.add(path, f"order is between layers; {name!r} is a {params[name].kind}", offset=offset)
+                found.add(
+                    path, "not-an-order", f"order is between layers; {name!r} is a {params[name].kind}", offset=offset
+                )
         pairs += pairwise(names)
     good = tuple(dict.fromkeys(p for p in pairs if all(n in params and params[n].kind == "layer" for n in p)))
     if sorted_names(tuple(params), good) is None:
-        found.add(("order",), "the order goes in a circle")
+        found.add(("order",), "circular-order", "the order goes in a circle")
         return ()
     return good
 

@@ -68,12 +68,19 @@ class _Check:
         for name, score in self.policy.criteria.items():
             if name in known:
                 yield Problem(
-                    ("criteria", name), f"{name!r} is the name of a criterion already; choose another", key=True
+                    ("criteria", name),
+                    "name-taken",
+                    f"{name!r} is the name of a criterion already; choose another",
+                    key=True,
                 )
             elif isinstance(score, MixUse):
                 yield from self.mix(score, None)
             elif score.name in self.names() and score.name not in known:
-                yield Problem(score.path, f"{score.name!r} is a name itself; names stand for criteria and their mixes")
+                yield Problem(
+                    score.path,
+                    "nested-names",
+                    f"{score.name!r} is a name itself; names stand for criteria and their mixes",
+                )
             else:
                 yield from self.use("criterion", score, None)
 
@@ -109,18 +116,20 @@ class _Check:
             yield from self.score(pick.allocate, stage)
             if pick.group is None:
                 path = pick.allocate.path
-                yield Problem(path, "allocate: says how groups share the count, and this pick has no `group`")
+                yield Problem(
+                    path, "needs-group", "allocate: says how groups share the count, and this pick has no `group`"
+                )
         if pick.score is not None:
             yield from self.score(pick.score, stage)
         elif self._needs_score(pick.select):
-            yield Problem(pick.path, f"select: {pick.select.name} needs a `score`")
+            yield Problem(pick.path, "needs-score", f"select: {pick.select.name} needs a `score`")
 
     def counted(self, stage: AnyStage) -> Iterator[Problem]:
         """Count rules: they exist, and have scores where they read them."""
         rule = stage.keep.rule if isinstance(stage, Stage) else None
         for pick in stage.pick:
             if pick.group is not None and pick.group.params.get("split") == "rule" and rule is None:
-                yield Problem(pick.group.path, "group: split rule needs a `keep: {rule: …}`")
+                yield Problem(pick.group.path, "needs-count-rule", "group: split rule needs a `keep: {rule: …}`")
         yield from self.counted_apart(stage, rule)
         if rule is None:
             return
@@ -130,7 +139,9 @@ class _Check:
         yield from self.among_layers(stage, rule)
         if self.parts.needs_score("count", rule.name) and stage.pick[0].score is None:
             yield Problem(
-                stage.pick[0].path, f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`"
+                stage.pick[0].path,
+                "needs-score",
+                f"keep: rule {rule.name} reads the scores of the first pick: it needs a `score`",
             )
 
     def counted_apart(self, stage: AnyStage, rule: Use | None) -> Iterator[Problem]:
@@ -138,22 +149,30 @@ class _Check:
         there = [pick for pick in stage.pick if pick.count is not None]
         for pick in stage.pick if there else ():
             if pick.overlap or pick.dilate:
-                yield Problem(pick.path, "picks that overlap or dilate share one count: they have no `count`")
+                yield Problem(
+                    pick.path, "conflict", "picks that overlap or dilate share one count: they have no `count`"
+                )
             if pick.count is None:
                 if pick is not stage.pick[0]:
-                    yield Problem(pick.path, "where one pick has a `count`, all but the first have one")
+                    yield Problem(
+                        pick.path, "needs-count-rule", "where one pick has a `count`, all but the first have one"
+                    )
                 continue
             yield from self.use("count", pick.count, stage)
             if pick is stage.pick[0] or rule is None:
                 yield Problem(
-                    pick.count.path, "count: the first pick's is `keep: {rule: …}`, which later ones stand beside"
+                    pick.count.path,
+                    "needs-count-rule",
+                    "count: the first pick's is `keep: {rule: …}`, which later ones stand beside",
                 )
             elif pick.count.name not in self.parts.names("count"):
                 continue
             elif self.parts.shares_layers(pick.count.name):
-                yield Problem(pick.count.path, f"count: {pick.count.name} shares a budget among layers")
+                yield Problem(pick.count.path, "not-shared", f"count: {pick.count.name} shares a budget among layers")
             elif pick.score is None and self.parts.needs_score("count", pick.count.name):
-                yield Problem(pick.path, f"count: {pick.count.name} reads the pick's scores: it needs a `score`")
+                yield Problem(
+                    pick.path, "needs-score", f"count: {pick.count.name} reads the pick's scores: it needs a `score`"
+                )
 
     def among_layers(self, stage: AnyStage, rule: Use) -> Iterator[Problem]:
         """A rule that shares a budget among layers stands before a range of them, and there such a rule stands."""
@@ -161,14 +180,16 @@ class _Check:
         able = self.parts.shares_layers(rule.name)
         if able and not shared:
             how = "write `along: [first, last]` and `keep: {rule: {" + rule.name + ": …}, fit: {to_budget: B}}`"
-            yield Problem(rule.path, f"keep: rule {rule.name} shares a budget among layers: {how}")
+            yield Problem(rule.path, "not-shared", f"keep: rule {rule.name} shares a budget among layers: {how}")
         elif able and "along" in rule.params:
             path = (*rule.path, rule.name, "along")
-            yield Problem(path, "`along` stands on the stage: the rule's follows from it", key=True)
+            yield Problem(path, "conflict", "`along` stands on the stage: the rule's follows from it", key=True)
         elif shared and not able:
             those = ", ".join(name for name in self.parts.names("count") if self.parts.shares_layers(name))
             yield Problem(
-                rule.path, f"keep: rule {rule.name} does not share a budget among layers; rules that do: {those}"
+                rule.path,
+                "not-shared",
+                f"keep: rule {rule.name} does not share a budget among layers; rules that do: {those}",
             )
 
     def by_head(self, pick: Pick) -> Iterator[Problem]:
@@ -178,11 +199,13 @@ class _Check:
         heads = pick.group is not None and pick.group.name == "head"
         apart = pick.score is not None and self.apart(pick.score)
         if heads and not apart and pick.group is not None:
-            yield Problem(pick.group.path, "group: head needs a score with `heads: each`")
+            yield Problem(pick.group.path, "heads-apart", "group: head needs a score with `heads: each`")
         elif apart and not heads and pick.score is not None:
-            yield Problem(pick.score.path, "score: `heads: each` needs `group: head`")
+            yield Problem(pick.score.path, "heads-apart", "score: `heads: each` needs `group: head`")
         if pick.allocate is not None and self.apart(pick.allocate):
-            yield Problem(pick.allocate.path, "allocate: `heads: each` cannot say how groups share the count")
+            yield Problem(
+                pick.allocate.path, "heads-apart", "allocate: `heads: each` cannot say how groups share the count"
+            )
 
     def apart(self, score: ScoreUse) -> bool:
         """Whether a score is one of single heads."""
@@ -195,13 +218,15 @@ class _Check:
         scored = split in SCORED_SPLITS
         known = pick.select.name in self.parts.names("selector")
         if scored and pick.score is None and pick.allocate is None:
-            yield Problem(group.path, f"group: split {split} needs a `score`")
+            yield Problem(group.path, "needs-score", f"group: split {split} needs a `score`")
         elif split == "whole" and known and self.parts.reads_score("selector", pick.select.name) == "no":
             message = f"group: split whole needs a selector that reads scores; {pick.select.name} reads none"
-            yield Problem(group.path, message)
+            yield Problem(group.path, "conflict", message)
         if pick.allocate is not None and not scored:
             splits = ", ".join(SCORED_SPLITS)
-            yield Problem(pick.allocate.path, f"allocate: split {split} reads no score; those that do: {splits}")
+            yield Problem(
+                pick.allocate.path, "conflict", f"allocate: split {split} reads no score; those that do: {splits}"
+            )
 
     def _needs_score(self, select: Use) -> bool:
         known = select.name in self.parts.names("selector")
@@ -217,7 +242,9 @@ class _Check:
             return
         if score.params:
             path = (*score.path, score.name)
-            yield Problem(path, f"{score.name!r} is a name from `criteria`; its parameters stand there", key=True)
+            yield Problem(
+                path, "conflict", f"{score.name!r} is a name from `criteria`; its parameters stand there", key=True
+            )
         yield from self.here(score.name, named, stage, score.path)
 
     def here(
@@ -229,21 +256,23 @@ class _Check:
         at_definition = set(self.mix(named, None) if isinstance(named, MixUse) else self.use("criterion", named, None))
         for p in self.mix(named, stage) if isinstance(named, MixUse) else self.use("criterion", named, stage):
             if p not in at_definition:
-                yield Problem(path, f"{name}: {p.message}", key=key)
+                yield Problem(path, p.code, f"{name}: {p.message}", key=key)
 
     def mix(self, mix: MixUse, stage: AnyStage | None) -> Iterator[Problem]:
         for name, _ in mix.weights:
             path = (*mix.path, "weights", name)
             named = self.policy.criteria.get(name)
             if isinstance(named, MixUse):
-                yield Problem(path, f"{name!r} is a mix itself; a mix of mixes is not supported", key=True)
+                yield Problem(
+                    path, "nested-names", f"{name!r} is a mix itself; a mix of mixes is not supported", key=True
+                )
             elif named is not None:
                 yield from self.here(name, named, stage, path, key=True)
                 if self.apart(named):
-                    yield Problem(path, f"{name}: `heads: each` cannot be part of a mix", key=True)
+                    yield Problem(path, "heads-apart", f"{name}: `heads: each` cannot be part of a mix", key=True)
             else:
                 for p in self.use("criterion", Use(name, {}, path), stage):
-                    yield Problem(p.path, p.message, key=True)
+                    yield Problem(p.path, p.code, p.message, key=True)
 
     def use(self, kind: PartKind, use: Use, stage: AnyStage | None) -> Iterator[Problem]:
         """One part: it exists, its parameters are right, and it is legal where it stands."""
@@ -257,7 +286,7 @@ class _Check:
                 allowed += "; it is a rule for how many stay: `keep: {rule: " + use.name + "}`"
             called = "count rule" if kind == "count" else kind
             path, at_key = ((*use.path, use.name), True) if use.params else (use.path, False)
-            yield Problem(path, f"unknown {called} {use.name!r}; {allowed}", key=at_key)
+            yield Problem(path, "unknown-part", f"unknown {called} {use.name!r}; {allowed}", key=at_key)
             return
         try:
             filled = self.parts.fill(kind, use.name, use.params)
@@ -279,19 +308,22 @@ class _Check:
         site = stage.at.kind if isinstance(stage, Stage) else "llm"
         if not sites:
             yield Problem(
-                use.path, f"{kind} {use.name!r} is for diagnostics: a prefill cannot give it, no policy can use it"
+                use.path,
+                "diagnostics-only",
+                f"{kind} {use.name!r} is for diagnostics: a prefill cannot give it, no policy can use it",
             )
         elif site not in sites:
-            yield Problem(use.path, f"{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
+            yield Problem(use.path, "wrong-site", f"{kind} {use.name!r} is legal at {', '.join(sites)}, not at {site}")
         elif kind in ("criterion", "count"):
             for key, layer in _layers(filled):
                 path = (*use.path, use.name, *key) if key[0] in use.params else use.path
-                message = self.vision_layer(layer) if "projector" in sites else self.decoder_layer(layer, stage)
-                if message:
-                    yield Problem(path, message)
+                if "projector" in sites and (message := self.vision_layer(layer)):
+                    yield Problem(path, "beyond-model", message)
+                elif "projector" not in sites and (message := self.decoder_layer(layer, stage)):
+                    yield Problem(path, "row-not-there", message)
         message = self.vision_layer(filled["key_layer"]) if filled.get("key_layer") is not None else ""
         if message:
-            yield Problem((*use.path, use.name, "key_layer"), message)
+            yield Problem((*use.path, use.name, "key_layer"), "beyond-model", message)
 
     def vision_layer(self, layer: Any) -> str:
         """What is wrong with an encoder block's number, or nothing."""
@@ -334,7 +366,11 @@ class _Check:
         n = None if self.geometry is None else self.geometry.tokens_per_image
         if n is not None and isinstance(stage.protect, tuple) and stage.protect and stage.protect[-1] >= n:
             path = (*stage.path, "protect", "index")
-            yield Problem(path, f"position {stage.protect[-1]} is beyond an image's {n} visual tokens (0 to {n - 1})")
+            yield Problem(
+                path,
+                "beyond-model",
+                f"position {stage.protect[-1]} is beyond an image's {n} visual tokens (0 to {n - 1})",
+            )
 
 
 def _layers(filled: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:

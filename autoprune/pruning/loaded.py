@@ -128,20 +128,21 @@ class LoadedPolicy:
         """Read what `save_pretrained` wrote. Raises BadInput for missing, corrupt or altered files."""
         source = Path(folder)
         if not (source / POLICY_FILE).is_file():
-            raise BadInput(f"{source} has no {POLICY_FILE}: not a saved policy")
+            raise BadInput(f"{source} has no {POLICY_FILE}: not a saved policy", code="not-a-policy")
         content = _metadata(source / METADATA_FILE)
         document = read(source / POLICY_FILE)
         policy = Policy.from_source(document, RegisteredParts())
         if hashlib.sha256((source / POLICY_FILE).read_bytes()).hexdigest() != content["policy_sha256"]:
             raise BadInput(
                 f"{source / POLICY_FILE} was changed after it was saved, so {METADATA_FILE} no longer describes it; "
-                f"load the file itself to use it without measurements"
+                f"load the file itself to use it without measurements",
+                code="not-a-policy",
             )
         given = content["fingerprint"]
         try:
             fingerprint = None if given is None else Fingerprint(**given)
         except TypeError as error:
-            raise BadInput(f"{source / METADATA_FILE}: fingerprint: {error}") from error
+            raise BadInput(f"{source / METADATA_FILE}: fingerprint: {error}", code="not-a-policy") from error
         return cls(policy, fingerprint, content["metadata"], document)
 
 
@@ -172,12 +173,14 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BadInput(f"{path} is missing; load the policy file itself to use it without measurements") from error
+        raise BadInput(
+            f"{path} is missing; load the policy file itself to use it without measurements", code="not-a-policy"
+        ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is corrupt: {error}") from error
+        raise BadInput(f"{path} is corrupt: {error}", code="not-a-policy") from error
     known = {"schema", "policy_sha256", "fingerprint", "metadata"}
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or not known <= content.keys():
-        raise BadInput(f"{path} is not the metadata of a saved policy ({SCHEMA})")
+        raise BadInput(f"{path} is not the metadata of a saved policy ({SCHEMA})", code="not-a-policy")
     if not isinstance(content["metadata"], dict) or not isinstance(content["fingerprint"], dict | None):
-        raise BadInput(f"{path} is corrupt: fingerprint and metadata must be mappings")
+        raise BadInput(f"{path} is corrupt: fingerprint and metadata must be mappings", code="not-a-policy")
     return content

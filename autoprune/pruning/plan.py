@@ -101,6 +101,8 @@ class Unusable(BadInput):
     """A model cannot carry out stages of a policy. `reasons`: what stages ask for in vain, each with the place in the
     stage that asks: ("pick", 0, "score"), ("merge",), ("positions",), …."""
 
+    kind = "unsupported-by-model"
+
     def __init__(self, found: Sequence[tuple[str, str, Place]]) -> None:
         self.reasons = tuple(dict.fromkeys((place, reason) for _, reason, place in found))
         super().__init__("\n".join(dict.fromkeys(f"{where}: {reason}" for where, reason, _ in found)))

@@ -27,7 +27,7 @@ def refusals(policy: Policy, geometry: Geometry, *, parity: bool = False) -> lis
         for place, reason in _alone(policy, stage, geometry):
             if place == ("positions",):
                 own = (*written.path, "positions") if written.positions == stage.positions else ("parity", "positions")
-                found.append(Problem(own, reason, key=True))
+                found.append(Problem(own, "unsupported-by-model", reason, key=True))
             else:
                 found += _asking(policy, stage, geometry, place, reason)
     return list(dict.fromkeys(found))
@@ -56,9 +56,9 @@ def _asking(policy: Policy, stage: AnyStage, geometry: Geometry, place: Place, r
     path: Path = getattr(at, "path", (*stage.path, *place))
     members = [] if not isinstance(at, MixUse) else [name for name, weight in at.weights if weight]
     guilty = [m for m in members if (place, reason) in _alone(policy, _with_one(stage, place, m), geometry)]
-    yield from (Problem((*path, "weights", name), reason, key=True) for name in guilty)
+    yield from (Problem((*path, "weights", name), "unsupported-by-model", reason, key=True) for name in guilty)
     if not guilty:
-        yield Problem(path, reason)
+        yield Problem(path, "unsupported-by-model", reason)
 
 
 def _with_one(stage: AnyStage, place: Place, member: str) -> AnyStage:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
+from autoprune.errors import Mistake
 from autoprune.pruning.decoder_signals import DecoderKeys, KeyHeads, NormedStates, ProjectedFeatures
 from autoprune.pruning.encoder_signals import EncoderFeatures, EncoderKeys
 from autoprune.pruning.parts import Sizes
@@ -74,11 +75,11 @@ class SpaceConfig(PartConfig):
         if space == "encoder_keys":
             data["key_layer"] = ENCODER_KEYS if data.get("key_layer") is None else data["key_layer"]
         elif data.get("key_layer") is not None:
-            raise ValueError("`key_layer` belongs to `space: encoder_keys`")
+            raise Mistake("conflict", "`key_layer` belongs to `space: encoder_keys`")
         if space in ("encoder_keys", "keys"):
             data["key_heads"] = data.get("key_heads") or "mean"
         elif data.get("key_heads") is not None:
-            raise ValueError("`key_heads` belongs to the spaces `encoder_keys` and `keys`")
+            raise Mistake("conflict", "`key_heads` belongs to the spaces `encoder_keys` and `keys`")
         return data
 
     def signals(self, site: Site) -> tuple[Signal, ...]:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import shown, suggest
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.pruning.decoder_signals import DecoderSignal, KeyNorm, Order
 from autoprune.pruning.encoder_signals import EncoderSignal
 from autoprune.pruning.parts import Config
@@ -54,11 +54,11 @@ def _layer(value: Any, words: tuple[str, ...]) -> int | str:
     try:
         number = exact(value)
     except ValueError as error:
-        raise ValueError(wrong + suggest(value, words)) from error
+        raise Mistake("not-a-layer", wrong + suggest(value, words)) from error
     if number.denominator == 1:
         return int(number)
     if not 0 < number < 1:
-        raise ValueError(wrong)
+        raise Mistake("not-a-layer", wrong)
     return str(number)
 
 
@@ -70,7 +70,7 @@ def _ends(value: Any, words: tuple[str, ...]) -> tuple[int | str, int | str] | N
     if value is None:
         return None
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"layers is the first and the last of a range, like [2, 5]; not {shown(value)}")
+        raise Mistake("not-a-range", f"layers is the first and the last of a range, like [2, 5]; not {shown(value)}")
     return _layer(value[0], words), _layer(value[1], words)
 
 
@@ -103,15 +103,15 @@ def layer_or_layers(given: Any) -> Any:
     data = dict(given)
     if data.get("layers") is None:
         if data.get("over") is not None:
-            raise ValueError("`over` puts several layers together: it needs `layers: [first, last]`")
+            raise Mistake("conflict", "`over` puts several layers together: it needs `layers: [first, last]`")
         if data.get("layer", 0) is None:
             del data["layer"]
         return data
     if data.get("layer") is not None:
-        raise ValueError("give `layer` or `layers`, not both")
+        raise Mistake("conflict", "give `layer` or `layers`, not both")
     ends = data["layers"]
     if isinstance(ends, list | tuple) and len(ends) == 2 and not _in_order(*ends):
-        raise ValueError(f"layers goes from shallow to deep, not from {ends[0]} to {ends[1]}")
+        raise Mistake("wrong-order", f"layers goes from shallow to deep, not from {ends[0]} to {ends[1]}")
     return {**data, "layer": None, "over": data.get("over") or "sum"}
 
 

@@ -63,7 +63,9 @@ def quiet() -> None:
 def require() -> None:
     """Raise BadInput if MLflow is not installed."""
     if not installed():
-        raise BadInput("MLflow is not installed, and the registry needs it: pip install 'autoprune[mlflow]'")
+        raise BadInput(
+            "MLflow is not installed, and the registry needs it: pip install 'autoprune[mlflow]'", code="not-installed"
+        )
 
 
 def connect(uri: str) -> Any:
@@ -116,7 +118,7 @@ def service(uri: str, action: str) -> Iterator[Any]:
     """
     require()
     if (path := sqlite_path(uri)) is not None and not path.is_file():
-        raise BadInput(f"{action} failed: there is no MLflow database at {path}")
+        raise BadInput(f"{action} failed: there is no MLflow database at {path}", code="no-registry")
     if (reason := unreachable(uri)) is not None:
         raise AutoPruneError(f"{action} failed at {shown(uri)}: {reason}")
     try:
@@ -164,7 +166,8 @@ def check_reachable(uri: str) -> None:
     if scheme in ("", "file"):
         raise BadInput(
             f"the MLflow tracking URI {uri!r} is a plain folder, which MLflow no longer supports; "
-            "use sqlite:///<path>/mlflow.db or the URL of a server"
+            "use sqlite:///<path>/mlflow.db or the URL of a server",
+            code="no-registry",
         )
     require()
     if (reason := unreachable(uri)) is None:
@@ -178,7 +181,8 @@ def check_reachable(uri: str) -> None:
     if reason is not None:
         raise BadInput(
             f"the MLflow tracking URI {shown(uri)} cannot be reached: {reason}. Start the server, correct the URI, "
-            "or unset it to keep the tracking data beside the spec"
+            "or unset it to keep the tracking data beside the spec",
+            code="no-registry",
         )
 
 

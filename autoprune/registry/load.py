@@ -39,7 +39,8 @@ def load_policy(
         return _from_mlflow(text, tracking_uri)
     if "://" in text:
         raise BadInput(
-            f"{text!r}: policies are loaded from models:/…, runs:/…, a folder, a file or the catalog, not from URLs"
+            f"{text!r}: policies are loaded from models:/…, runs:/…, a folder, a file or the catalog, not from URLs",
+            code="not-a-uri",
         )
     path = Path(text).expanduser()
     named = path.name == text and not text.endswith(SUFFIXES)
@@ -48,7 +49,7 @@ def load_policy(
     if path.is_file():
         return _from_file(path)
     if not named:
-        raise BadInput(f"there is no policy file or folder {path}")
+        raise BadInput(f"there is no policy file or folder {path}", code="no-such-file")
     return _from_file(catalog.find("policies", text, folders))
 
 

@@ -33,7 +33,8 @@ def tracking_uri(
     found = f" ({empty} has no {DATABASE}: nothing was published from there)" if empty is not None else ""
     raise BadInput(
         "no MLflow tracking URI: give it as an argument (--tracking-uri), set "
-        f"{VARIABLE}, or work in or below a folder with {FOLDER}/{DATABASE}; looked upward from {here}{found}"
+        f"{VARIABLE}, or work in or below a folder with {FOLDER}/{DATABASE}; looked upward from {here}{found}",
+        code="no-registry",
     )
 
 

@@ -131,7 +131,10 @@ def resolve(uri: str, tracking_uri: str) -> PolicyVersion:
     """The version that `models:/name@alias` or `models:/name/3` means. Raises BadInput with a suggestion if unknown."""
     reference = parse(uri)
     if not isinstance(reference, ModelReference):
-        raise BadInput(f"{uri!r} names a run; only models:/<name>@<alias> and models:/<name>/<version> have a version")
+        raise BadInput(
+            f"{uri!r} names a run; only models:/<name>@<alias> and models:/<name>/<version> have a version",
+            code="not-a-uri",
+        )
     known = versions(tracking_uri, reference.name)
     for version in known:
         if version.version == reference.version or (reference.alias and reference.alias in version.aliases):
@@ -140,10 +143,11 @@ def resolve(uri: str, tracking_uri: str) -> PolicyVersion:
         aliases = sorted(a for v in known for a in v.aliases)
         raise BadInput(
             f"{reference.name!r} has no alias {reference.alias!r}; it has {', '.join(aliases) or 'none'}"
-            f"{suggest(reference.alias, aliases)}"
+            f"{suggest(reference.alias, aliases)}",
+            code="unknown-name",
         )
     numbers = ", ".join(str(v.version) for v in known) or "none"
-    raise BadInput(f"{reference.name!r} has no version {reference.version}; it has {numbers}")
+    raise BadInput(f"{reference.name!r} has no version {reference.version}; it has {numbers}", code="unknown-name")
 
 
 def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
@@ -158,7 +162,7 @@ def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
         version = resolve(uri, tracking_uri)
         source = version.source
         if names.DIGEST_TAG not in version.tags:
-            raise BadInput(f"{uri} is not a policy: the version has no {names.DIGEST_TAG} tag")
+            raise BadInput(f"{uri} is not a policy: the version has no {names.DIGEST_TAG} tag", code="not-a-policy")
     target = into or Path(tempfile.mkdtemp(prefix="autoprune-policy-"))
     with mlflow_client.service(tracking_uri, f"fetching {uri}"):
         from mlflow.artifacts import download_artifacts
@@ -171,7 +175,7 @@ def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
             if not mlflow_client.is_missing(error):
                 raise
             where = mlflow_client.shown(tracking_uri)
-            raise BadInput(f"{uri} is not at {where}: {mlflow_client.one_line(error)}") from error
+            raise BadInput(f"{uri} is not at {where}: {mlflow_client.one_line(error)}", code="unknown-name") from error
     return Path(found)
 
 
@@ -190,7 +194,8 @@ def _model(client: Any, tracking_uri: str, name: str) -> Any:
         known = [m.name for m in _all_models(client) if _is_ours(m)]
         raise BadInput(
             f"there is no registered policy {name!r} at {mlflow_client.shown(tracking_uri)}; "
-            f"registered: {', '.join(known) or 'none'}{suggest(name, known)}"
+            f"registered: {', '.join(known) or 'none'}{suggest(name, known)}",
+            code="unknown-name",
         )
     return model
 

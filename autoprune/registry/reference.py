@@ -43,5 +43,6 @@ def parse(uri: str) -> ModelReference | RunReference:
         return RunReference(match["run"], match["path"].strip("/"))
     raise BadInput(
         f"{uri!r} is not a policy URI; it must be models:/<name>@<alias>, models:/<name>/<version> "
-        "or runs:/<run id>/<folder>"
+        "or runs:/<run id>/<folder>",
+        code="not-a-uri",
     )

@@ -42,7 +42,11 @@ def misfit(
         why = info.refuse(Declared(space, tuple(objectives), tuple(constraints)), _options(info, asked))
     except BadInput as error:
         why = str(error)
-    return [] if why is None else [loaded.source.problem(("search", "strategy"), f"{asked.name}: {why}")]
+    return (
+        []
+        if why is None
+        else [loaded.source.problem(("search", "strategy"), "strategy-misfit", f"{asked.name}: {why}")]
+    )
 
 
 def _options(info: StrategyInfo, asked: StrategySpec) -> Options:

@@ -204,7 +204,9 @@ def start(name: str, options: Mapping[str, Any], task: Task) -> Steps:
     """The strategy's steps. Raises BadInput for an unknown name or option."""
     info = find(name)
     if info is None:
-        raise BadInput(f"unknown strategy {name!r}{suggest(name, names())}; known: {', '.join(names())}")
+        raise BadInput(
+            f"unknown strategy {name!r}{suggest(name, names())}; known: {', '.join(names())}", code="unknown-strategy"
+        )
     try:
         typed = info.options.model_validate(dict(options))
     except ValidationError as error:

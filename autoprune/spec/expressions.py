@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from autoprune.codes import Code
 from autoprune.document.problems import suggest
+from autoprune.errors import Mistake
 from autoprune.ports import MeasureRequest
 from autoprune.spec.goals import Constraint, Direction, Objective
 
@@ -20,12 +22,11 @@ _TOKEN = re.compile(rf"\s*(?:(?P<number>{_NUMBER})|(?P<word>[A-Za-z_][A-Za-z_0-9
 _FORMS = "MEASURE >= NUMBER, NUMBER * baseline, baseline ± NUMBER % or baseline ± NUMBER points (also <=)"
 
 
-class ExpressionError(ValueError):
+class ExpressionError(Mistake):
     """A goal that cannot be read; `offset` is the character where it goes wrong, `measure` what was named before it."""
 
-    def __init__(self, message: str, offset: int = 0) -> None:
-        super().__init__(message)
-        self.offset = offset
+    def __init__(self, code: Code, message: str, offset: int = 0) -> None:
+        super().__init__(code, message, offset)
         self.measure: MeasureRequest | None = None
 
 
@@ -49,7 +50,8 @@ def parse_objective(value: Any) -> Objective:
         if len(words) != 2 or words[0] not in _DIRECTIONS:
             hint = suggest(words[0], _DIRECTIONS) if words else ""
             raise ExpressionError(
-                f"'{value}' is not an objective; write 'minimize MEASURE' or 'maximize MEASURE'{hint}"
+                "not-an-objective",
+                f"'{value}' is not an objective; write 'minimize MEASURE' or 'maximize MEASURE'{hint}",
             )
         return Objective(request(words[1]), "minimize" if words[0] == "minimize" else "maximize")
     if isinstance(value, Mapping) and len(value) == 1:
@@ -64,9 +66,12 @@ def parse_objective(value: Any) -> Objective:
                     return Objective(request(str(name), options), known)
         else:
             raise ExpressionError(
-                f"'{direction}' is not a direction: minimize or maximize{suggest(str(direction), _DIRECTIONS)}"
+                "not-an-objective",
+                f"'{direction}' is not a direction: minimize or maximize{suggest(str(direction), _DIRECTIONS)}",
             )
-    raise ExpressionError("an objective is 'minimize MEASURE' or {minimize: {MEASURE: {option: value}}}")
+    raise ExpressionError(
+        "not-an-objective", "an objective is 'minimize MEASURE' or {minimize: {MEASURE: {option: value}}}"
+    )
 
 
 class _Reader:
@@ -80,17 +85,23 @@ class _Reader:
             match = _TOKEN.match(text, at)
             if match is None:
                 start = at + len(text[at:]) - len(text[at:].lstrip())
-                raise ExpressionError(f"'{text[start]}' is not understood in a constraint; write {_FORMS}", start)
+                raise ExpressionError(
+                    "not-a-constraint", f"'{text[start]}' is not understood in a constraint; write {_FORMS}", start
+                )
             kind = str(match.lastgroup)
             self.tokens.append((kind, match.group(kind), match.start(kind)))
             at = match.end()
 
     def take(self, kind: str, expected: str) -> tuple[str, int]:
         if not self.tokens:
-            raise ExpressionError(f"the constraint ends where {expected} should stand; write {_FORMS}", len(self.text))
+            raise ExpressionError(
+                "not-a-constraint", f"the constraint ends where {expected} should stand; write {_FORMS}", len(self.text)
+            )
         found, value, offset = self.tokens.pop(0)
         if found != kind:
-            raise ExpressionError(f"'{value}' stands where {expected} should; write {_FORMS}", offset)
+            raise ExpressionError(
+                "not-a-constraint", f"'{value}' stands where {expected} should; write {_FORMS}", offset
+            )
         return value, offset
 
     def peek(self) -> tuple[str, str]:
@@ -111,12 +122,14 @@ def parse_constraint(text: str) -> Constraint:
 def _compared(text: str, measure: MeasureRequest, reader: _Reader) -> Constraint:
     op, at = reader.take("op", "<= or >=")
     if op not in ("<=", ">="):
-        raise ExpressionError(f"'{op}' is not a comparison here; use <= or >=", at)
+        raise ExpressionError("not-a-constraint", f"'{op}' is not a comparison here; use <= or >=", at)
     scale, shift = _bound(reader)
     if reader.tokens:
-        raise ExpressionError(f"'{reader.tokens[0][1]}' is left over; write {_FORMS}", reader.tokens[0][2])
+        raise ExpressionError(
+            "not-a-constraint", f"'{reader.tokens[0][1]}' is left over; write {_FORMS}", reader.tokens[0][2]
+        )
     if not (math.isfinite(scale) and math.isfinite(shift)):
-        raise ExpressionError("the bound is not a finite number", at)
+        raise ExpressionError("not-finite", "the bound is not a finite number", at)
     return Constraint(" ".join(text.split()), measure, "<=" if op == "<=" else ">=", scale, shift)
 
 
@@ -139,9 +152,11 @@ def _bound(reader: _Reader) -> tuple[float, float]:
         return 1.0, 0.0
     sign, at = reader.take("op", "+ or -")
     if sign not in ("+", "-", "±"):
-        raise ExpressionError(f"'{sign}' cannot follow baseline; use + or -", at)
+        raise ExpressionError("not-a-constraint", f"'{sign}' cannot follow baseline; use + or -", at)
     if sign == "±":
-        raise ExpressionError("a bound has one side: write '-' for at most so much lost, '+' for so much more", at)
+        raise ExpressionError(
+            "not-a-constraint", "a bound has one side: write '-' for at most so much lost, '+' for so much more", at
+        )
     number, _ = reader.take("number", "a number")
     amount = float(number) if sign == "+" else -float(number)
     unit = reader.tokens.pop(0) if reader.tokens else ("end", "", len(reader.text))
@@ -150,14 +165,18 @@ def _bound(reader: _Reader) -> tuple[float, float]:
     if unit[1] in ("point", "points"):
         return 1.0, amount / 100.0
     raise ExpressionError(
-        "say in which unit: 'baseline - 3 %' (relative) or 'baseline - 3 points' (absolute, of 100)", unit[2]
+        "wrong-unit",
+        "say in which unit: 'baseline - 3 %' (relative) or 'baseline - 3 points' (absolute, of 100)",
+        unit[2],
     )
 
 
 def _baseline(reader: _Reader) -> None:
     word, at = reader.take("word", "a number or 'baseline'")
     if word != "baseline":
-        raise ExpressionError(f"'{word}' is not a number or 'baseline'{suggest(word, ['baseline'])}", at)
+        raise ExpressionError(
+            "not-a-constraint", f"'{word}' is not a number or 'baseline'{suggest(word, ['baseline'])}", at
+        )
 
 
 def uses_points(text: str) -> bool:

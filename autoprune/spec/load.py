@@ -66,7 +66,7 @@ class LoadedSpec:
         except BadInput as error:
             if error.problems or path not in self.source.places:
                 raise
-            raise BadInput(problems=[self.source.problem(path, str(error))]) from error
+            raise BadInput(problems=[self.source.problem(path, error.code, str(error))]) from error
 
 
 def load(path: str | Path) -> LoadedSpec:
@@ -83,7 +83,7 @@ def load_partly(path: str | Path) -> LoadedSpec:
     source = read(path)
     if not isinstance(source.data, dict):
         problems = Problems()
-        problems.add((), "a spec is a mapping; `autoprune init` writes a commented one")
+        problems.add((), "wrong-type", "a spec is a mapping; `autoprune init` writes a commented one")
         problems.raise_for(source)
     read_well = salvage(source.data)
     spec, broken = read_well.spec, set(read_well.broken)
@@ -125,13 +125,17 @@ def _objective_document(
     try:
         document = read(_named(spec.objectives, "objectives", folder))
     except BadInput as error:
-        found.extend(error.problems or [source.problem(("objectives",), str(error))])
+        found.extend(error.problems or [source.problem(("objectives",), error.code, str(error))])
         return source, (), ()
     data = document.data
     listed = data.get("objectives") if isinstance(data, dict) else None
     if not isinstance(listed, list) or data.get("schema") != "autoprune/objectives/1":
         found.append(
-            document.problem((), "an objectives document has `schema: autoprune/objectives/1` and a list `objectives`")
+            document.problem(
+                (),
+                "wrong-schema",
+                "an objectives document has `schema: autoprune/objectives/1` and a list `objectives`",
+            )
         )
         return document, (), ()
     return document, listed, ("objectives",)
@@ -157,15 +161,19 @@ def _objectives(
         try:
             objective = parse_objective(value)
         except ExpressionError as error:
-            found.append(document.problem(path, str(error), offset=error.offset))
+            found.append(document.problem(path, error.code, str(error), offset=error.offset))
             continue
         if any(objective.label == other.label for other in read_well.values()):
-            found.append(document.problem(path, f"{objective.label} is already an objective"))
+            found.append(document.problem(path, "repeated", f"{objective.label} is already an objective"))
         read_well[path] = objective
     if not values and prefix and not skipped and len(found) == before:
-        found.append(document.problem(prefix, "a search needs at least one objective"))
+        found.append(document.problem(prefix, "empty-value", "a search needs at least one objective"))
     if len(values) > 3:
-        found.append(document.problem(prefix, f"{len(values)} objectives; a front of more than 3 is not supported"))
+        found.append(
+            document.problem(
+                prefix, "too-many-objectives", f"{len(values)} objectives; a front of more than 3 is not supported"
+            )
+        )
     return read_well
 
 
@@ -183,10 +191,10 @@ def _constraints(
         except ExpressionError as error:
             if error.measure is not None:
                 named.append((path, error.measure))
-            found.append(source.problem(path, str(error), offset=error.offset))
+            found.append(source.problem(path, error.code, str(error), offset=error.offset))
             continue
         if any(constraint.text == other.text for other in read_well.values()):
-            found.append(source.problem(path, f"'{constraint.text}' stands here twice"))
+            found.append(source.problem(path, "repeated", f"'{constraint.text}' stands here twice"))
             continue
         read_well[path] = constraint
     return read_well
@@ -199,7 +207,7 @@ def _select(spec: Spec, source: Source, found: list[Located], broken: set[KeyPat
         return parse_objective(spec.output.select)
     except ExpressionError as error:
         broken.add(("output", "select"))
-        found.append(source.problem(("output", "select"), str(error), offset=error.offset))
+        found.append(source.problem(("output", "select"), error.code, str(error), offset=error.offset))
         return None
 
 
@@ -209,5 +217,5 @@ def _space_document(spec: Spec, source: Source, folder: Path, found: list[Locate
     try:
         return read(_named(spec.search_space, "search_spaces", folder))
     except BadInput as error:
-        found.extend(error.problems or [source.problem(("search_space",), str(error))])
+        found.extend(error.problems or [source.problem(("search_space",), error.code, str(error))])
         return None

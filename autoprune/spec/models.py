@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from autoprune.document.numbers import exact
+from autoprune.errors import Mistake
 from autoprune.spec.durations import seconds
 from autoprune.spec.sizes import cache_size
 
@@ -56,7 +57,7 @@ class CalibrationSpec(Strict):
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
+            raise Mistake("out-of-range", "must be at least 1, or auto")
         return value
 
 
@@ -79,13 +80,15 @@ class ExecutorSpec(Strict):
 def _executor(value: Any) -> Any:
     if isinstance(value, str):
         if value not in ("auto", "inline", "ray"):
-            raise ValueError(f"'{value}' is not an executor; allowed: auto, inline, ray, or {{ray: {{workers: …}}}}")
+            raise Mistake(
+                "not-a-choice", f"'{value}' is not an executor; allowed: auto, inline, ray, or {{ray: {{workers: …}}}}"
+            )
         return {"kind": value}
     if isinstance(value, Mapping) and set(value) == {"ray"}:
         return {"kind": "ray", "ray": value["ray"]}
     if isinstance(value, ExecutorSpec):
         return value
-    raise ValueError("an executor is auto, inline, ray, or {ray: {workers: …, gpus_per_worker: …}}")
+    raise Mistake("not-a-choice", "an executor is auto, inline, ray, or {ray: {workers: …, gpus_per_worker: …}}")
 
 
 class StrategySpec(Strict):
@@ -104,7 +107,7 @@ def _strategy(value: Any) -> Any:
         name, options = next(iter(value.items()))
         if isinstance(options, Mapping):
             return {"name": name, "options": dict(options)}
-    raise ValueError("a strategy is a name such as auto, or {NAME: {option: …}}")
+    raise Mistake("wrong-type", "a strategy is a name such as auto, or {NAME: {option: …}}")
 
 
 def _share(value: Any) -> float:
@@ -114,7 +117,7 @@ def _share(value: Any) -> float:
     except ValueError:
         share = Fraction(0)
     if not 0 < share < 1:
-        raise ValueError("must be a fraction above 0 and below 1, such as 1/4")
+        raise Mistake("not-a-share", "must be a fraction above 0 and below 1, such as 1/4")
     return float(share)
 
 
@@ -190,7 +193,7 @@ class RetuneSpec(Strict):
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
         if value is not None and not _CRON.match(value.strip()):
-            raise ValueError(f"'{value}' is not a cron line of five fields such as '0 3 * * *'")
+            raise Mistake("wrong-form", f"'{value}' is not a cron line of five fields such as '0 3 * * *'")
         return value
 
 

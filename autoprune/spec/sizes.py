@@ -6,6 +6,8 @@ import re
 from contextlib import suppress
 from typing import Literal
 
+from autoprune.errors import Mistake
+
 _POWERS = ("", "k", "m", "g", "t")
 PATTERN = r"^\s*(\d+(\.\d+)?)\s*([kKmMgGtT]?)((?<=[kKmMgGtT])i)?[bB]?\s*$"
 
@@ -17,7 +19,7 @@ def size(value: str | int) -> int:
         return int(float(number) * (1024 if binary else 1000) ** _POWERS.index(unit.lower()))
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    raise ValueError(f"{value!r} is not a size; write 2GiB, 500MiB or a number of bytes")
+    raise Mistake("not-a-size", f"{value!r} is not a size; write 2GiB, 500MiB or a number of bytes")
 
 
 def cache_size(value: object) -> int | Literal["auto"]:
@@ -29,4 +31,4 @@ def cache_size(value: object) -> int | Literal["auto"]:
     if isinstance(value, str | int):
         with suppress(ValueError):
             return size(value)
-    raise ValueError(f"{value!r} is not the size of a cache; write 2GiB, auto, or false for none")
+    raise Mistake("not-a-size", f"{value!r} is not the size of a cache; write 2GiB, auto, or false for none")

@@ -58,5 +58,5 @@ def errors(folder: Path) -> list[dict[str, Any]]:
     found = done.json["errors"]
     assert found
     for error in found:
-        assert set(error) == {"file", "line", "column", "path", "message"}
+        assert set(error) == {"file", "line", "column", "path", "code", "message"}
     return list(found)

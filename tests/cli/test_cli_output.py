@@ -80,7 +80,7 @@ def test_every_ending_has_its_code_and_document(
     done = cli("studies", "--json")
     assert done.code == exit_code
     assert done.json["ok"] is False
-    assert set(done.json["errors"][0]) == {"file", "line", "column", "path", "message"}
+    assert set(done.json["errors"][0]) == {"file", "line", "column", "path", "code", "message"}
     assert cli("studies").out == ""
 
 

@@ -43,7 +43,7 @@ def _found(data: object) -> dict[str, Problem]:
 def test_pydantic_findings_become_ours() -> None:
     found = _found({"nam": "x", "list_of": [{"trails": 2}, {"mode": "fats", "trials": "many"}]})
     assert found["nam"] == Problem(
-        ("nam",), "unknown key 'nam'; allowed: name, search, list_of; did you mean 'name'?", key=True
+        ("nam",), "unknown-key", "unknown key 'nam'; allowed: name, search, list_of; did you mean 'name'?", key=True
     )
     assert "name" not in found  # it is misspelt, not missing
     assert _found({"list_of": []})["name"].message == "the key 'name' is missing"
@@ -61,12 +61,12 @@ def test_union_members_and_validators_leave_no_trace_in_the_path() -> None:
 def test_problems_are_positioned_sorted_and_raised_together() -> None:
     source = parse("a: 0.97 * bas\nb: {c: 1}\n", "spec.yaml")
     problems = Problems()
-    problems.add(("b", "c"), "second", key=True)
-    problems.add(("a",), "first", offset=7)
-    problems.add(("a",), "first", offset=7)
+    problems.add(("b", "c"), "conflict", "second", key=True)
+    problems.add(("a",), "not-a-number", "first", offset=7)
+    problems.add(("a",), "not-a-number", "first", offset=7)
     with pytest.raises(BadInput) as caught:
         problems.raise_for(source)
-    assert str(caught.value) == "spec.yaml:1:11: a: first\nspec.yaml:2:5: b.c: second"
+    assert str(caught.value) == "spec.yaml:1:11: a: first [not-a-number]\nspec.yaml:2:5: b.c: second [conflict]"
     Problems().raise_for(source)
     assert not Problems()
 

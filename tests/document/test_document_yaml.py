@@ -78,7 +78,7 @@ def test_offset_points_into_a_scalar(text: str, offset: int, column: int) -> Non
 def test_a_document_inside_a_document_keeps_positions_and_key_paths() -> None:
     inner = parse("x: 1\nspace:\n  stages:\n    - 5\n").sub(("space",))
     assert inner.data == {"stages": [5]}
-    assert str(inner.problem(("stages", 0), "wrong")) == "<text>:4:7: space.stages[0]: wrong"
+    assert str(inner.problem(("stages", 0), "conflict", "wrong")) == "<text>:4:7: space.stages[0]: wrong [conflict]"
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,8 @@ def test_mistakes_are_positioned(text: str, expected: str) -> None:
         found = list(error.problems)
     else:
         found = [
-            source.problem(p.path, p.message, key=p.key, offset=p.offset) for p in problems(policy, PARTS, geometry())
+            source.problem(p.path, p.code, p.message, key=p.key, offset=p.offset)
+            for p in problems(policy, PARTS, geometry())
         ]
     right = [p for p in found if expected in f"{p.path}: {p.message}"]
     assert [(p.line, p.column) for p in right] == [place], found
@@ -213,6 +214,7 @@ def test_a_name_for_a_name_is_refused(other: str) -> None:
     assert (
         str(caught.value)
         == f"<text>:4:15: criteria.a: {other!r} is a name itself; names stand for criteria and their mixes"
+        " [nested-names]"
     )
 
 

@@ -41,7 +41,7 @@ def test_mistakes_stand_where_they_are_written(written: str, message: str) -> No
     except BadInput as error:
         found = list(error.problems)
     else:
-        found = [source.problem(p.path, p.message, key=p.key) for p in problems(policy, PARTS, geometry())]
+        found = [source.problem(p.path, p.code, p.message, key=p.key) for p in problems(policy, PARTS, geometry())]
     (problem,) = found
     assert message in problem.message
     assert (problem.line, problem.column) == (4, line.index("«") + 1)

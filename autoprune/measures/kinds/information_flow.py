@@ -16,7 +16,7 @@ from pydantic import (
     model_serializer,
 )
 
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.measures import distances
 from autoprune.measures.capture import State, Tokens
 from autoprune.measures.registry import Need, measure
@@ -35,17 +35,17 @@ def _layer(value: Any) -> Layer:
     if value == "last":
         return -1
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
-        raise ValueError(f"a layer is a whole number or a fraction of the depth such as 1/2, not {value!r}")
+        raise Mistake("not-a-layer", f"a layer is a whole number or a fraction of the depth such as 1/2, not {value!r}")
     if isinstance(value, int):
         return value
     try:
         exact = Fraction(str(value).strip())
     except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{value!r} is neither a whole number nor a fraction such as 1/2") from error
+        raise Mistake("not-a-layer", f"{value!r} is neither a whole number nor a fraction such as 1/2") from error
     if exact.denominator == 1:
         return int(exact)
     if not 0 < exact < 1:
-        raise ValueError(f"a fraction of the depth is between 0 and 1, not {value}")
+        raise Mistake("not-a-layer", f"a fraction of the depth is between 0 and 1, not {value}")
     return str(exact)
 
 
@@ -55,18 +55,18 @@ def _layers(value: Any) -> Any:
     if value == "last":
         return (-1,)
     if not isinstance(value, Mapping | list | tuple) or not value:
-        raise ValueError(f"layers are {FORMS}")
+        raise Mistake("not-a-layer", f"layers are {FORMS}")
     found = tuple(_layer(layer) for layer in value)
     if not isinstance(value, Mapping):
         return found
     if len(set(found)) < len(found):
-        raise ValueError("a layer has two weights")
+        raise Mistake("repeated", "a layer has two weights")
     return dict(zip(found, map(_weight, value.values()), strict=True))
 
 
 def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"a layer's weight is a number above 0, not {value!r}")
+        raise Mistake("not-a-number", f"a layer's weight is a number above 0, not {value!r}")
     return float(value)
 
 
@@ -88,7 +88,9 @@ class InformationFlowConfig(Config):
     @classmethod
     def _has_rows(cls, tokens: Tokens, info: ValidationInfo) -> Tokens:
         if tokens == "last" and info.data.get("distance") == "cka":
-            raise ValueError("cka compares a sample's tokens with each other: it needs `tokens: text` or `answer`")
+            raise Mistake(
+                "conflict", "cka compares a sample's tokens with each other: it needs `tokens: text` or `answer`"
+            )
         return tokens
 
     @model_serializer(mode="wrap")
@@ -125,7 +127,7 @@ def _absolute(layer: Layer, depth: int) -> int:
         return max(1, int(Fraction(layer) * depth + Fraction(1, 2)))
     found = layer if layer >= 0 else depth + 1 + layer
     if not 1 <= found <= depth:
-        raise ValueError(f"layer {layer} is not among 1 to {depth} (or -{depth} to -1) of this model")
+        raise Mistake("beyond-model", f"layer {layer} is not among 1 to {depth} (or -{depth} to -1) of this model")
     return found
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 
 from pydantic import field_validator
 
+from autoprune.errors import Mistake
 from autoprune.policy.curves.base import Curve, Part, Place, Span
 from autoprune.policy.sites import Layer
 
@@ -33,7 +34,7 @@ class Geometric(Curve):
     @classmethod
     def _positive(cls, every: Layer) -> Layer:
         if every == 0:
-            raise ValueError("`every` is at least 1 layer")
+            raise Mistake("out-of-range", "`every` is at least 1 layer")
         return every
 
     def keep(self, layer: int, span: Span) -> Fraction:

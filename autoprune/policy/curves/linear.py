@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from autoprune.errors import Mistake
 from autoprune.policy.curves.base import Curve, Part, Span
 
 
@@ -25,7 +26,7 @@ class Linear(Curve):
     @model_validator(mode="after")
     def _falls(self) -> Self:
         if self.to > self.start:
-            raise ValueError(f"keep rises with depth: `to` ({self.to}) is above `from` ({self.start})")
+            raise Mistake("keep-rises", f"keep rises with depth: `to` ({self.to}) is above `from` ({self.start})")
         return self
 
     def keep(self, layer: int, span: Span) -> Fraction:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from autoprune.errors import Mistake
 from autoprune.policy.curves.base import Curve, Number, Part, Span, snapped
 
 
@@ -32,7 +33,7 @@ class PSigmoid(Curve):
     @model_validator(mode="after")
     def _falls(self) -> Self:
         if self.low > self.high:
-            raise ValueError(f"keep rises with depth: `low` ({self.low}) is above `high` ({self.high})")
+            raise Mistake("keep-rises", f"keep rises with depth: `low` ({self.low}) is above `high` ({self.high})")
         return self
 
     def keep(self, layer: int, span: Span) -> Fraction:

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
+from autoprune.errors import Mistake
 from autoprune.policy.curves.base import Curve, Part, Place, Span
 from autoprune.policy.sites import absolute
 
@@ -22,12 +23,12 @@ class Steps(Curve):
     @model_validator(mode="after")
     def _falls(self) -> Self:
         if not self.steps:
-            raise ValueError("steps need at least one [layer, keep]")
+            raise Mistake("empty-value", "steps need at least one [layer, keep]")
         for (layer, keep), (later, lower) in zip(self.steps, self.steps[1:], strict=False):
             if type(layer) is type(later) and later <= layer:
-                raise ValueError(f"steps go from shallow to deep: {later} stands after {layer}")
+                raise Mistake("wrong-order", f"steps go from shallow to deep: {later} stands after {layer}")
             if lower > keep:
-                raise ValueError(f"keep rises with depth: {lower} at {later} is above {keep} at {layer}")
+                raise Mistake("keep-rises", f"keep rises with depth: {lower} at {later} is above {keep} at {layer}")
         return self
 
     def keep(self, layer: int, span: Span) -> Fraction:

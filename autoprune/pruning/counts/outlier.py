@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from autoprune.errors import Mistake
 from autoprune.pruning.counting import CountConfig
 from autoprune.pruning.parts import part, uncounted
 from autoprune.pruning.signals import Number
@@ -31,7 +32,7 @@ class Outlier(CountConfig):
     @model_validator(mode="after")
     def _fits(self) -> Outlier:
         if self.method == "iqr" and self.neighbours is not None:
-            raise ValueError("`neighbours` belongs to `method: lof`")
+            raise Mistake("conflict", "`neighbours` belongs to `method: lof`")
         return self
 
 

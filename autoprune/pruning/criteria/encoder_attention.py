@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.pruning.encoder_signals import EncoderWalk, Over, Start, WalkHeads
 from autoprune.pruning.parts import Sizes, Tier, part
 from autoprune.pruning.signals import (
@@ -67,15 +67,15 @@ class EncoderAttention(PartConfig):
     @model_validator(mode="after")
     def _between(self) -> EncoderAttention:
         if self.without_cls is not None and self.source != "cls":
-            raise ValueError(f"`without_cls` stands in for `from: cls`, not for `from: {self.source}`")
+            raise Mistake("conflict", f"`without_cls` stands in for `from: cls`, not for `from: {self.source}`")
         if self.gate is not None and self.hops == 1:
-            raise ValueError("`gate` acts between hops: it needs `hops` of at least 2")
+            raise Mistake("conflict", "`gate` acts between hops: it needs `hops` of at least 2")
         if self.head_variance is not None:
             low, high = self.head_variance
             if self.heads != "rms":
-                raise ValueError("`head_variance` chooses among heads that meet by `heads: rms`")
+                raise Mistake("conflict", "`head_variance` chooses among heads that meet by `heads: rms`")
             if not 0 <= low < high:
-                raise ValueError(f"`head_variance` is a lower and a higher bound, not [{low}, {high}]")
+                raise Mistake("empty-range", f"`head_variance` is a lower and a higher bound, not [{low}, {high}]")
         return self
 
     def tier(self, declared: Tier) -> Tier:

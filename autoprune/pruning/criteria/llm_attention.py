@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.pruning.decoder_signals import DecoderHeads, DecoderWalk, Start
 from autoprune.pruning.parts import Sizes, Tier, part
 from autoprune.pruning.signals import (
@@ -69,21 +69,33 @@ class LlmAttention(PartConfig):
     @model_validator(mode="after")
     def _several_hops(self) -> LlmAttention:
         if self.hops == 1 and (self.symmetrise or self.gate is not None):
-            raise ValueError("`symmetrise` and `gate` are about what lies between hops: they need `hops: 2` or more")
+            raise Mistake(
+                "conflict", "`symmetrise` and `gate` are about what lies between hops: they need `hops: 2` or more"
+            )
         if self.hops > 1 and self.over_keys == "vision" and self.source not in ("vision", "norm"):
-            raise ValueError("`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`")
+            raise Mistake(
+                "conflict", "`over_keys: vision` leaves no way between prompt rows: use `hops: 1` or `from: vision`"
+            )
         if self.over_rope and (self.hops > 1 or not self.rope):
-            raise ValueError("`over_rope` divides one hop's attention by that of the rotary embedding: it needs both")
+            raise Mistake(
+                "conflict", "`over_rope` divides one hop's attention by that of the rotary embedding: it needs both"
+            )
         if self.heads == "top_half" and self.over_keys == "vision" and not (self.over_rope or self.symmetrise):
-            raise ValueError("`top_half` ranks heads by what visual tokens get: over those alone all heads give alike")
+            raise Mistake(
+                "conflict", "`top_half` ranks heads by what visual tokens get: over those alone all heads give alike"
+            )
         if self.rise and self.layers is not None:
-            raise ValueError("`rise` compares `layer` with the one before it: for a range there is `over: difference`")
+            raise Mistake(
+                "conflict", "`rise` compares `layer` with the one before it: for a range there is `over: difference`"
+            )
         if self.source == "query" and (self.symmetrise or self.rows == "max"):
-            raise ValueError("`from: query` starts with one row, that of a mean: no `symmetrise`, no `rows: max`")
+            raise Mistake(
+                "conflict", "`from: query` starts with one row, that of a mean: no `symmetrise`, no `rows: max`"
+            )
         if self.source == "norm" and self.rows == "max":
-            raise ValueError("`rows: max` compares rows that count alike: `from: vision`, not `from: norm`")
+            raise Mistake("conflict", "`rows: max` compares rows that count alike: `from: vision`, not `from: norm`")
         if self.hops > 1 and self.rows == "max":
-            raise ValueError("`rows: max` compares the rows that a walk starts from: it needs `hops: 1`")
+            raise Mistake("conflict", "`rows: max` compares the rows that a walk starts from: it needs `hops: 1`")
         return self
 
     def tier(self, declared: Tier) -> Tier:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprune.errors import Mistake
 from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.selecting import SpaceConfig
 from autoprune.pruning.signals import Number
@@ -55,13 +56,14 @@ class Similarity(SpaceConfig):
     @model_validator(mode="after")
     def _fits(self) -> Similarity:
         if self.from_text and self.space in ("encoder", "encoder_keys"):
-            raise ValueError(
-                f"the prompt has no rows in the space `{self.space}`: compare `projected`, `hidden` or `keys` ones"
+            raise Mistake(
+                "conflict",
+                f"the prompt has no rows in the space `{self.space}`: compare `projected`, `hidden` or `keys` ones",
             )
         if self.kernel == "cos" and self.temperature is not None:
-            raise ValueError("`temperature` belongs to `kernel: softmax`")
+            raise Mistake("conflict", "`temperature` belongs to `kernel: softmax`")
         if self.by_degree and self.clip is None:
-            raise ValueError("without `clip` every token has all edges: `by_degree` needs it")
+            raise Mistake("conflict", "without `clip` every token has all edges: `by_degree` needs it")
         return self
 
     @property

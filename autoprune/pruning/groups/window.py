@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 
 from autoprune.document.numbers import exact
 from autoprune.document.problems import shown
+from autoprune.errors import Mistake
 from autoprune.pruning.grouping import GroupConfig
 from autoprune.pruning.parts import part, uncounted
 
@@ -23,9 +24,9 @@ def _side(value: Any) -> str:
     try:
         side = exact(value)
     except ValueError as error:
-        raise ValueError(wrong) from error
+        raise Mistake("not-a-number", wrong) from error
     if not 0 < side <= 1:
-        raise ValueError(wrong)
+        raise Mistake("out-of-range", wrong)
     return str(side)
 
 

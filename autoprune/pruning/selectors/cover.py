@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.pruning.decoder_signals import ProjectedFeatures
 from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
@@ -41,7 +41,7 @@ class Cover(SpaceConfig):
     @model_validator(mode="after")
     def _something_to_cover(self) -> Cover:
         if not self.text_weight and not self.vision_weight:
-            raise ValueError("text_weight and vision_weight cannot both be 0")
+            raise Mistake("zero-weights", "text_weight and vision_weight cannot both be 0")
         return self
 
     def signals(self, site: Site) -> tuple[Signal, ...]:

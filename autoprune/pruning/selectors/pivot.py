@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.pruning.parts import Sizes, part
 from autoprune.pruning.selecting import FeatureSpace, SpaceConfig
 from autoprune.pruning.signals import Signal, Site, key_norm
@@ -30,7 +30,7 @@ class Pivot(SpaceConfig):
     @model_validator(mode="after")
     def _comparable(self) -> Pivot:
         if self.text and self.space in ("encoder", "encoder_keys"):
-            raise ValueError(f"the prompt has no rows in the space `{self.space}`: set `text: 0`")
+            raise Mistake("conflict", f"the prompt has no rows in the space `{self.space}`: set `text: 0`")
         return self
 
     def signals(self, site: Site) -> tuple[Signal, ...]:
