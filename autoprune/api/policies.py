@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,34 @@ if TYPE_CHECKING:
     from autoprune.pruning.loaded import LoadedPolicy
 
 
-def load_policy(uri: str | Path, *, tracking_uri: str | None = None) -> LoadedPolicy:
+def load_policy(
+    uri: str | Path,
+    *,
+    tracking_uri: str | None = None,
+    budget: float | None = None,
+    max_prefill_ms: float | None = None,
+    bounds: Sequence[str] = (),
+) -> LoadedPolicy:
     """A policy to attach: `models:/name@alias`, `models:/name/3`, a folder, a YAML file, or a catalog name.
+
+    A registered version holds a whole front. `budget=0.25` (share of the visual tokens), `max_prefill_ms=80` (as
+    `autoprune policy time` measured it on this machine) and `bounds=["exact_match >= 0.98 * baseline"]` pick the
+    certified member that fits: the gentlest where a cost is limited, else the cheapest.
 
     The tracking URI of `models:/` is the argument, else MLFLOW_TRACKING_URI, else the nearest `.autoprune/` upward. A
     name in `policies/` of the current folder, or beside that `.autoprune/`, comes before one of the catalog.
-    Raises BadInput where there is no such policy or it is corrupt.
+    Raises BadInput where there is no such policy, it is corrupt, or none fits.
     """
     from autoprune.registry.load import load_policy as load
 
-    return load(str(uri), tracking_uri=tracking_uri, folders=user_folders("policies"))
+    return load(
+        str(uri),
+        tracking_uri=tracking_uri,
+        folders=user_folders("policies"),
+        budget=budget,
+        max_prefill_ms=max_prefill_ms,
+        bounds=tuple(bounds),
+    )
 
 
 def list_policies(tracking_uri: str | None = None) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune import check
 from autoprune.api import state
 from autoprune.api.explaining import explain_stages
-from autoprune.api.proposals import PARTS
+from autoprune.api.publishing import artifact
 from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput, Located
@@ -183,12 +184,11 @@ class _Run:
         chosen = next((m for m in document["members"] if m["selected"]), None)
         name = self.loaded.spec.output.register_as
         if chosen is not None:
-            self._save(chosen)
-        if chosen is not None and name is not None:
-            tags = {key: str(value) for key, value in self._tags(chosen).items()}
-            folder = str(self._policy_folder(chosen))
-            self.observer.update(Progress("publish"))
-            self.log.queue("publish", {"name": name, "folder": folder, "tags": tags})
+            folder = self._save(front)
+            if name is not None:
+                tags = {key: str(value) for key, value in self._tags(chosen).items()}
+                self.observer.update(Progress("publish"))
+                self.log.queue("publish", {"name": name, "folder": str(folder), "tags": tags})
         self.publisher.flush()
         versions = {p.digest: f"models:/{p.name}/{p.version}" for p in self.publisher.published}
         if chosen is not None and chosen["digest"] in versions:
@@ -197,25 +197,17 @@ class _Run:
             self.publisher.flush()
         return document
 
-    def _policy_folder(self, member: Mapping[str, Any]) -> Path:
-        return self.folder / "policies" / str(member["digest"])[:16]
+    def _save(self, front: Front) -> Path:
+        """The selected policy with the whole front as a folder, named by what is in it."""
+        from autoprune.pruning.saved import digest_of
 
-    def _save(self, member: Mapping[str, Any]) -> None:
-        from autoprune.policy.document import Policy
-        from autoprune.pruning.loaded import LoadedPolicy
-
-        model = self.loaded.spec.model
-        metadata = {
-            "study": self.study.study_id,
-            "digest": member["digest"],
-            "model": {"path": str(Path(self.study.folder).resolve()), "name": model.path, "revision": model.revision},
-            "budget": member["budget"],
-            "holdout": member["holdout"],
-            "constraints": member["constraints"],
-            "environment": asdict(self.study.context),
-        }
-        policy = Policy.parse(member["document"], PARTS)
-        LoadedPolicy(policy, self.study.fingerprint, metadata).save_pretrained(self._policy_folder(member))
+        waiting = self.folder / "policies" / ".new"
+        shutil.rmtree(waiting, ignore_errors=True)
+        artifact(self.study, front).save_pretrained(waiting)
+        folder = waiting.with_name(digest_of(waiting)[:16])
+        shutil.rmtree(folder, ignore_errors=True)  # the same content, perhaps from a run that was cut short
+        waiting.replace(folder)
+        return folder
 
     def _tags(self, member: Mapping[str, Any]) -> dict[str, Any]:
         """Measurements and verdicts as version tags."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from autoprune.errors import BadInput
+
+SCHEMA = "autoprune/front/1"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ class Member:
     certifiable: Mapping[str, Any] = field(default_factory=dict)
     selected: bool = False
     published: str | None = None
+
+    @property
+    def certified(self) -> bool:
+        """Whether every constraint is proven on the holdout."""
+        return all(state == "certified" for state in self.constraints.values())
+
+    def measured(self) -> dict[str, Any]:
+        """What a saved policy's metadata says of its own numbers."""
+        return {
+            "digest": self.digest,
+            "budget": self.budget,
+            "holdout": {label: estimate.to_json() for label, estimate in self.holdout.items()},
+            "constraints": dict(self.constraints),
+            "certifiable": dict(self.certifiable),
+        }
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -102,8 +119,22 @@ class Front:
         """The member that is to be published."""
         return next((member for member in self.members if member.selected), None)
 
+    def selecting(self, digest: str) -> Front:
+        """The same front with the member of that digest selected, as it is where there is none."""
+        if not any(member.digest == digest for member in self.members):
+            return self
+        members = tuple(replace(member, selected=member.digest == digest) for member in self.members)
+        return replace(self, members=members)
+
+    def measured_only(self) -> Front:
+        """Members and baseline: what a registered version is known by. How the search went is left out, and whether it
+        is published."""
+        members = tuple(replace(member, published=None) for member in self.members)
+        return Front(self.study, self.baseline, members, {})
+
     def to_json(self) -> dict[str, Any]:
         return {
+            "schema": SCHEMA,
             "study": self.study,
             "baseline": {"holdout": {label: e.to_json() for label, e in self.baseline.items()}},
             "members": [member.to_json() for member in self.members],

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Problems
-from autoprune.document.yaml import read
 from autoprune.errors import BadInput, PolicyMismatch
 from autoprune.models.fingerprint import Fingerprint, live_fingerprint
 from autoprune.policy.canonical import resolve
@@ -20,13 +18,13 @@ from autoprune.pruning.attached import Attached
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.plan import Unusable, make_plan
 from autoprune.pruning.refusals import refusals
+from autoprune.pruning.saved import Saved, read_folder, write_folder
 
 if TYPE_CHECKING:
     from autoprune.document.yaml import Source
+    from autoprune.policy.front import Front, Member
     from autoprune.policy.resolved import ResolvedPolicy
 
-POLICY_FILE, METADATA_FILE = "policy.yaml", "metadata.json"
-SCHEMA = "autoprune/saved-policy/1"
 TESTED = ((5, 23), (5, 24))  # transformers versions the equivalence suite ran on: from, and before
 
 
@@ -34,12 +32,28 @@ TESTED = ((5, 23), (5, 24))  # transformers versions the equivalence suite ran o
 class LoadedPolicy:
     """`fingerprint` is None for policies that were made for no model in particular (the catalog). `metadata` holds
     measurements and provenance; only its `environment.dtype` is read here. `source` is the document, where there is
-    one: mistakes for a model stand in it."""
+    one: mistakes for a model stand in it. `whole` is the front that the policy was selected from, if there is one."""
 
     policy: Policy
     fingerprint: Fingerprint | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = field(default=None, compare=False, repr=False)
+    whole: Front | None = field(default=None, repr=False)
+
+    @cached_property
+    def front(self) -> tuple[LoadedPolicy, ...]:
+        """All members of the front, gentlest (dearest) first, this policy among them; empty without a front. Each knows
+        its own measurements, and the same front. Raises BadInput for a member that is no policy."""
+        return () if self.whole is None else tuple(self._member(member) for member in self.whole.members)
+
+    def _member(self, member: Member) -> LoadedPolicy:
+        if member.policy is None:
+            raise BadInput(f"the front's member {member.name!r} has no document", code="not-a-front")
+        try:
+            policy = Policy.parse(member.policy, RegisteredParts())
+        except BadInput as error:
+            raise BadInput(f"the front's member {member.name!r} is no policy: {error}", code="not-a-front") from error
+        return replace(self, policy=policy, metadata={**self.metadata, **member.measured()}, source=None)
 
     def attach(self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False) -> Attached:
         """Prune every prefill of the model from now on, from any thread, until `.detach()` or the end of a `with`.
@@ -107,43 +121,22 @@ class LoadedPolicy:
         return reasons
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `policy.yaml` and `metadata.json` into a folder, which is created."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        text = self.policy.to_yaml()
-        content = {
-            "schema": SCHEMA,
-            "policy_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
-            "metadata": dict(self.metadata),
-        }
-        written = {METADATA_FILE: json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True), POLICY_FILE: text}
-        for name, value in written.items():
-            partial = target / f".{name}.partial"
-            partial.write_text(value, encoding="utf-8")
-            partial.replace(target / name)
+        """Write `policy.yaml`, `metadata.json` and, where there is a front, `front.json` into a folder, which is
+        created. The front's selected member is then this policy."""
+        whole = None if self.whole is None else self.whole.selecting(str(self.metadata.get("digest", "")))
+        write_folder(Path(folder), Saved(self.policy, self.fingerprint, self.metadata, whole))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LoadedPolicy:
         """Read what `save_pretrained` wrote. Raises BadInput for missing, corrupt or altered files."""
-        source = Path(folder)
-        if not (source / POLICY_FILE).is_file():
-            raise BadInput(f"{source} has no {POLICY_FILE}: not a saved policy", code="not-a-policy")
-        content = _metadata(source / METADATA_FILE)
-        document = read(source / POLICY_FILE)
-        policy = Policy.from_source(document, RegisteredParts())
-        if hashlib.sha256((source / POLICY_FILE).read_bytes()).hexdigest() != content["policy_sha256"]:
-            raise BadInput(
-                f"{source / POLICY_FILE} was changed after it was saved, so {METADATA_FILE} no longer describes it; "
-                f"load the file itself to use it without measurements",
-                code="not-a-policy",
-            )
-        given = content["fingerprint"]
-        try:
-            fingerprint = None if given is None else Fingerprint(**given)
-        except TypeError as error:
-            raise BadInput(f"{source / METADATA_FILE}: fingerprint: {error}", code="not-a-policy") from error
-        return cls(policy, fingerprint, content["metadata"], document)
+        saved = read_folder(Path(folder))
+        loaded = cls(saved.policy, saved.fingerprint, saved.metadata, saved.source, saved.front)
+        if loaded.whole is not None:
+            chosen = loaded.whole.selected
+            if chosen is None or chosen.digest != loaded.metadata.get("digest"):
+                raise BadInput(f"{folder}: the front's selected member is not the policy beside it", code="not-a-front")
+            loaded.front  # noqa: B018  (a member that is no policy is found now, not while serving)
+        return loaded
 
 
 def refuse_untested(version: str) -> None:
@@ -167,20 +160,3 @@ def _transformers_version() -> str:
     import transformers
 
     return str(transformers.__version__)
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(
-            f"{path} is missing; load the policy file itself to use it without measurements", code="not-a-policy"
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is corrupt: {error}", code="not-a-policy") from error
-    known = {"schema", "policy_sha256", "fingerprint", "metadata"}
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not known <= content.keys():
-        raise BadInput(f"{path} is not the metadata of a saved policy ({SCHEMA})", code="not-a-policy")
-    if not isinstance(content["metadata"], dict) or not isinstance(content["fingerprint"], dict | None):
-        raise BadInput(f"{path} is corrupt: fingerprint and metadata must be mappings", code="not-a-policy")
-    return content

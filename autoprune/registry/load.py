@@ -13,8 +13,10 @@ from autoprune.document.yaml import read
 from autoprune.errors import BadInput
 from autoprune.policy import catalog
 from autoprune.policy.document import Policy
-from autoprune.pruning.loaded import POLICY_FILE, LoadedPolicy
+from autoprune.pruning.choosing import choose
+from autoprune.pruning.loaded import LoadedPolicy
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.pruning.saved import POLICY_FILE
 from autoprune.registry.locate import tracking_uri as locate
 from autoprune.registry.reference import is_uri, parse
 
@@ -22,7 +24,13 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load_policy(
-    uri_or_path: str | Path, tracking_uri: str | None = None, folders: Sequence[str | Path] = ()
+    uri_or_path: str | Path,
+    tracking_uri: str | None = None,
+    folders: Sequence[str | Path] = (),
+    *,
+    budget: float | None = None,
+    max_prefill_ms: float | None = None,
+    bounds: Sequence[str] = (),
 ) -> LoadedPolicy:
     """The policy that `uri_or_path` means, ready to attach.
 
@@ -32,9 +40,16 @@ def load_policy(
     * a YAML or JSON file with a policy document (made for no model in particular, so without measurements);
     * a name in `folders` or the catalog.
 
-    Raises BadInput for something that doesn't exist or is corrupt, AutoPruneError when MLflow fails.
+    With `budget`, `max_prefill_ms` or `bounds` it is the certified member of its front that fits (`choosing.choose`).
+    Raises BadInput for something that doesn't exist, is corrupt or does not fit, AutoPruneError when MLflow fails.
     """
-    text = str(uri_or_path)
+    loaded = _load(str(uri_or_path), tracking_uri, folders)
+    if budget is None and max_prefill_ms is None and not bounds:
+        return loaded
+    return choose(loaded, budget=budget, max_prefill_ms=max_prefill_ms, bounds=bounds)
+
+
+def _load(text: str, tracking_uri: str | None, folders: Sequence[str | Path]) -> LoadedPolicy:
     if is_uri(text):
         return _from_mlflow(text, tracking_uri)
     if "://" in text:

@@ -8,6 +8,7 @@ import re
 STUDY_TAG = "autoprune.study_id"
 TRIAL_TAG = "autoprune.trial"
 DIGEST_TAG = "autoprune.policy_digest"
+ARTIFACT_TAG = "autoprune.artifact"
 STATE_TAG = "autoprune.state"
 KIND_TAG = "autoprune.kind"
 POLICY_KIND = "policy"

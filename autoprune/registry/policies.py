@@ -16,6 +16,7 @@ from typing import Any
 
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
+from autoprune.pruning.saved import digest_of
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names
 from autoprune.registry.reference import ModelReference, RunReference, parse
@@ -68,8 +69,8 @@ def register(
     """Make a version of `name` from the files in `folder` and point `alias` at it; returns the version.
 
     `tags` must hold the policy's digest and the study's id (`names.DIGEST_TAG`, `names.STUDY_TAG`): a version that has
-    the same two is that version, and no second one is made. Measurements travel as further tags
-    (their names as `names.key` spells them).
+    the same two and the same files (policy, metadata and the whole front) is that version, and no second one is made.
+    Measurements travel as further tags (their names as `names.key` spells them).
 
     Raises BadInput for missing tags, an empty folder or a name that belongs to other models; AutoPruneError when MLflow
     fails.
@@ -81,11 +82,12 @@ def register(
         raise BadInput(f"a policy version needs the tags {', '.join(missing)}")
     if not folder.is_dir() or not any(folder.iterdir()):
         raise BadInput(f"{folder} holds no policy to register")
+    tags = {**tags, names.ARTIFACT_TAG: digest_of(folder)}
     with mlflow_client.service(tracking_uri, f"registering {name!r}") as client:
         _ensure_registered(client, name)
         version = _find(client, name, tags)
         if version is None:
-            source = _upload(client, run_id, folder, tags[names.DIGEST_TAG])
+            source = _upload(client, run_id, folder, tags[names.ARTIFACT_TAG])
             accepted = {names.key(tag): str(value)[:_VALUE] for tag, value in tags.items()}
             made = client.create_model_version(name, source=source, run_id=run_id, tags=accepted)
             version = int(made.version)
@@ -214,7 +216,7 @@ def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:
     """Put the folder and its `MLmodel` among the run's artifacts; returns where."""
     from mlflow.models import Model
 
-    place = f"policies/{digest.removeprefix('sha256:')[:16]}"
+    place = f"policies/{digest[:16]}"
     with tempfile.TemporaryDirectory(prefix="autoprune-register-") as scratch:
         copy = Path(scratch) / "policy"
         shutil.copytree(folder, copy)
@@ -226,8 +228,8 @@ def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:
 
 
 def _find(client: Any, name: str, tags: Mapping[str, str]) -> int | None:
-    """The version that has the same policy digest and study id."""
-    wanted = {tag: tags[tag] for tag in (names.DIGEST_TAG, names.STUDY_TAG)}
+    """The version that has the same policy, study and files."""
+    wanted = {tag: tags[tag] for tag in (names.DIGEST_TAG, names.STUDY_TAG, names.ARTIFACT_TAG)}
     same = [int(v.version) for v in _all_versions(client, name) if wanted.items() <= dict(v.tags).items()]
     return min(same, default=None)
 

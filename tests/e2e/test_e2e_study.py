@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from conftest_cli import Cli, cli
 
+import autoprune
+
 pytestmark = [pytest.mark.e2e, pytest.mark.mlflow]
 
 
@@ -122,7 +124,8 @@ def test_promotion_and_listing(study: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     }
     assert set(listed["registered"][0]["aliases"]) == {"candidate", "champion"}
     exported = cli("policy", "export", "models:/small@champion", str(tmp_path / "out"), "--json")
-    assert exported.json["files"] == ["metadata.json", "policy.yaml"]
+    assert exported.json["files"] == ["front.json", "metadata.json", "policy.yaml"]
+    assert_the_front_came_along(study, tmp_path / "out")
     same = cli("policy", "diff", "models:/small@champion", str(tmp_path / "out"), "--json")
     assert same.json == {"changes": []}
     other = cli("policy", "diff", "models:/small@champion", "fastv", "--json")
@@ -130,6 +133,24 @@ def test_promotion_and_listing(study: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     wrong = cli("policy", "show", "models:/small@champoin", "--json")
     assert wrong.code == 2
     assert "champion" in wrong.json["errors"][0]["message"]
+
+
+def assert_the_front_came_along(study: Any, folder: Path) -> None:
+    """What was saved is the whole front, each member with its numbers, and what made them."""
+    loaded = autoprune.load_policy("models:/small@champion")
+    assert autoprune.load_policy(folder) == loaded
+    members = study.front["members"]
+    assert [m.metadata["holdout"] for m in loaded.front] == [m["holdout"] for m in members]
+    fits = [m for m in members if set(m["constraints"].values()) == {"certified"}]
+    gentlest = max(fits, key=lambda m: m["budget"])
+    assert autoprune.load_policy(folder, budget=1.0).metadata["digest"] == gentlest["digest"]
+    known = loaded.metadata
+    assert known["spec"] == study.spec.read_text()
+    assert len(known["calibration"]["digest"]) == 64
+    assert known["software"]["torch"]
+    assert known["device"]
+    assert known["model"]["trust_remote_code"] is False
+    assert known["certifiable"].keys() == {"exact_match >= 0.5 * baseline"}
 
 
 def test_mlflow_alone_rebuilds_front_intervals_and_hypervolume(study: Any) -> None:

@@ -13,6 +13,7 @@ from autoprune.errors import BadInput
 from autoprune.policy import catalog
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy
+from autoprune.pruning.saved import digest_of
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names, policies
 from autoprune.registry.load import load_policy
@@ -45,7 +46,7 @@ def _registered(uri: str, folder: Path, tmp_path: Path) -> str:
 def test_by_alias_version_and_run(uri, folder, tmp_path):
     run_id = _registered(uri, folder, tmp_path)
     expected = LoadedPolicy.from_pretrained(folder)
-    for name in ("models:/pol@champion", "models:/pol/1", f"runs:/{run_id}/policies/{'a' * 16}"):
+    for name in ("models:/pol@champion", "models:/pol/1", f"runs:/{run_id}/policies/{digest_of(folder)[:16]}"):
         assert load_policy(name, uri) == expected
     assert load_policy("models:/pol@champion", uri).metadata == {"budget": 0.5}
 

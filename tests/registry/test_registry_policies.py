@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import AutoPruneError, BadInput
+from autoprune.pruning.saved import digest_of
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names, policies
 
@@ -115,7 +116,7 @@ def test_what_cannot_be_registered(uri, run_id, saved_policy, tmp_path):
 
 def test_a_run_s_folder_can_be_downloaded_too(uri, run_id, saved_policy):
     _register(uri, run_id, saved_policy, "a")
-    folder = policies.download(f"runs:/{run_id}/policies/{'a' * 16}", uri)
+    folder = policies.download(f"runs:/{run_id}/policies/{digest_of(saved_policy)[:16]}", uri)
     assert (folder / "policy.yaml").is_file()
 
 

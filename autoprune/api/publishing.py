@@ -1,0 +1,43 @@
+"""What leaves a study as a version: the selected policy with the whole front and everything they were measured with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprune import __version__
+from autoprune.api.proposals import PARTS
+from autoprune.api.study import Prepared
+from autoprune.measures.device import device_name
+from autoprune.policy.document import Policy
+from autoprune.pruning.loaded import LoadedPolicy
+from autoprune.registry.client import shown
+
+if TYPE_CHECKING:
+    from autoprune.policy.front import Front
+
+
+def artifact(study: Prepared, front: Front) -> LoadedPolicy:
+    """The front's selected member (there is one), as it is saved and registered."""
+    chosen = front.selected
+    if chosen is None or chosen.policy is None:
+        raise ValueError("a front without a selected member is not published")
+    spec = study.checked.loaded.spec
+    metadata = {
+        **chosen.measured(),
+        "study": study.study_id,
+        "model": {
+            "path": str(Path(study.folder).resolve()),
+            "name": spec.model.path,
+            "revision": spec.model.revision,
+            "trust_remote_code": study.worker.trust_remote_code,
+        },
+        "calibration": asdict(study.calibration),
+        "confidence": spec.certify.confidence,
+        "environment": asdict(study.context),
+        "device": device_name(study.worker.device),
+        "software": {"autoprune": __version__, **study.context.libraries},
+        "spec": shown(study.checked.loaded.source.text),  # an address in it may carry a password
+    }
+    return LoadedPolicy(Policy.parse(chosen.policy, PARTS), study.fingerprint, metadata, whole=front.measured_only())
