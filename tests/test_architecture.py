@@ -14,7 +14,7 @@ PACKAGE = ROOT / "autoprune"
 ORDER = [
     {"codes"},
     {"errors"},
-    {"document"},
+    {"document", "outage"},
     {"policy", "ports"},
     {"spec"},
     {"models"},

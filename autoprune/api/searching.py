@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune import check
 from autoprune.api import state
@@ -17,7 +18,8 @@ from autoprune.api.explaining import explain_stages
 from autoprune.api.publishing import artifact
 from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
-from autoprune.errors import BadInput, Located
+from autoprune.errors import AutoPruneError, BadInput, Located
+from autoprune.outage import Away
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
 
 if TYPE_CHECKING:
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
     from autoprune.spec.load import LoadedSpec
     from autoprune.store.study_log import StudyLog
     from autoprune.store.values import StudyState
+
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RESUMED_AT_MOST = 20
+"""So often a search goes on by itself after a database was away."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ def search(
             spec=checked.loaded.source.data,
             resolved=study.resolved(),
             calibration=study.calibration,
+            spec_text=checked.loaded.source.text,
         )
         with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
             result = _Run(study, log, uri, observer, executor, stop).run(plan)
@@ -144,24 +154,48 @@ class _Run:
         plan = replace(plan, storage=state.optuna_url(self.loaded))
         watch = Watch(self.observer, self.log, plan)
         workers = self._executor()
-        self.log.set_state("running")
-        outcome: StudyState = "failed"
-        try:
+
+        def searched() -> Front:
+            self.log.set_state("running")
             front = driver.run(plan, workers, self.log, self.publisher, watch, self.stop)
             if self.loaded.spec.search.explain:
                 front = explain_stages(self.study, plan, Bench(plan, workers, self.log, self.stop), front)
                 self.log.save_front(front.to_json())
+            return front
+
+        outcome: StudyState = "failed"
+        try:
+            front = self._persevere(searched)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
         finally:
             workers.close()
-            self.log.set_state(outcome)
-        document = self._publish(front)
+            self._end(outcome)
+        document = self._persevere(lambda: self._publish(front))
         self._write(document)
         self.observer.update(Progress("done"))
         return SearchResult(self.study.study_id, document, self.folder, tuple(self._notes(document)))
+
+    def _persevere(self, work: Callable[[], T]) -> T:
+        """Do it again after a database was away: that leaves what a kill leaves, and every step may be repeated."""
+        for _ in range(RESUMED_AT_MOST):
+            try:
+                return work()
+            except Away as error:
+                self.observer.update(Progress("loading", message=f"{error}; going on when it is back"))
+                self.log.state()  # waits for it, and raises Away if it stays away
+        return work()
+
+    def _end(self, outcome: StudyState) -> None:
+        """Note how it ended. Where even that cannot be written, the reason why it ended matters more."""
+        try:
+            self.log.set_state(outcome)
+        except AutoPruneError as error:
+            if outcome == "complete":
+                raise
+            logger.warning("%s", error)
 
     def _executor(self) -> Executor:
         from autoprune.executors.choose import make_executor

@@ -20,6 +20,7 @@ from autoprune.search.finish import finish
 from autoprune.search.holdout import Bench
 from autoprune.search.placement import narrowed
 from autoprune.search.rungs import Standings
+from autoprune.search.sampler_storage import forgiven, translated
 from autoprune.search.stop import EXHAUSTED_AFTER, StopReason, StopRule
 from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task, Tell
 
@@ -43,8 +44,20 @@ def run(
     """Search and certify; returns the front, whose `explanation` says why when it has no members.
 
     Raises `Interrupted` when `stop()` turned true (the study is resumable), `AutoPruneError` when the baseline cannot
-    be measured or too many evaluations fail. The executor is the caller's to close.
+    be measured, too many evaluations fail or the sampler's database does. The executor is the caller's to close.
     """
+    with translated():
+        return _run(plan, executor, log, publisher, observer, stop)
+
+
+def _run(
+    plan: StudyPlan,
+    executor: Executor,
+    log: TrialLog,
+    publisher: Publisher,
+    observer: Observer,
+    stop: Callable[[], bool],
+) -> Front:
     bench = Bench(plan, executor, log, stop)
     observer.update(Progress("baseline", target=plan.trials))
     baseline = bench.baseline("search")
@@ -59,7 +72,8 @@ def run(
         said = [*narrowing, *search.said, *search.bandit.told(records)]
         return finish(plan, bench, log, publisher, observer, records, baseline, reason, said)
     except (AutoPruneError, KeyboardInterrupt) as error:
-        search.desk.memory.release()
+        with forgiven("giving back what was in flight"):
+            search.desk.memory.release()
         if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
             raise Interrupted("interrupted; the same command continues this study") from error
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateSchema
 
 from autoprune.errors import AutoPruneError, BadInput
+from autoprune.outage import Patience
 from autoprune.store.faults import UnstorableError, translated
 
 BUSY_SECONDS = 30
+_SEARCH_PATH = re.compile(r"search_path=\"?(\w+)")
 WRITES = "autoprune_writes"
 
 
@@ -32,6 +35,8 @@ def open_engine(url: str) -> Engine:
         ) from error
     if parsed.get_backend_name() == "sqlite":
         _tune_sqlite(engine)
+    else:
+        _wait_for_server(engine)
     return engine
 
 
@@ -46,8 +51,11 @@ def writing(engine: Engine) -> Engine:
 
 def in_schema(url: str, schema: str) -> str:
     """The same PostgreSQL database with `schema` (made if needed) in front: tables of another program that has its own
-    `alembic_version` live there beside ours."""
+    `alembic_version` live there beside ours. Where the URL itself names a schema, that name is put before it, so that
+    two stores in one database stay apart."""
     parsed = _parse(url)
+    own = _SEARCH_PATH.search(str(parsed.query.get("options", "")))
+    schema = schema if own is None else f"{own[1]}_{schema}"
     engine = open_engine(url)
     with translated(shown(parsed), f"making the schema '{schema}'"), engine.begin() as connection:
         connection.execute(CreateSchema(schema, if_not_exists=True))
@@ -85,6 +93,14 @@ def _make_folder(url: URL) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AutoPruneError(f"{shown(url)}: the folder {folder} cannot be made: {error.strerror}") from error
+
+
+def _wait_for_server(engine: Engine) -> None:
+    patience = Patience(f"the store {shown(engine.url)}")
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: Any, arguments: Any, settings: Any) -> Any:
+        return patience.connect(lambda: dialect.connect(*arguments, **settings))
 
 
 def _tune_sqlite(engine: Engine) -> None:

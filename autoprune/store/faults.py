@@ -8,23 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, StatementError
 
 from autoprune.errors import AutoPruneError
-
-_CAUSES = (
-    ("readonly", "the database is read-only; give this user write access to the file and its folder"),
-    ("read-only", "the database is read-only; connect as a user that may write"),
-    ("database or disk is full", "the disk (or the database's size limit) is full; free some space and start again"),
-    ("no space left", "the disk is full; free some space and start again"),
-    ("disk i/o error", "the disk reports an error; check the drive that holds the file"),
-    ("locked", "another process holds it; wait for that process or stop it"),
-    ("malformed", "the file is damaged; restore it from a backup"),
-    ("not a database", "the file is not a SQLite database"),
-    ("unable to open database file", "the file cannot be opened; check the path and its permissions"),
-    ("no schema has been selected", "the schema in its search_path does not exist; create it first"),
-    ("refused", "the server does not answer"),
-    ("could not translate host name", "the server's name is unknown"),
-    ("password authentication failed", "user or password is wrong"),
-    ("does not exist", "it does not exist on the server"),
-)
+from autoprune.outage import Away, in_words, is_away
 
 
 class UnstorableError(AutoPruneError):
@@ -42,15 +26,16 @@ def translated(where: str, doing: str) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
-        raise AutoPruneError(f"{where}: {doing} failed: {reason}") from error
+        kind = Away if is_away(str(error.orig)) else AutoPruneError
+        raise kind(f"{where}: {doing} failed: {reason}") from error
 
 
 def _reason(error: StatementError) -> str | None:
     """Why, if this is a matter for the user; None for defects of ours (an integrity violation, a wrong statement)."""
     text = str(error.orig).strip()
     if isinstance(error, DatabaseError | InterfaceError):
-        for mark, words in _CAUSES:
-            if mark in text.lower():
-                return f"{words} ({text.splitlines()[0]})"
+        words = in_words(text)
+        if words is not None:
+            return words
         return text if isinstance(error, OperationalError | InterfaceError) else None
     return text if isinstance(error.orig, UnstorableError) else None

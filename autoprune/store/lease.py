@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -76,6 +77,7 @@ class Lease:
             "token": self.token,
             "host": _machine(),
             "pid": os.getpid(),
+            "since": now,
             "heartbeat": now,
             "ttl": self.ttl,
         }
@@ -85,7 +87,8 @@ class Lease:
         if row is not None and not _over(row, now):
             age = max(0.0, now - row.heartbeat)
             raise AutoPruneError(
-                f"study {self.study} is being driven by '{row.holder}', last heartbeat {age:.0f} s ago; "
+                f"study {self.study} is being driven by '{row.holder}' since {_when(row.since)}, "
+                f"last heartbeat {age:.0f} s ago; "
                 f"wait for it or stop it (the study is free {row.ttl:g} s after the last heartbeat)"
             )
         session.execute(delete(LeaseRow).where(LeaseRow.study_id == self.study))
@@ -100,6 +103,10 @@ class Lease:
                     session.commit()
             except AutoPruneError as trouble:  # the next write of the driver meets the same trouble and raises it
                 log.warning("%s", trouble)
+
+
+def _when(since: float) -> str:
+    return datetime.fromtimestamp(since, UTC).isoformat(sep=" ", timespec="seconds")
 
 
 def _over(row: LeaseRow, now: float) -> bool:

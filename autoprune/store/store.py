@@ -65,8 +65,10 @@ class Store:
         spec: Mapping[str, Any],
         resolved: Mapping[str, Any],
         calibration: CalibrationSource | None = None,
+        spec_text: str = "",
     ) -> StudyLog:
-        """Make a study and queue it for the publisher; the same id again returns the existing one.
+        """Make a study and queue it for the publisher; the same id again returns the existing one. `spec_text` is the
+        spec's file as it was written.
 
         Then the stored spec follows what is given, and a change is queued too (trials, time, executor and output may
         differ between runs of one study); another `digest` under the same id is an AutoPruneError. Studies with the
@@ -75,7 +77,7 @@ class Store:
         holdout = holdout_key(calibration) if calibration is not None else f"study {study_id}"
         row = {"id": study_id, "name": name, "digest": digest, "spec": spec, "resolved": resolved}
         with self._session("creating the study", write=True) as session, session.begin():
-            if insert_once(session, StudyRow, {**row, "holdout": holdout, "state": "created"}):
+            if insert_once(session, StudyRow, {**row, "spec_text": spec_text, "holdout": holdout, "state": "created"}):
                 session.add(OutboxEntry(study_id=study_id, kind="study", payload=row))
             else:
                 study = session.get_one(StudyRow, study_id)
@@ -83,6 +85,7 @@ class Store:
                     raise AutoPruneError(
                         f"study {study_id} exists already with another content (digest {study.digest}, not {digest})"
                     )
+                study.spec_text = spec_text
                 if to_json([study.spec, study.resolved]) != to_json([spec, resolved]):
                     study.spec, study.resolved = dict(spec), dict(resolved)
                     session.add(OutboxEntry(study_id=study_id, kind="study", payload=row))

@@ -83,6 +83,13 @@ class StudyLog:
         """The spec as the user wrote it."""
         return self._study().spec
 
+    def name(self) -> str:
+        return self._study().name
+
+    def spec_text(self) -> str:
+        """The spec's file; empty where the study was made before it was kept."""
+        return self._study().spec_text
+
     def resolved(self) -> dict[str, Any]:
         """The spec with everything filled in."""
         return self._study().resolved

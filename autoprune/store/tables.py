@@ -59,6 +59,7 @@ class StudyRow(Base):
     digest: Mapped[str]
     spec: Mapped[dict[str, Any]]
     resolved: Mapped[dict[str, Any]]
+    spec_text: Mapped[str] = mapped_column(server_default="")
     holdout: Mapped[str]
     state: Mapped[str]
     created: Mapped[datetime] = mapped_column(default=now)
@@ -151,5 +152,6 @@ class LeaseRow(Base):
     token: Mapped[str] = mapped_column(String(64))
     host: Mapped[str]
     pid: Mapped[int]
+    since: Mapped[float] = mapped_column(server_default="0")
     heartbeat: Mapped[float]
     ttl: Mapped[float]
