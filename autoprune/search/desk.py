@@ -208,6 +208,11 @@ class Desk:
             return 0.0
         return 1.0 + sum(self.share(rung.limit) for rung in self.plan.rungs[point.rung + 1 :])
 
+    @property
+    def climb(self) -> float:
+        """The most that one proposal may cost, its looks included."""
+        return 1.0 + sum(self.share(rung.limit) for rung in self.plan.rungs)
+
     def share(self, limit: int | None) -> float:
         """What an evaluation of so many records is of a full one."""
         return 1.0 if limit is None else limit / len(self.baseline.images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import AutoPruneError, BadInput
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
     from autoprune.search.plan import Candidate, Reference, StudyPlan
 
 REFERENCES = "references"
-Offer = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What is settled next by calling `make`, and the most that it may cost, in full evaluations."""
+
+    cost: float
+    make: Callable[[], None]
 
 
 def run(
@@ -158,10 +166,10 @@ class _Search:
             reason: StopReason | None = None
             while desk.dispatcher.has_room:
                 offer = upcoming()
-                reason = None if offer is None else self.rule.reason(desk.ledger, desk.running_share)
+                reason = None if offer is None else self.rule.reason(desk.ledger, desk.running_share, offer.cost)
                 if offer is None or reason is not None:
                     break
-                offer()
+                offer.make()
             if reason == "interrupted" or self.rule.wish():
                 raise Interrupted("interrupted; the same command continues this study")
             if desk.dispatcher.running:
@@ -175,9 +183,10 @@ class _Search:
     def _upcoming_reference(self) -> Offer | None:
         waiting = self.desk.memory.waiting()
         if waiting is not None:
-            return lambda: self.desk.ask("random", REFERENCES, waiting)
+            # What climbs was let in for its looks as well; those that are paid leave at least the full one.
+            return Offer(1.0, lambda: self.desk.ask("random", REFERENCES, waiting))
         reference = self._next_reference()
-        return None if reference is None else lambda: self._offer_reference(reference)
+        return None if reference is None else Offer(1.0, lambda: self._offer_reference(reference))
 
     def _offer_reference(self, reference: Reference) -> None:
         desk, arm = self.desk, reference.arm or self.plan.first_arm
@@ -216,7 +225,11 @@ class _Search:
         def upcoming() -> Offer | None:
             while waiting and self._known(*waiting[0]) is not None:
                 waiting.popleft()
-            return (lambda: self._offer_probe(step.phase, *waiting.popleft())) if waiting else None
+            if not waiting:
+                return None
+            return Offer(
+                self.desk.share(waiting[0][0].limit), lambda: self._offer_probe(step.phase, *waiting.popleft())
+            )
 
         self._drive(upcoming)
         return [self._answer(p, c) for p, c in zip(step.probes, candidates, strict=True)]
@@ -284,7 +297,7 @@ class _Search:
             if len(desk.followers) > desk.dispatcher.running:
                 return None  # the sampler repeats what is running; it will know more when that is settled
             arm = self.bandit.choose(desk.ledger.records, desk.running_arms)
-            return lambda: desk.ask(step.sampler, step.phase, arm, climbs=True)
+            return Offer(desk.climb, lambda: desk.ask(step.sampler, step.phase, arm, climbs=True))
 
         self._drive(upcoming)
         return ()

@@ -19,19 +19,20 @@ ROUNDING = 1e-9  # shares of a trial are added up
 
 @dataclass
 class StopRule:
-    """Trials reached, time over, or the user's wish. `time_limit` in seconds from construction."""
+    """Trials reached (what might exceed them is not begun), time over, or the user's wish. `time_limit` in seconds from
+    construction."""
 
     trials: int
     time_limit: float | None
     wish: Callable[[], bool]
     _began: float = field(default_factory=time.monotonic)
 
-    def reason(self, ledger: Ledger, running: float) -> StopReason | None:
-        """Why nothing more should be asked now; None = ask. With evaluations running (in full ones), 'trials' may
-        pass again."""
+    def reason(self, ledger: Ledger, running: float, upcoming: float) -> StopReason | None:
+        """Why what comes next should not be asked; None = ask. `running` is in flight, `upcoming` the most that the next
+        may cost, both in full evaluations. While something is running, 'trials' may pass again."""
         if self.wish():
             return "interrupted"
-        if ledger.spent() + running > self.trials - ROUNDING:
+        if ledger.spent() + running + upcoming > self.trials + ROUNDING:
             return "trials"
         if self.time_limit is not None and time.monotonic() - self._began >= self.time_limit:
             return "time"
