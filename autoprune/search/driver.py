@@ -22,7 +22,7 @@ from autoprune.search.holdout import Bench
 from autoprune.search.placement import narrowed
 from autoprune.search.rungs import Standings
 from autoprune.search.sampler_storage import forgiven, translated
-from autoprune.search.stop import EXHAUSTED_AFTER, StopReason, StopRule
+from autoprune.search.stop import EXHAUSTED_AFTER, ROUNDING, StopReason, StopRule
 from autoprune.search.strategy import Answer, Probe, Probes, Sample, Step, Task, Tell
 
 if TYPE_CHECKING:
@@ -218,9 +218,8 @@ class _Search:
         """Every probe's answer, in order. What is known already costs nothing and is not settled again."""
         candidates = [self._made(probe) for probe in step.probes]
         self._prepare({p.limit for p in step.probes})
-        waiting = self._ordered(
-            [(p, c) for p, c in zip(step.probes, candidates, strict=True) if not isinstance(c, str)]
-        )
+        asked = [(p, c) for p, c in zip(step.probes, candidates, strict=True) if not isinstance(c, str)]
+        waiting = self._ordered([(p, c) for p, c in asked if self._known(p, c) is None])
 
         def upcoming() -> Offer | None:
             while waiting and self._known(*waiting[0]) is not None:
@@ -236,9 +235,11 @@ class _Search:
 
     def _ordered(self, asked: list[tuple[Probe, Candidate]]) -> deque[tuple[Probe, Candidate]]:
         """Policies that begin alike one after the other, so that workers find what they share still there; as asked
-        where trials may run out on the way, because the first are wanted most."""
+        where trials may run out on the way, because the first are wanted most. Only of what is not known yet: a study
+        that goes on in the middle then has the same order."""
         left = self.plan.trials - self.desk.ledger.spent()
-        if left >= sum(self.desk.share(probe.limit) for probe, _ in asked):
+        cost = {(candidate.digest, probe.limit): self.desk.share(probe.limit) for probe, candidate in asked}
+        if left >= sum(cost.values()) - ROUNDING:
             asked.sort(key=lambda pair: prefix_key(pair[1].canonical))
         return deque(asked)
 

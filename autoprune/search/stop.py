@@ -28,8 +28,8 @@ class StopRule:
     _began: float = field(default_factory=time.monotonic)
 
     def reason(self, ledger: Ledger, running: float, upcoming: float) -> StopReason | None:
-        """Why what comes next should not be asked; None = ask. `running` is in flight, `upcoming` the most that the next
-        may cost, both in full evaluations. While something is running, 'trials' may pass again."""
+        """Why what comes next should not be asked; None = ask. `running` is in flight, `upcoming` the most that the
+        next may cost, both in full evaluations. While something is running, 'trials' may pass again."""
         if self.wish():
             return "interrupted"
         if ledger.spent() + running + upcoming > self.trials + ROUNDING:

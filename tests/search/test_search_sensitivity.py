@@ -178,3 +178,20 @@ def test_every_kind_of_space_has_a_table_and_schedules(space):
     budgets = [float(schedule.budget(TOKENS)) for schedule in found]
     assert max(budgets) > 1.5 * min(budgets)
     assert all(r.state in ("complete", "partial") for r in log.settled), [r.reason for r in log.settled]
+
+
+@pytest.mark.parametrize("nth", [6, 12])
+def test_a_table_that_was_interrupted_goes_on_in_its_order(nth):
+    """The trials pay for little more than the table: what is left pays for what is left of it, not for all again."""
+
+    def settled(log: FakeLog) -> list[tuple[int, str]]:
+        return [(r.number, r.digest) for r in log.settled]
+
+    given = {"trials": 6, "options": {"share": 0.9, "verify": 1}}
+    whole, log = FakeLog(), FakeLog(kill_at=("after settle", nth))
+    run(plan(**given), Model().executor(), whole)
+    with pytest.raises(Killed):
+        run(plan(**given), Model().executor(), log)
+    log.kill_at = None
+    run(plan(**given), Model().executor(), log)
+    assert settled(log) == settled(whole)
