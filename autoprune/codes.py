@@ -13,6 +13,7 @@ Code = Literal[
     "beyond-model",
     "budget-not-last",
     "budget-without-solve",
+    "cannot-scale",
     "circular-order",
     "conflict",
     "control-character",

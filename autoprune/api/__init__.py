@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from autoprune.api.comparing import Comparison as Comparison
     from autoprune.api.comparing import compare as compare
     from autoprune.api.methods import list_methods as list_methods
+    from autoprune.api.mistakes import list_codes as list_codes
     from autoprune.api.objectives import list_objectives as list_objectives
     from autoprune.api.policies import diff_policies as diff_policies
     from autoprune.api.policies import export_policy as export_policy
@@ -33,6 +34,7 @@ _HOMES = {
     "Comparison": "comparing",
     "compare": "comparing",
     "list_methods": "methods",
+    "list_codes": "mistakes",
     "list_objectives": "objectives",
     "diff_policies": "policies",
     "export_policy": "policies",

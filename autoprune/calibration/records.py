@@ -118,7 +118,13 @@ def _wrong_texts(row: Row, values: Mapping[str, Any]) -> Iterable[Located]:
 def _images(row: Row, value: Any, folder: Path) -> tuple[tuple[str, ...], list[Located]]:
     if not isinstance(value, list) or not value:
         shown = "missing" if value is None else f"not {_kind(value)}: {value!r}"
-        return (), [row.problem("images", "wrong-type", f"must be a list with at least one image path, {shown}")]
+        return (), [
+            row.problem(
+                "images",
+                "empty-value" if value == [] else "wrong-type",
+                f"must be a list with at least one image path, {shown}",
+            )
+        ]
     paths: list[str] = []
     mistakes: list[Located] = []
     for number, item in enumerate(value):

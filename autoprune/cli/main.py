@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import typer
 from typer.exceptions import Abort, TyperException
 
-from autoprune.cli import comparing, errors, policies, run_policy, searching, studies, vocabulary, writing
+from autoprune.cli import comparing, errors, explaining, policies, run_policy, searching, studies, vocabulary, writing
 from autoprune.cli.output import document_only
 from autoprune.errors import AutoPruneError
 
@@ -33,6 +33,7 @@ app.command("methods")(comparing.methods)
 app.command("parts")(vocabulary.parts)
 app.command("objectives")(vocabulary.objectives)
 app.command("strategies")(vocabulary.strategies)
+app.command("explain")(explaining.explain)
 app.command("run")(run_policy.run)
 app.add_typer(policies.app, name="policy", help="Policies: catalog, registry, diff, promote, export.")
 

@@ -88,7 +88,9 @@ class Problems:
             return
         located = self.located(source)
         if source is None:
-            raise BadInput("\n".join(f"{p.path}: {p.message}" if p.path else p.message for p in located), located)
+            raise BadInput(
+                "\n".join(f"{p.path}: {p.message}" if p.path else p.message for p in located), problems=located
+            )
         raise BadInput(problems=located)
 
 
@@ -161,6 +163,8 @@ def _code(item: Mapping[str, Any]) -> Code:
     if kind == "value_error":
         code: Code = getattr(item.get("ctx", {}).get("error"), "code", "conflict")
         return code
+    if kind == "literal_error" and item["loc"][-1:] == ("schema",):
+        return "wrong-schema"
     return "out-of-range" if kind in _BOUNDS else _CODES.get(kind, "wrong-type")
 
 

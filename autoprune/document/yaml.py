@@ -21,6 +21,7 @@ from autoprune.document.problems import dotted
 from autoprune.errors import BadInput, Located
 
 MAX_NODES = 100_000
+MAX_CHARACTERS = 2**19  # the parser is slow: what is longer is no document
 _TAG = "tag:yaml.org,2002:"
 _ESCAPE = {"x": 4, "u": 6, "U": 10}
 
@@ -247,6 +248,8 @@ def _syntax(error: pyyaml.YAMLError, text: str, name: str) -> Located:
 
 def parse(text: str, name: str = "<text>") -> Source:
     """The document in `text`. Raises BadInput with positions for anything that is not plain, unambiguous data."""
+    if len(text) > MAX_CHARACTERS:
+        raise BadInput(f"{name}: more than {MAX_CHARACTERS} characters", code="too-large")
     try:
         node = pyyaml.compose(text, Loader=_Loader)
     except pyyaml.YAMLError as error:

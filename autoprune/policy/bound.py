@@ -150,7 +150,7 @@ def _check_values(parameters: tuple[Parameter, ...], values: Mapping[str, Any]) 
         elif p.kind == "int" and value != int(value):
             wrong.append(f"{p.name} is an integer, not {shown(value)}")
     if wrong:
-        raise BadInput("\n".join(wrong))
+        raise BadInput("\n".join(wrong), code="out-of-range")
 
 
 def _inside(parameter: Parameter, value: float) -> bool:

@@ -346,10 +346,10 @@ def from_json(text: str) -> ResolvedPolicy:
     try:
         content = json.loads(text)
         if content["schema"] != SCHEMA:
-            raise BadInput(f"not a canonical policy: schema {content['schema']!r}, not {SCHEMA}")
+            raise BadInput(f"not a canonical policy: schema {content['schema']!r}, not {SCHEMA}", code="not-a-policy")
         return ResolvedPolicy(tuple(_read_stage(s) for s in content["stages"]), int(content["depth"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"not a canonical policy: {type(error).__name__}: {error}") from error
+        raise BadInput(f"not a canonical policy: {type(error).__name__}: {error}", code="not-a-policy") from error
 
 
 def _read_stage(data: Mapping[str, Any]) -> ResolvedStage:

@@ -38,7 +38,9 @@ class VisionGeometry:
         if not isinstance(pictures, int):
             return pictures
         if pictures and not self.image_size:
-            raise BadInput("this model's pictures have any size; say how many patches high and wide each is")
+            raise BadInput(
+                "this model's pictures have any size; say how many patches high and wide each is", code="bad-input"
+            )
         side = self.image_size // self.patch_size
         return ((side, side),) * pictures
 

@@ -99,7 +99,11 @@ def read_picks(data: Mapping[str, Any], path: Path, found: Problems) -> tuple[Pi
             )
     listed, inside = data["pick"], (*path, "pick")
     if not isinstance(listed, list) or not listed:
-        found.add(inside, "wrong-type", f"pick is a list of selections, not {shown(listed)}")
+        found.add(
+            inside,
+            "empty-value" if listed == [] else "wrong-type",
+            f"pick is a list of selections, not {shown(listed)}",
+        )
         return ()
     picks = [read_pick(value, (*inside, i), found) for i, value in enumerate(listed)]
     _check_shares(listed, picks, inside, found)

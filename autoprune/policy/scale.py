@@ -72,7 +72,8 @@ def _depth(policy: Policy, geometry: Geometry | None) -> int:
     depth = geometry.depth if geometry is not None else policy.literal.get("depth")
     if not isinstance(depth, int) or isinstance(depth, bool):
         raise BadInput(
-            f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth"
+            f"{policy.name or 'the policy'} has several stages: scaling it to a budget needs the model's depth",
+            code="needs-model",
         )
     return depth
 
@@ -205,7 +206,8 @@ def _relative(policy: Policy, tokens: int | None) -> Policy:
         elif stage.keep.kind == "tokens":
             if not tokens:
                 raise BadInput(
-                    "a keep in tokens can be scaled only where every image has the same number of visual tokens"
+                    "a keep in tokens can be scaled only where every image has the same number of visual tokens",
+                    code="cannot-scale",
                 )
             fraction = min(Fraction(1), stage.keep.value / tokens)
             stages.append(replace(stage, keep=replace(stage.keep, kind="fraction", value=fraction)))
@@ -219,7 +221,9 @@ def _relative(policy: Policy, tokens: int | None) -> Policy:
 def _fixed(stage: CurveStage) -> CurveStage:
     if stage.curve.solve is None:
         return stage
-    raise BadInput("a curve that is solved from a budget beside other stages cannot be scaled to another one")
+    raise BadInput(
+        "a curve that is solved from a budget beside other stages cannot be scaled to another one", code="cannot-scale"
+    )
 
 
 def _steps(policy: Policy, depth: int) -> list[Step]:

@@ -36,7 +36,9 @@ def read_space(data: Any, parts: PartLookup | None, found: Problems) -> Space | 
     template = {"criteria": data.get("criteria", {}), "stages": data.get("stages")}
     if not isinstance(template["stages"], list) or not template["stages"]:
         found.add(
-            ("stages",), "wrong-type", f"stages are a list with at least one entry, not {shown(template['stages'])}"
+            ("stages",),
+            "empty-value" if template["stages"] == [] else "wrong-type",
+            f"stages are a list with at least one entry, not {shown(template['stages'])}",
         )
         template["stages"] = None
     declared = _declared(data, found)
@@ -86,7 +88,7 @@ class _Known:
         if isinstance(value, list):
             return all(isinstance(inner, Mapping) or self.good(inner, (*path, i)) for i, inner in enumerate(value))
         if isinstance(value, Mapping) and inline_kind(value) is None:
-            return True
+            return not value or any(self.good(inner, (*path, key)) for key, inner in value.items())
         return all(self.filled(hole) for hole in holes(value, path))
 
     def filled(self, hole: Hole) -> bool:
