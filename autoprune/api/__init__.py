@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from autoprune.api.policies import export_policy as export_policy
     from autoprune.api.policies import list_policies as list_policies
     from autoprune.api.policies import load_policy as load_policy
+    from autoprune.api.policies import policy_history as policy_history
     from autoprune.api.policies import promote as promote
+    from autoprune.api.policies import rollback as rollback
     from autoprune.api.policies import show_policy as show_policy
     from autoprune.api.reading import draw_front as draw_front
     from autoprune.api.reading import front as front
@@ -40,7 +42,9 @@ _HOMES = {
     "export_policy": "policies",
     "list_policies": "policies",
     "load_policy": "policies",
+    "policy_history": "policies",
     "promote": "policies",
+    "rollback": "policies",
     "show_policy": "policies",
     "draw_front": "reading",
     "front": "reading",

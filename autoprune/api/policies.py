@@ -97,10 +97,11 @@ def diff_policies(a: str, b: str, tracking_uri: str | None = None) -> list[dict[
     return [{"path": c.path, "before": c.before, "after": c.after} for c in diff(first, second)]
 
 
-def promote(uri: str, tracking_uri: str | None = None) -> dict[str, Any]:
-    """Make `models:/name@alias` or `models:/name/3` the champion; the champion so far becomes `previous`."""
+def promote(uri: str, tracking_uri: str | None = None, *, by: str | None = None) -> dict[str, Any]:
+    """Make `models:/name@alias` or `models:/name/3` the champion; the champion so far becomes `previous`. `by`: what
+    the record of the move says of who did it (default: this user)."""
+    from autoprune.registry import aliases
     from autoprune.registry.locate import tracking_uri as locate
-    from autoprune.registry.policies import promote as move
     from autoprune.registry.reference import ModelReference, parse
 
     reference = parse(uri)
@@ -108,8 +109,42 @@ def promote(uri: str, tracking_uri: str | None = None) -> dict[str, Any]:
         raise BadInput(
             f"{uri!r} is no registered version; write models:/NAME@candidate or models:/NAME/3", code="not-a-uri"
         )
-    moved = move(locate(tracking_uri), reference.name, reference.version or str(reference.alias))
+    moved = aliases.promote(locate(tracking_uri), reference.name, reference.version or str(reference.alias), by=by)
     return {"name": moved.name, "champion": moved.version, "previous": moved.previous}
+
+
+def rollback(name: str, tracking_uri: str | None = None, *, by: str | None = None) -> dict[str, Any]:
+    """Make the previous champion of a registered policy (`NAME` or `models:/NAME`) the champion again; the one it
+    replaces becomes `previous`."""
+    from autoprune.registry import aliases
+    from autoprune.registry.locate import tracking_uri as locate
+
+    moved = aliases.rollback(locate(tracking_uri), _name(name), by=by)
+    return {"name": moved.name, "champion": moved.version, "previous": moved.previous}
+
+
+def policy_history(name: str, tracking_uri: str | None = None) -> dict[str, Any]:
+    """The versions of a registered policy with where each came from and what was proven of it, and every move of the
+    champion, newest first (`registry/history.py` says what is in it)."""
+    from autoprune.registry.history import history
+    from autoprune.registry.locate import tracking_uri as locate
+
+    return history(locate(tracking_uri), _name(name))
+
+
+def _name(text: str) -> str:
+    """`NAME`, `models:/NAME` and `models:/NAME@alias` all mean the registered policy."""
+    from autoprune.registry.reference import ModelReference, is_uri, parse
+
+    if not is_uri(text):
+        return text
+    bare = text.removeprefix("models:/")
+    if bare != text and bare and not set(bare) & set("@/"):
+        return bare
+    reference = parse(text)
+    if not isinstance(reference, ModelReference):
+        raise BadInput(f"{text!r} names no registered policy; write NAME or models:/NAME", code="not-a-uri")
+    return reference.name
 
 
 def export_policy(uri: str, folder: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:

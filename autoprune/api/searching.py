@@ -214,13 +214,15 @@ class _Run:
     # ---------------------------------------------------------------------------------------------------- publishing
     def _publish(self, front: Front) -> dict[str, Any]:
         """Register the selected policy (if the spec says so); -> the front document, with what was published."""
+        from autoprune.registry import names
+
         document = dict(front.to_json())
         chosen = next((m for m in document["members"] if m["selected"]), None)
         name = self.loaded.spec.output.register_as
         if chosen is not None:
             folder = self._save(front)
             if name is not None:
-                tags = {key: str(value) for key, value in self._tags(chosen).items()}
+                tags = {names.DIGEST_TAG: chosen["digest"], names.STUDY_TAG: self.study.study_id}
                 self.observer.update(Progress("publish"))
                 self.log.queue("publish", {"name": name, "folder": str(folder), "tags": tags})
         self.publisher.flush()
@@ -242,19 +244,6 @@ class _Run:
         shutil.rmtree(folder, ignore_errors=True)  # the same content, perhaps from a run that was cut short
         waiting.replace(folder)
         return folder
-
-    def _tags(self, member: Mapping[str, Any]) -> dict[str, Any]:
-        """Measurements and verdicts as version tags."""
-        from autoprune.registry import names
-
-        tags = {names.DIGEST_TAG: member["digest"], names.STUDY_TAG: self.study.study_id}
-        tags["autoprune.policy"], tags["autoprune.budget"] = member["policy"], member["budget"]
-        for label, estimate in member["holdout"].items():
-            low, high = estimate.get("low"), estimate.get("high")
-            tags[f"holdout.{label}"] = f"{estimate['value']!r} [{low!r}, {high!r}]"
-        for text, verdict in member["constraints"].items():
-            tags[names.key(f"constraint.{text}")] = verdict
-        return tags
 
     # ------------------------------------------------------------------------------------------------------- results
     def _write(self, document: Mapping[str, Any]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli.output import JsonFlag, console, emit, notes, table
+from autoprune.cli.output import JsonFlag, console, emit, notes, number, table
 from autoprune.document.yaml import inline
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 Uri = Annotated[str, typer.Argument(help="models:/NAME@alias, a folder, a YAML file or a catalog name.")]
 Registered = Annotated[str, typer.Argument(help="models:/NAME@alias or models:/NAME/VERSION.")]
+Name = Annotated[str, typer.Argument(help="The registered policy: NAME or models:/NAME.")]
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow's URI.")]
 
 
@@ -73,13 +75,63 @@ def promote(policy: Registered, tracking_uri: Tracking = None, json: JsonFlag = 
     """Make a registered version the champion; the champion so far becomes previous."""
     from autoprune import api
 
-    moved = api.promote(policy, tracking_uri)
+    _moved(api.promote(policy, tracking_uri), json)
+
+
+@app.command()
+def rollback(policy: Name, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+    """Make the previous champion the champion again."""
+    from autoprune import api
+
+    _moved(api.rollback(policy, tracking_uri), json)
+
+
+def _moved(moved: Mapping[str, Any], json: bool) -> None:
     if json:
         emit(moved)
     else:
         console().print(
             f"{moved['name']}: champion is version {moved['champion']} (previous: {moved['previous'] or 'none'})"
         )
+
+
+@app.command()
+def history(policy: Name, tracking_uri: Tracking = None, json: JsonFlag = False) -> None:
+    """Where every version came from, what was proven of it, and every move of the champion."""
+    from autoprune import api
+
+    told = api.policy_history(policy, tracking_uri)
+    if json:
+        emit(told)
+        return
+    out = console()
+    columns = ("version", "aliases", "cause", "parent", "policy", "budget", "verdict", "made", "study")
+    out.print(table(told["name"], columns, [_version(version) for version in told["versions"]]))
+    if told["moves"]:
+        moves = [
+            (m["kind"], _arrow(m), m["at"], m["by"], "" if m["state"] == "done" else m["state"]) for m in told["moves"]
+        ]
+        out.print(table("moves of the champion", ("", "from -> to", "when", "by", ""), moves))
+    if told["unrecorded"]:
+        out.print("the champion alias was last moved by something else than autoprune: that move is not recorded")
+
+
+def _version(version: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(version["version"]),
+        " ".join(version["aliases"]),
+        version["cause"],
+        str(version["parent"] or ""),
+        version["policy"] or "",
+        number(version["budget"]),
+        "\n".join(version["verdicts"]),
+        version["created"],
+        version["study"] or "",
+    )
+
+
+def _arrow(move: Mapping[str, Any]) -> str:
+    return f"{move['before']['champion'] or 'none'} -> {move['after']['champion']}"
 
 
 @app.command()

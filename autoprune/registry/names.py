@@ -9,6 +9,9 @@ STUDY_TAG = "autoprune.study_id"
 TRIAL_TAG = "autoprune.trial"
 DIGEST_TAG = "autoprune.policy_digest"
 ARTIFACT_TAG = "autoprune.artifact"
+CAUSE_TAG = "autoprune.cause"
+LINEAGE_TAG = "autoprune.parent"
+MOVE_TAG = "autoprune.move"
 STATE_TAG = "autoprune.state"
 KIND_TAG = "autoprune.kind"
 POLICY_KIND = "policy"
@@ -17,6 +20,9 @@ RUN_NAME_TAG = "mlflow.runName"
 
 HYPERVOLUME = "hypervolume"
 FLAVOR = "autoprune_policy"
+
+# Why a version was made.
+SEARCH, RECERTIFIED, RETUNED = "search", "recertified", "retuned"
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"

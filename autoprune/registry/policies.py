@@ -16,9 +16,10 @@ from typing import Any
 
 from autoprune.document.problems import suggest
 from autoprune.errors import BadInput
-from autoprune.pruning.saved import digest_of
+from autoprune.pruning.saved import digest_of, read_folder
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names
+from autoprune.registry.page import page, tags_of
 from autoprune.registry.reference import ModelReference, RunReference, parse
 
 _NAME = re.compile(r"[\w.\- ]+")
@@ -47,15 +48,6 @@ class RegisteredPolicy:
     latest: int
 
 
-@dataclass(frozen=True)
-class Promotion:
-    """What a promotion changed: `version` is the champion now, `previous` was it before (None = there was none)."""
-
-    name: str
-    version: int
-    previous: int | None
-
-
 # ------------------------------------------------------------------------------------------------------------- writing
 def register(
     tracking_uri: str,
@@ -70,47 +62,33 @@ def register(
 
     `tags` must hold the policy's digest and the study's id (`names.DIGEST_TAG`, `names.STUDY_TAG`): a version that has
     the same two and the same files (policy, metadata and the whole front) is that version, and no second one is made.
-    Measurements travel as further tags (their names as `names.key` spells them).
+    `names.CAUSE_TAG` (default: a search) and `names.LINEAGE_TAG` (default: the champion, if there is one) say where it
+    came from; measurements and verdicts become tags by themselves.
 
-    Raises BadInput for missing tags, an empty folder or a name that belongs to other models; AutoPruneError when MLflow
-    fails.
+    Raises BadInput for missing tags, a folder without a sound policy or a name that belongs to other models;
+    AutoPruneError when MLflow fails.
     """
     if not _NAME.fullmatch(name):
         raise BadInput(f"{name!r} cannot name a registered policy: letters, digits, '.', '_', '-' and spaces only")
     missing = [tag for tag in (names.DIGEST_TAG, names.STUDY_TAG) if not tags.get(tag)]
     if missing:
         raise BadInput(f"a policy version needs the tags {', '.join(missing)}")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise BadInput(f"{folder} holds no policy to register")
-    tags = {**tags, names.ARTIFACT_TAG: digest_of(folder)}
+    saved = read_folder(folder)
+    tags = {names.CAUSE_TAG: names.SEARCH, **tags_of(saved), **tags, names.ARTIFACT_TAG: digest_of(folder)}
     with mlflow_client.service(tracking_uri, f"registering {name!r}") as client:
-        _ensure_registered(client, name)
+        model = _ensure_registered(client, name)
         version = _find(client, name, tags)
         if version is None:
+            if (champion := aliases_of(model).get(names.CHAMPION)) is not None:
+                tags = {names.LINEAGE_TAG: str(champion), **tags}
             source = _upload(client, run_id, folder, tags[names.ARTIFACT_TAG])
             accepted = {names.key(tag): str(value)[:_VALUE] for tag, value in tags.items()}
             made = client.create_model_version(name, source=source, run_id=run_id, tags=accepted)
             version = int(made.version)
+        client.update_model_version(name, str(version), page(saved, name, version))
         if alias is not None:
             client.set_registered_model_alias(name, alias, str(version))
     return version
-
-
-def promote(tracking_uri: str, name: str, version: int | str) -> Promotion:
-    """Make a version (a number, or an alias such as `candidate`) the champion; the old champion becomes `previous`.
-
-    Promoting the champion again changes nothing. Raises BadInput for an unknown name, version or alias.
-    """
-    chosen = resolve(f"models:/{name}{'/' if str(version).isdigit() else '@'}{version}", tracking_uri)
-    with mlflow_client.service(tracking_uri, f"promoting {name!r}") as client:
-        aliases = _aliases(client.get_registered_model(name))
-        champion = aliases.get(names.CHAMPION)
-        if champion == chosen.version:
-            return Promotion(name, chosen.version, aliases.get(names.PREVIOUS))
-        if champion is not None:  # first, so that an interruption never loses what was served
-            client.set_registered_model_alias(name, names.PREVIOUS, str(champion))
-        client.set_registered_model_alias(name, names.CHAMPION, str(chosen.version))
-    return Promotion(name, chosen.version, champion)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -118,13 +96,13 @@ def registered(tracking_uri: str) -> list[RegisteredPolicy]:
     """All registered policies by name (other models in the same registry are left out)."""
     with mlflow_client.service(tracking_uri, "listing the registered policies") as client:
         models = [client.get_registered_model(m.name) for m in _all_models(client) if _is_ours(m)]
-        return [RegisteredPolicy(m.name, _aliases(m), _latest(client, m.name)) for m in models]
+        return [RegisteredPolicy(m.name, aliases_of(m), _latest(client, m.name)) for m in models]
 
 
 def versions(tracking_uri: str, name: str) -> list[PolicyVersion]:
     """All versions of a registered policy, oldest first. Raises BadInput for an unknown name."""
     with mlflow_client.service(tracking_uri, f"listing the versions of {name!r}") as client:
-        aliases = _aliases(_model(client, tracking_uri, name))
+        aliases = aliases_of(_model(client, tracking_uri, name))
         found = [_version(v, aliases) for v in _all_versions(client, name)]
         return sorted(found, key=lambda v: v.version)
 
@@ -155,14 +133,16 @@ def resolve(uri: str, tracking_uri: str) -> PolicyVersion:
 def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
     """Copy a policy's files into a folder (a new temporary one by default) and return it.
 
-    `uri` is `models:/<name>@<alias>`, `models:/<name>/<version>` or `runs:/<run id>/<folder>`.
+    `uri` is `models:/<name>@<alias>`, `models:/<name>/<version>` or `runs:/<run id>/<folder>`. Raises BadInput for one
+    that isn't there, or whose files are not those that were registered.
     """
     reference = parse(uri)
+    registered_as = None
     if isinstance(reference, RunReference):
         source = f"runs:/{reference.run_id}/{reference.path}"
     else:
         version = resolve(uri, tracking_uri)
-        source = version.source
+        source, registered_as = version.source, version.tags.get(names.ARTIFACT_TAG)
         if names.DIGEST_TAG not in version.tags:
             raise BadInput(f"{uri} is not a policy: the version has no {names.DIGEST_TAG} tag", code="not-a-policy")
     target = into or Path(tempfile.mkdtemp(prefix="autoprune-policy-"))
@@ -178,16 +158,26 @@ def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
                 raise
             where = mlflow_client.shown(tracking_uri)
             raise BadInput(f"{uri} is not at {where}: {mlflow_client.one_line(error)}", code="unknown-name") from error
+    if registered_as is not None and digest_of(Path(found)) != registered_as:
+        if into is None:
+            shutil.rmtree(target, ignore_errors=True)
+        raise BadInput(f"{uri} was changed after it was saved: its files are not those that were registered")
     return Path(found)
 
 
+def aliases_of(model: Any) -> dict[str, int]:
+    """alias -> version of a registered model as MLflow gives it."""
+    return {alias: int(version) for alias, version in dict(model.aliases).items()}
+
+
 # ------------------------------------------------------------------------------------------------------------- details
-def _ensure_registered(client: Any, name: str) -> None:
+def _ensure_registered(client: Any, name: str) -> Any:
     model = _get(client, name)
     if model is None:
-        client.create_registered_model(name, tags={names.KIND_TAG: names.POLICY_KIND})
-    elif not _is_ours(model):
+        return client.create_registered_model(name, tags={names.KIND_TAG: names.POLICY_KIND})
+    if not _is_ours(model):
         raise BadInput(f"the registered model {name!r} holds models of another kind; choose another name for policies")
+    return model
 
 
 def _model(client: Any, tracking_uri: str, name: str) -> Any:
@@ -259,10 +249,6 @@ def _latest(client: Any, name: str) -> int:
 
 def _is_ours(model: Any) -> bool:
     return bool(dict(model.tags).get(names.KIND_TAG) == names.POLICY_KIND)
-
-
-def _aliases(model: Any) -> dict[str, int]:
-    return {alias: int(version) for alias, version in dict(model.aliases).items()}
 
 
 def _version(found: Any, aliases: Mapping[str, int]) -> PolicyVersion:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from front_support import published
 
 from autoprune.ports import TrialRecord
 from autoprune.registry.outbox import StudyInfo
@@ -183,7 +184,5 @@ def silent() -> Iterator[str]:
 @pytest.fixture
 def saved_policy(tmp_path: Path) -> Path:
     folder = tmp_path / "policy"
-    folder.mkdir()
-    (folder / "policy.yaml").write_text("schema: autoprune/policy/1\nname: chosen\nstages: []\n")
-    (folder / "metadata.json").write_text("{}")
+    published().save_pretrained(folder)
     return folder

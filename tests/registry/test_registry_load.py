@@ -14,8 +14,8 @@ from autoprune.policy import catalog
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy
 from autoprune.pruning.saved import digest_of
+from autoprune.registry import aliases, names, policies
 from autoprune.registry import client as mlflow_client
-from autoprune.registry import names, policies
 from autoprune.registry.load import load_policy
 
 DOCUMENT = {
@@ -38,7 +38,7 @@ def _registered(uri: str, folder: Path, tmp_path: Path) -> str:
     run_id = str(client.create_run(experiment).info.run_id)
     tags = {names.DIGEST_TAG: "a" * 64, names.STUDY_TAG: "s"}
     policies.register(uri, "pol", folder, run_id=run_id, tags=tags)
-    policies.promote(uri, "pol", "candidate")
+    aliases.promote(uri, "pol", "candidate")
     return run_id
 
 

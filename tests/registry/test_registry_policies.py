@@ -8,8 +8,8 @@ import pytest
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.pruning.saved import digest_of
+from autoprune.registry import aliases, names, policies
 from autoprune.registry import client as mlflow_client
-from autoprune.registry import names, policies
 
 pytestmark = pytest.mark.mlflow
 
@@ -36,12 +36,14 @@ def test_registers_plain_files_under_the_candidate_alias(uri, run_id, saved_poli
     assert version.tags["exact_match"] == "0.91"
     assert version.run_id == run_id
     folder = policies.download("models:/pol@candidate", uri, tmp_path / "d")
-    assert {p.name for p in folder.iterdir()} == {"policy.yaml", "metadata.json", "MLmodel"}
+    assert {p.name for p in folder.iterdir()} == {"policy.yaml", "metadata.json", "front.json", "MLmodel"}
     assert (folder / "policy.yaml").read_text() == (saved_policy / "policy.yaml").read_text()
     from mlflow.models import Model
 
     assert list(Model.load(str(folder / "MLmodel")).flavors) == [names.FLAVOR]
-    assert {p.name for p in saved_policy.iterdir()} == {"policy.yaml", "metadata.json"}, "the source is not touched"
+    assert {p.name for p in saved_policy.iterdir()} == {"policy.yaml", "metadata.json", "front.json"}, (
+        "the source is not touched"
+    )
 
 
 def test_the_same_policy_of_the_same_study_is_the_same_version(uri, run_id, saved_policy):
@@ -51,50 +53,15 @@ def test_the_same_policy_of_the_same_study_is_the_same_version(uri, run_id, save
     assert [v.aliases for v in policies.versions(uri, "pol")] == [(), (), ("candidate",)]
 
 
-def test_promotion_moves_champion_and_keeps_the_previous_one(uri, run_id, saved_policy):
-    for digest in "abc":
-        _register(uri, run_id, saved_policy, digest)
-    assert policies.promote(uri, "pol", 1) == policies.Promotion("pol", 1, None)
-    assert policies.promote(uri, "pol", "candidate") == policies.Promotion("pol", 3, 1)
-    assert policies.promote(uri, "pol", "champion") == policies.Promotion("pol", 3, 1), "again changes nothing"
-    (listed,) = policies.registered(uri)
-    assert listed == policies.RegisteredPolicy("pol", {"candidate": 3, "champion": 3, "previous": 1}, 3)
-    assert policies.promote(uri, "pol", "previous") == policies.Promotion("pol", 1, 3)
-    assert policies.resolve("models:/pol@champion", uri).version == 1
-    assert policies.resolve("models:/pol@previous", uri).version == 3
-
-
-def test_an_interrupted_promotion_never_loses_what_was_served(uri, run_id, saved_policy, monkeypatch):
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    for digest in "ab":
-        _register(uri, run_id, saved_policy, digest)
-    policies.promote(uri, "pol", 1)
-    real = MlflowClient.set_registered_model_alias
-
-    def broken(self, name, alias, version):
-        if alias == "champion":
-            raise MlflowException("gone")
-        real(self, name, alias, version)
-
-    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", broken)
-    with pytest.raises(AutoPruneError, match=r"promoting 'pol' failed at sqlite:.*gone"):
-        policies.promote(uri, "pol", 2)
-    monkeypatch.undo()
-    assert policies.resolve("models:/pol@champion", uri).version == 1
-    assert policies.promote(uri, "pol", 2) == policies.Promotion("pol", 2, 1)
-
-
 def test_unknown_names_versions_and_aliases(uri, run_id, saved_policy):
     _register(uri, run_id, saved_policy, "a")
-    policies.promote(uri, "pol", 1)
+    aliases.promote(uri, "pol", 1)
     with pytest.raises(BadInput, match=r"no registered policy 'poll'.*registered: pol; did you mean 'pol'\?"):
         policies.versions(uri, "poll")
     with pytest.raises(BadInput, match=r"no alias 'champoin'.*did you mean 'champion'\?"):
         policies.download("models:/pol@champoin", uri)
     with pytest.raises(BadInput, match="has no version 7; it has 1"):
-        policies.promote(uri, "pol", 7)
+        aliases.promote(uri, "pol", 7)
     with pytest.raises(BadInput, match="is not a policy URI"):
         policies.resolve("models:/pol", uri)
     with pytest.raises(BadInput, match=f"runs:/{'0' * 32}/policy is not at"):
@@ -104,7 +71,7 @@ def test_unknown_names_versions_and_aliases(uri, run_id, saved_policy):
 def test_what_cannot_be_registered(uri, run_id, saved_policy, tmp_path):
     with pytest.raises(BadInput, match=rf"needs the tags {names.STUDY_TAG}"):
         policies.register(uri, "pol", saved_policy, run_id=run_id, tags={names.DIGEST_TAG: "a"})
-    with pytest.raises(BadInput, match="holds no policy"):
+    with pytest.raises(BadInput, match="not a saved policy"):
         _register(uri, run_id, tmp_path / "none", "a")
     with pytest.raises(BadInput, match="cannot name a registered policy"):
         _register(uri, run_id, saved_policy, "a", name="it's")

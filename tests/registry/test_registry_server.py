@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.registry import aliases, names, policies
 from autoprune.registry import client as mlflow_client
-from autoprune.registry import names, policies
 from autoprune.registry.tracking import MlflowPublisher, check_reachable
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.full]
@@ -56,7 +56,7 @@ def test_publishes_over_http_through_an_outage(study, outbox, saved_policy, refu
         publisher.flush()
         assert outbox.outbox() == []
         assert [p.version for p in publisher.published] == [1]
-        policies.promote(uri, "demo-policy", "candidate")
+        aliases.promote(uri, "demo-policy", "candidate")
         folder = policies.download("models:/demo-policy@champion", uri, tmp_path / "back")
         assert (folder / "policy.yaml").read_text() == (saved_policy / "policy.yaml").read_text()
         client = mlflow_client.connect(uri)
