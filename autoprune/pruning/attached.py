@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autoprune.errors import AutoPruneError
@@ -18,11 +19,10 @@ class Attached:
     because a variable went out of scope would answer on, slower, without a word. Keep it where the model is kept.
     """
 
-    def __init__(self, session: Session) -> None:
-        """`session` has been entered already."""
-        self._session = session
+    def __init__(self, session: Session, release: Callable[[], None] | None = None) -> None:
+        """`session` has been entered already. `release` ends it, where more is to be done then."""
+        self._session, self._release = session, release
         self._lock = threading.Lock()
-        self._on = True
 
     @property
     def session(self) -> Session:
@@ -32,18 +32,21 @@ class Attached:
     @property
     def attached(self) -> bool:
         """Whether the policy is still on the model."""
-        return self._on
+        return self._session.on
 
     def detach(self) -> None:
         """Restore the model bit for bit. A second time does nothing, whatever is attached by then."""
         with self._lock:
-            was, self._on = self._on, False
-        if was:
-            self._session.__exit__(None, None, None)
+            if not self._session.on:
+                return
+            if self._release is None:
+                self._session.__exit__(None, None, None)
+            else:
+                self._release()
 
     def __enter__(self) -> Session:
         """The session. Raises AutoPruneError once the policy has been detached."""
-        if not self._on:
+        if not self._session.on:
             raise AutoPruneError("this policy has been detached from its model; attach it again")
         return self._session
 
@@ -51,4 +54,4 @@ class Attached:
         self.detach()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {'on' if self._on else 'detached'}>"
+        return f"<{type(self).__name__}: {'on' if self.attached else 'detached'}>"

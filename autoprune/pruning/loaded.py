@@ -67,18 +67,33 @@ class LoadedPolicy:
         BadInput where the policy or the model cannot work, AutoPruneError if a policy is attached already; the model is
         then as it was.
         """
-        refuse_untested(_transformers_version())
-        _config(model)
         from autoprune.pruning.session import Session
 
-        reasons = self.uncertified(model, parity)
-        if reasons and strict:
-            raise PolicyMismatch(f"policy {self.policy.name!r} is not certified for this model: {'; '.join(reasons)}")
-        session = Session(model, self.resolve(model, tokens, parity))
+        resolved, reasons = self.checked(model, strict=strict, tokens=tokens, parity=parity)
+        session = Session(model, resolved)
         if reasons:  # before anything is attached: a filter may turn the warning into an error
             warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=2)
         session.__enter__()
         return Attached(session)
+
+    def checked(
+        self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False
+    ) -> tuple[ResolvedPolicy, list[str]]:
+        """The policy bound to a model, and why its measurements do not hold there. Raises as `attach` does, but for
+        what only the engine can say."""
+        refuse_untested(_transformers_version())
+        _config(model)
+        reasons = self.uncertified(model, parity)
+        if reasons and strict:
+            raise PolicyMismatch(f"policy {self.policy.name!r} is not certified for this model: {'; '.join(reasons)}")
+        return self.resolve(model, tokens, parity), reasons
+
+    def fitted(self, model: Any) -> ResolvedPolicy:
+        """The policy bound to a model, with a warning where its measurements do not hold there."""
+        resolved, reasons = self.checked(model)
+        if reasons:
+            warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=2)
+        return resolved
 
     def resolve(self, model: Any, tokens: int | None = None, parity: bool = False) -> ResolvedPolicy:
         """The policy bound to a loaded model's geometry, in a parity run or not. Raises BadInput with every mistake."""

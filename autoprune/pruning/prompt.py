@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -55,6 +55,18 @@ class Prompt:
             return None
         real = present if min(lengths) < visual.shape[1] else None
         return cls(visual, real, asked, text, last, told, pair, n, lengths, max(rows), max(told_rows), max(pairs))
+
+
+def real_columns(mask: Any, width: int) -> Tensor | None:
+    """Which columns [B, S] hold real tokens. In a 4D causal mask the last row sees exactly those."""
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention")
+    if mask is None:
+        return None
+    if mask.ndim == 2:
+        return torch.as_tensor(mask[:, :width].bool())
+    last = mask[:, 0, -1, :width]
+    return torch.as_tensor(last if last.dtype == torch.bool else last == 0)
 
 
 def grid_of(facts: Sequence[ImageFacts], ordinal: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

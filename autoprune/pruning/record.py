@@ -52,3 +52,14 @@ def budget_of(lengths: Sequence[Sequence[int]], n: Sequence[int], depth: int) ->
         return Budget(1.0, 1.0)
     total = sum(sum(layer) for layer in lengths)
     return Budget(total / (depth * sum(n)), max(per_sample))
+
+
+def text_only(ids: Tensor, depth: int, stages: int) -> Run:
+    """The record of a prompt without visual tokens."""
+    import torch
+
+    batch, width = ids.shape
+    layout = Layout(torch.arange(width, device=ids.device).expand(batch, width), None, width)
+    none = ids.new_zeros(batch, 0)
+    zeros = [[0] * batch for _ in range(max(depth, stages))]
+    return Run([0] * batch, depth, zeros[:depth], [layout] * depth, [none] * depth, zeros[:stages])

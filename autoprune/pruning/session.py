@@ -11,30 +11,31 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.cache_utils import DynamicCache
 
 from autoprune.errors import AutoPruneError
 from autoprune.models.family import family_of
 from autoprune.policy.resolved import ResolvedPolicy
-from autoprune.pruning.cache import PrunedLayer, adopt
+from autoprune.pruning.cache import adopt
 from autoprune.pruning.capture import listen, transitioned
+from autoprune.pruning.decode import Decode
 from autoprune.pruning.facts import SeenImages
 from autoprune.pruning.plan import Plan, make_plan
 from autoprune.pruning.prefill import Prefill
-from autoprune.pruning.prompt import Prompt
-from autoprune.pruning.record import Budget, Run
+from autoprune.pruning.prompt import Prompt, real_columns
+from autoprune.pruning.record import Budget, Run, text_only
 from autoprune.pruning.refuse import refuse_bias, refuse_model, refuse_positions, refuse_signals
 from autoprune.pruning.replay import Replay, shortened
+from autoprune.pruning.request import ATTACHED, Request, Requests, Using, chosen, said
 from autoprune.pruning.signals import Signal
 from autoprune.pruning.snapshot import restore
+from autoprune.pruning.stats import Counted, Stats
 from autoprune.pruning.tap import Tap
 from autoprune.pruning.transition import ModuleWatch
-from autoprune.pruning.translate import added, decode_mask
+from autoprune.pruning.translate import added
 from autoprune.pruning.vision import VisionWatch, refuse_vision
 
 if TYPE_CHECKING:
@@ -42,25 +43,23 @@ if TYPE_CHECKING:
 
 _ATTACHED: weakref.WeakSet[Any] = weakref.WeakSet()
 _LOCK = threading.Lock()
-_OVERRIDE: ContextVar[tuple[object, Plan] | None] = ContextVar("autoprune_override", default=None)
+_REMEMBERED = 32  # plans of policies that contexts have asked for
 
 
-@dataclass(eq=False)
-class _Decode:
-    """State of one decode step: translated masks, shared by layers of equal layout."""
-
-    cache: Any
-    masks: dict[tuple[int, int], tuple[Any, Any]] = field(default_factory=dict)
+def anything_attached() -> bool:
+    """Whether some model of this process has a policy attached."""
+    return len(_ATTACHED) > 0
 
 
 @dataclass(eq=False)
 class _Forward:
     """State of one forward of the multimodal model, from its inputs to the end of its language model. `images` is
-    what get_image_features returned, or None."""
+    what get_image_features returned, or None; `end` ends the request where the forward is one."""
 
     ids: Tensor | None
     images: Any
-    step: Prefill | _Decode | None = None
+    end: Callable[[], None]
+    step: Prefill | Decode | None = None
     layer: int = 0  # that began last
 
 
@@ -76,6 +75,7 @@ class Session:
 
     def __init__(self, model: Any, resolved: ResolvedPolicy) -> None:
         config = model.config.to_dict()
+        self.model, self.on = model, False
         self.family = family_of(config)
         self.geometry = self.family.geometry(config, None)
         self.places = self.family.places(model)
@@ -83,7 +83,9 @@ class Session:
         refuse_model(self._language_model)
         self._image_token = self.family.image_token(config)
         self._plan = self._make(resolved)
+        self._plans: dict[int, tuple[Any, Plan]] = {}
         self._local = threading.local()
+        self._requests, self._counted = Requests(), Counted()
         self._undo: list[Callable[[], None]] = []
         self._taps: dict[int, Tap] = {}
         self._watches: dict[int, ModuleWatch] = {}
@@ -92,7 +94,8 @@ class Session:
     # ------------------------------------------------------------ for users
     @property
     def run(self) -> Run:
-        """The record of the last prefill. Raises AutoPruneError before the first."""
+        """The record of the last prefill, of any thread (`using` gives a context's own). Raises AutoPruneError before
+        the first."""
         if self._run is None:
             raise AutoPruneError("nothing has run under this policy yet")
         return self._run
@@ -100,6 +103,31 @@ class Session:
     def budget(self) -> Budget:
         """Budget of the last prefill, as counted on the run."""
         return self.run.budget()
+
+    @property
+    def stats(self) -> Stats:
+        """What has run so far, counted."""
+        return self._counted.stats
+
+    @property
+    def running(self) -> int:
+        """Requests that run now."""
+        return self._requests.running
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until no request runs, at most `timeout` seconds; whether none does."""
+        return self._requests.wait(timeout)
+
+    def prepare(self, resolved: ResolvedPolicy) -> Plan:
+        """Get ready to run under another policy, which `swap` then puts in force. Raises like the constructor."""
+        plan = self._make(resolved)
+        self._tap(plan)  # what no plan asks for any more goes on being offered to nobody: there is one tap per layer
+        return plan
+
+    def swap(self, plan: Plan) -> None:
+        """Requests that begin from now on run under another plan that `prepare` made; those that run go on as they
+        began."""
+        self._plan = plan
 
     @contextlib.contextmanager
     def teacher_forced(self, answer_start: Tensor) -> Iterator[None]:
@@ -129,14 +157,11 @@ class Session:
 
     @contextlib.contextmanager
     def override(self, resolved: ResolvedPolicy | None) -> Iterator[None]:
-        """Use another policy (None = unpruned) in the current context only, e.g. for one request of a server."""
-        plan = self._make(ResolvedPolicy((), self.geometry.depth) if resolved is None else resolved)
-        self._tap(plan)
-        token = _OVERRIDE.set((self, plan))
-        try:
+        """Use another policy (None = unpruned) for this model in the current context only; refused here and not when a
+        request begins. For policies that are loaded: `autoprune.using`."""
+        self._plan_of(resolved)
+        with chosen(Using(resolved, self)):
             yield
-        finally:
-            _OVERRIDE.reset(token)
 
     # ------------------------------------------------------------ life cycle
     def __enter__(self) -> Session:
@@ -145,6 +170,7 @@ class Session:
             if base in _ATTACHED:
                 raise AutoPruneError("a policy is already attached to this model; leave its context first")
             _ATTACHED.add(base)
+        self.on = True
         try:
             self._attach(base)
         except BaseException:
@@ -171,6 +197,8 @@ class Session:
         if hasattr(language_model, "_deepstack_process"):
             language_model._deepstack_process = functools.partial(self._deepstack, language_model._deepstack_process)
             self._undo.append(lambda: delattr(language_model, "_deepstack_process"))
+        if hasattr(self.model, "generate"):
+            self._undo.append(_replaced(self.model, "generate", self._generating(self.model.generate)))
         self._tap(self._plan)
 
     def _detach(self) -> None:
@@ -182,9 +210,47 @@ class Session:
             watch.remove()
         self._undo.clear()
         self._taps.clear()
+        self._plans.clear()
         self._watches.clear()
+        self.on = False
         with _LOCK:
             _ATTACHED.discard(self.places.base)
+
+    def _generating(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """generate() computes image features before its first forward, and both must be of one policy."""
+
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            end = self._requests.begin(self._request)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                end()
+
+        return generate
+
+    def _request(self) -> Request:
+        """A request that begins now, in the current context."""
+        return Request(self._chosen(), said(self))
+
+    def _chosen(self) -> Plan:
+        used = said(self)
+        return self._plan if used is None or used.policy is ATTACHED else self._plan_of(used.policy)
+
+    def _plan_of(self, policy: Any) -> Plan:
+        """The plan of a policy that a context asks for (None = unpruned); made once."""
+        known = self._plans.get(id(policy))
+        if known is not None and known[0] is policy:
+            return known[1]
+        if policy is None or isinstance(policy, ResolvedPolicy):
+            plan = self.prepare(policy or ResolvedPolicy((), self.geometry.depth))
+        else:
+            plan = self.prepare(policy.fitted(self.model))
+        with _LOCK:
+            while len(self._plans) >= _REMEMBERED:
+                del self._plans[next(iter(self._plans))]
+            self._plans[id(policy)] = (policy, plan)
+        return plan
 
     def _make(self, resolved: ResolvedPolicy) -> Plan:
         refuse_positions(resolved, self._language_model)
@@ -207,9 +273,9 @@ class Session:
     # ------------------------------------------------------------ hooks
     @property
     def plan(self) -> Plan:
-        """The policy in force in the current context."""
-        override = _OVERRIDE.get()
-        return override[1] if override is not None and override[0] is self else self._plan
+        """The policy in force: of the request that the current thread serves, else in the current context."""
+        request = self._requests.current
+        return self._chosen() if request is None else request.plan
 
     @property
     def _forward(self) -> _Forward | None:
@@ -233,10 +299,16 @@ class Session:
 
     def _base_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
-        self._local.forward = _Forward(ids, (kwargs.get("mm_encoder_outputs") or {}).get("image"))
+        end = self._requests.begin(self._request)
+        self._local.forward = _Forward(ids, (kwargs.get("mm_encoder_outputs") or {}).get("image"), end)
 
     def _base_ends(self, *unused: object) -> None:
-        self._local.forward = None
+        forward, self._local.forward = self._forward, None
+        if forward is None:  # it was refused before it began
+            return
+        forward.end()
+        if isinstance(forward.step, Prefill) and len(forward.step.run.lengths) == forward.step.run.depth:
+            self._counted.add(forward.step.run)
 
     def _language_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         forward, embeds, cache = self._forward, kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
@@ -245,17 +317,17 @@ class Session:
         if cache is not None and cache.get_seq_length() > 0:
             if forward.images is not None and forward.ids is not None and forward.ids.shape[1] > 1:
                 warnings.warn("an image after the first turn is not pruned", stacklevel=2)
-            forward.step = _Decode(cache)
+            forward.step = Decode(cache)
             return None
         if forward.ids is None:
             if forward.images is None:
                 return None
             raise AutoPruneError("a policy needs input_ids to find the visual tokens; inputs_embeds alone will not do")
-        real = _real_columns(kwargs.get("attention_mask"), embeds.shape[1])
+        real = real_columns(kwargs.get("attention_mask"), embeds.shape[1])
         start = getattr(self._local, "answer_start", None)
         prompt = Prompt.read(forward.ids == self._image_token, real, start)
         if prompt is None:
-            self._run = _text_only(forward.ids, self.geometry.depth, len(self.plan.stages))
+            self._ran(text_only(forward.ids, self.geometry.depth, len(self.plan.stages)))
             return None
         if forward.images is None:
             raise AutoPruneError("the prompt has image placeholders but no image was given")
@@ -277,15 +349,22 @@ class Session:
         prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm, self.places.projector)
         if self._replay is not None and self._replay.start is not None:
             restore(prefill, self._replay.start)
-        self._run = prefill.run
+        self._ran(prefill.run)
         return prefill
+
+    def _ran(self, run: Run) -> None:
+        """A prefill begins, and `run` will be its record."""
+        self._run = run
+        request = self._requests.current
+        if request is not None and request.used is not None:
+            request.used.ran(run)
 
     def _layer_begins(self, number: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._forward is None or self._forward.step is None:
             return None
         step = self._forward.step
-        if isinstance(step, _Decode):
-            return self._decode(step, number, args, kwargs)
+        if isinstance(step, Decode):
+            return step.before(number, self._language_model, args, kwargs)
         self._forward.layer = number
         if self._replay is None:
             return step.before(number, module, args, kwargs)
@@ -303,30 +382,6 @@ class Session:
             return original(hidden, visual, features)
         return added(hidden, step.layout, visual.to(hidden.device), features.to(hidden.device, hidden.dtype))
 
-    def _decode(self, step: _Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One step (or one turn of text) on a pruned cache."""
-        layer = step.cache.layers[number]
-        layout = layer.layout if isinstance(layer, PrunedLayer) else None
-        if layout is None:
-            return None
-        hidden, mask = args[0], kwargs.get("attention_mask")
-        changed: dict[str, Any] = {}
-        queries, stored = hidden.shape[1], layer.stored_length()
-        implementation = str(self._language_model.config._attn_implementation)
-        if not (mask is None and layout.valid is None and layout.bias is None):
-            key = (id(mask), id(layout))
-            if key not in step.masks:
-                made = decode_mask(mask, layout, "flash" in implementation, stored + queries, hidden)
-                step.masks[key] = (made, mask)
-            changed["attention_mask"] = step.masks[key][0]
-        if "flash" in implementation:
-            changed["position_ids"] = None
-        if layout.next_position is not None:
-            new = torch.arange(stored - layout.width, stored - layout.width + queries, device=hidden.device)
-            positions = layout.next_position[:, None] + new
-            changed["position_embeddings"] = _rotary(self._language_model, hidden, positions)
-        return (args, {**kwargs, **changed}) if changed else None
-
     def _listen(
         self, number: int, attention: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
@@ -340,27 +395,13 @@ class Session:
             transitioned(step, number, before, after)
 
 
+def _replaced(owner: Any, name: str, value: Any) -> Callable[[], None]:
+    """Give an object another attribute of its own; what is returned takes it back."""
+    own = vars(owner)
+    had, before = name in own, own.get(name)
+    setattr(owner, name, value)
+    return lambda: setattr(owner, name, before) if had else delattr(owner, name)
+
+
 def _rotary(language_model: Any, hidden: Tensor, positions: Tensor) -> Any:
     return language_model.rotary_emb(hidden, position_ids=positions)
-
-
-def _real_columns(mask: Any, width: int) -> Tensor | None:
-    """Which columns [B, S] hold real tokens. In a 4D causal mask the last row sees exactly those."""
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
-    if mask is None:
-        return None
-    if mask.ndim == 2:
-        return torch.as_tensor(mask[:, :width].bool())
-    last = mask[:, 0, -1, :width]
-    return torch.as_tensor(last if last.dtype == torch.bool else last == 0)
-
-
-def _text_only(ids: Tensor, depth: int, stages: int) -> Run:
-    from autoprune.pruning.layout import Layout
-
-    batch, width = ids.shape
-    layout = Layout(torch.arange(width, device=ids.device).expand(batch, width), None, width)
-    none = ids.new_zeros(batch, 0)
-    zeros = [[0] * batch for _ in range(max(depth, stages))]
-    return Run([0] * batch, depth, zeros[:depth], [layout] * depth, [none] * depth, zeros[:stages])

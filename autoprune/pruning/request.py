@@ -1,0 +1,143 @@
+"""One request: the policy it began with, from its image features to its last token. Imports no torch.
+
+A request is a call of `generate()`, or a forward outside one. Its policy is chosen when it begins, so that neither a
+swap nor the end of a `using` in another thread reaches into it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from autoprune.errors import AutoPruneError
+
+if TYPE_CHECKING:
+    from autoprune.pruning.loaded import LoadedPolicy
+    from autoprune.pruning.plan import Plan
+    from autoprune.pruning.record import Budget, Run
+
+
+class _Attached:
+    """What is attached, as against None, which is no pruning."""
+
+    def __repr__(self) -> str:
+        return "ATTACHED"
+
+
+ATTACHED: Final = _Attached()
+"""The policy that is attached to the model."""
+
+
+@dataclass(eq=False)
+class Using:
+    """What `using` says about the requests of its context. `policy`: a LoadedPolicy, a ResolvedPolicy, None for no
+    pruning, or ATTACHED; for one `session` only, where that is set."""
+
+    policy: Any
+    session: Any = None
+    _run: Run | None = field(default=None, repr=False)
+
+    @property
+    def run(self) -> Run:
+        """The record of this context's last prefill. Raises AutoPruneError before the first."""
+        if self._run is None:
+            raise AutoPruneError("no request has run in this context yet")
+        return self._run
+
+    def budget(self) -> Budget:
+        """Budget of this context's last prefill, as counted on the run."""
+        return self.run.budget()
+
+    def ran(self, run: Run) -> None:
+        self._run = run
+
+
+_USING: ContextVar[Using | None] = ContextVar("autoprune_using", default=None)
+
+
+@contextmanager
+def using(policy: LoadedPolicy | _Attached | None = ATTACHED) -> Iterator[Using]:
+    """Requests that begin in this context run under `policy` (None: no pruning) instead of the attached one.
+
+    It holds for the current context, as `contextvars` has it: for this thread or asyncio task and what runs in a copy
+    of its context (`asyncio.to_thread`), not for other requests. A new `Thread` begins with an empty context: start it
+    as `Thread(target=contextvars.copy_context().run, args=(model.generate,), kwargs=…)`. Of what is given, `run` and
+    `budget()` are of this context's own last request, whatever runs beside it.
+
+    A policy that the model cannot carry out is refused when a request begins. Raises AutoPruneError where no model of
+    this process has a policy attached: nothing would be pruned, without a word.
+    """
+    session = sys.modules.get("autoprune.pruning.session")
+    if session is None or not session.anything_attached():
+        raise AutoPruneError("`using` chooses among policies of models that have one attached: attach a policy first")
+    with chosen(Using(policy)) as used:
+        yield used
+
+
+@contextmanager
+def chosen(used: Using) -> Iterator[Using]:
+    """Within it `used` is what the context says."""
+    token = _USING.set(used)
+    try:
+        yield used
+    finally:
+        _USING.reset(token)
+
+
+def said(session: Any) -> Using | None:
+    """What the current context says about requests of a session's model."""
+    used = _USING.get()
+    return used if used is not None and used.session in (None, session) else None
+
+
+@dataclass(eq=False)
+class Request:
+    """A running request: the plan it began with, and the context's `used`, which is told what it did."""
+
+    plan: Plan
+    used: Using | None = None
+
+
+class Requests:
+    """The running requests of one session. Each belongs to the thread that serves it."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._changed = threading.Condition()
+        self._running = 0
+
+    @property
+    def current(self) -> Request | None:
+        """The request that the current thread serves."""
+        return getattr(self._local, "request", None)
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    def begin(self, begun: Callable[[], Request]) -> Callable[[], None]:
+        """The current thread begins a request; what is returned ends it. Within another one of this thread it is part
+        of that."""
+        if self.current is not None:
+            return lambda: None
+        request = begun()
+        with self._changed:
+            self._running += 1
+        self._local.request = request
+        return self._end
+
+    def _end(self) -> None:
+        self._local.request = None
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until none runs, at most `timeout` seconds; whether none does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._running == 0, timeout)
