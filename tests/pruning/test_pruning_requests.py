@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -224,7 +225,8 @@ def test_a_policy_the_model_cannot_run_is_refused_when_the_request_begins() -> N
         assert difference(generate(made, batch, 3), base) == 0.0
 
 
-def test_using_without_anything_attached_is_said() -> None:
+def test_using_without_anything_attached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.pruning.session._ATTACHED", weakref.WeakSet())  # other tests may leave some on
     with pytest.raises(AutoPruneError, match="attach a policy first"), autoprune.using(HALF):
         pass
 
