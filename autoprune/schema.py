@@ -7,11 +7,12 @@ from typing import Any, Literal
 from autoprune.measures import registry as measures
 from autoprune.pruning import parts
 from autoprune.search import strategy as strategies
-from autoprune.spec.models import Spec
+from autoprune.spec.models import EXECUTORS, Spec
 from autoprune.spec.sizes import PATTERN
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
+_POOLS = {"ray": "RaySpec", "ray-tune": "RayTuneSpec"}
 
 
 def schema_of(document: Literal["spec", "policy", "space"]) -> Json:
@@ -24,8 +25,8 @@ def schema_of(document: Literal["spec", "policy", "space"]) -> Json:
 def _spec() -> Json:
     schema = Spec.model_json_schema(by_alias=True)
     search = schema["$defs"]["SearchSpec"]["properties"]
-    ray = {"type": "object", "properties": {"ray": {"$ref": "#/$defs/RaySpec"}}, "required": ["ray"]}
-    search["executor"] = {"anyOf": [{"enum": ["auto", "inline", "ray"]}, {**ray, "additionalProperties": False}]}
+    pools = [_object({name: {"$ref": f"#/$defs/{kind}"}}, (name,)) for name, kind in _POOLS.items()]
+    search["executor"] = {"anyOf": [{"enum": list(EXECUTORS)}, *pools]}
     search["strategy"] = _strategies()
     for inlined in ("ExecutorSpec", "StrategySpec"):
         schema["$defs"].pop(inlined, None)

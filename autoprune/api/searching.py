@@ -21,8 +21,10 @@ from autoprune.document.problems import suggest
 from autoprune.errors import AutoPruneError, BadInput, Located
 from autoprune.outage import Away
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
+from autoprune.spec.models import EXECUTORS
 
 if TYPE_CHECKING:
+    from autoprune.check.specs import Checked
     from autoprune.policy.front import Front
     from autoprune.registry.tracking import MlflowPublisher, NullPublisher
     from autoprune.spec.load import LoadedSpec
@@ -58,18 +60,20 @@ def search(
     observer: Observer | None = None,
     trials: int | None = None,
     executor: str | None = None,
+    address: str | None = None,
     quick: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
     """Search, certify and publish what a spec declares; an interrupted study continues.
 
-    `trials` and `executor` stand in for the spec's. `quick`: only a table of sensitivities and the schedules that are
-    best by it (the strategy `sensitivity` with `then: none`, a study of its own). Raises BadInput before anything is
-    written, AutoPruneError for a failure on the way, KeyboardInterrupt when interrupted or when `stop()` turns true.
+    `trials`, `executor` and `address` (of a Ray cluster) stand in for the spec's. `quick`: only a table of
+    sensitivities and the schedules that are best by it (the strategy `sensitivity` with `then: none`, a study of its
+    own). Raises BadInput before anything is written, AutoPruneError for a failure on the way, KeyboardInterrupt when
+    interrupted or when `stop()` turns true.
     """
     observer = observer or SilentObserver()
     checked = check.check(spec, quick=quick)
-    _machine(checked.loaded, executor)
+    _machine(checked, executor, address)
     observer.update(Progress("loading"))
     study = Prepared(checked)
     uri = state.mlflow_uri(checked.loaded)
@@ -97,7 +101,7 @@ def search(
             spec_text=checked.loaded.source.text,
         )
         with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
-            result = _Run(study, log, uri, observer, executor, stop).run(plan)
+            result = _Run(study, log, uri, observer, (executor, address), stop).run(plan)
             added = remarks(plan, checked.loaded.spec.search.strategy, log.trials()) if quick else []
             return replace(result, notes=(*result.notes, *added))
 
@@ -107,13 +111,21 @@ def _only_known_now(study: Prepared) -> list[Located]:
     return study.checked.misplaced(study.geometry)
 
 
-def _machine(loaded: LoadedSpec, executor: str | None) -> None:
-    """What this machine lacks to measure what the spec asks for. Raises BadInput, where it can at its place."""
-    if executor not in (None, "auto", "inline", "ray"):
-        hint = suggest(executor, ("auto", "inline", "ray"))
-        raise BadInput(f"executor {executor!r}: allowed are auto, inline and ray{hint}", code="not-a-choice")
+def _machine(checked: Checked, executor: str | None, address: str | None) -> None:
+    """What this machine lacks to measure what is asked for, as it is asked. Raises BadInput, at its place if it can."""
+    loaded = checked.loaded
+    if executor not in (None, *EXECUTORS):
+        hint = suggest(executor, EXECUTORS)
+        raise BadInput(f"executor {executor!r}: allowed are {', '.join(EXECUTORS)}{hint}", code="not-a-choice")
     state.check_machine(loaded)
+    kind = executor or loaded.spec.search.executor.kind
+    if kind == "inline" and address is not None:
+        raise BadInput(
+            f"executor inline runs here, not on the cluster at {address!r}; ray and ray-tune join one", code="conflict"
+        )
     if executor is not None:
+        if found := check.shared_device(loaded, checked.measures, executor):
+            raise BadInput(problems=found)
         state.check_executor(executor)
         return
     with loaded.at(("search", "executor")):
@@ -138,10 +150,12 @@ class _Run:
         log: StudyLog,
         uri: str | None,
         observer: Observer,
-        executor: str | None,
+        instead: tuple[str | None, str | None],
         stop: Callable[[], bool],
     ) -> None:
-        self.study, self.log, self.observer, self.kind, self.stop = study, log, observer, executor, stop
+        """`instead`: executor and address in place of the spec's."""
+        self.study, self.log, self.observer, self.stop = study, log, observer, stop
+        self.kind, self.address = instead
         self.loaded = study.checked.loaded
         self.publisher = _publisher(study, log, uri)
         self.folder = state.study_folder(self.loaded, study.study_id)
@@ -201,15 +215,18 @@ class _Run:
         from autoprune.executors.choose import make_executor
 
         wish = self.loaded.spec.search.executor
-        return make_executor(
-            self.kind or wish.kind,  # type: ignore[arg-type]
-            self.study.worker,
-            workers=wish.ray.workers,
-            gpus_per_worker=wish.ray.gpus_per_worker,
-            cpus_per_worker=wish.ray.cpus_per_worker,
-            address=wish.ray.address,
-            evaluation_timeout=self.loaded.spec.search.evaluation_timeout,
-        )
+        results = wish.ray_tune.results
+        with self.loaded.at(("search", "executor")):
+            return make_executor(
+                self.kind or wish.kind,  # type: ignore[arg-type]
+                self.study.worker,
+                workers=wish.pool.workers,
+                gpus_per_worker=wish.pool.gpus_per_worker,
+                cpus_per_worker=wish.pool.cpus_per_worker,
+                address=self.address or wish.pool.address,
+                evaluation_timeout=self.loaded.spec.search.evaluation_timeout,
+                results=None if results is None else self.loaded.path(results),
+            )
 
     # ---------------------------------------------------------------------------------------------------- publishing
     def _publish(self, front: Front) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def check_device(device: str) -> None:
 
 def check_executor(kind: str) -> None:
     """Raises BadInput for an executor whose library is not installed."""
-    if kind == "ray" and importlib.util.find_spec("ray") is None:
+    if kind in ("ray", "ray-tune") and importlib.util.find_spec("ray") is None:
         raise BadInput(
-            "executor ray: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing",
+            f"executor {kind}: Ray is not installed (pip install 'autoprune[ray]'); inline needs nothing",
             code="not-installed",
         )
 

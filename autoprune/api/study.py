@@ -146,7 +146,7 @@ class Prepared:
     def _cache(self) -> int | None:
         """Bytes of each worker's cache. Ray's workers share what one would take by default."""
         spec = self.checked.loaded.spec
-        workers = spec.search.executor.ray.workers
+        workers = spec.search.executor.pool.workers
         if spec.model.cache == "auto":
             return default_size(workers) if workers > 1 else None
         return spec.model.cache

@@ -172,16 +172,18 @@ def _costs() -> tuple[str, ...]:
     return tuple(name for name in measures.names() if _is_cost(name))
 
 
-def shared_device(loaded: LoadedSpec, wanted: Iterable[MeasureRequest]) -> list[Located]:
-    """A timing on a device that several workers share times the others, too."""
+def shared_device(loaded: LoadedSpec, wanted: Iterable[MeasureRequest], kind: str | None = None) -> list[Located]:
+    """A timing on a device that others share times them, too. `kind`: an executor instead of the spec's."""
     timed = [one.name for one in wanted if (info := measures.find(one.name)) is not None and info.timed]
     executor, device = loaded.spec.search.executor, loaded.spec.model.device
-    alone = executor.ray.workers == 1 or (device.startswith("cuda") and executor.ray.gpus_per_worker >= 1)
-    if not timed or executor.kind != "ray" or alone:
+    alone = executor.pool.gpus_per_worker >= 1 if device.startswith("cuda") else executor.pool.workers == 1
+    if not timed or (kind or executor.kind) not in ("ray", "ray-tune") or alone:
         return []
-    shared = "a GPU" if device.startswith("cuda") else "the processor"
     message = (
-        f"{timed[0]} is a timing, which workers that share {shared} would corrupt: give each worker a GPU of its own "
-        "(device cuda, gpus_per_worker: 1), or use one worker, or executor inline"
+        f"{timed[0]} is a timing, which whoever shares a GPU with the worker would corrupt: give each worker a "
+        f"whole one (gpus_per_worker: 1, not {executor.pool.gpus_per_worker:g})"
+        if device.startswith("cuda")
+        else f"{timed[0]} is a timing, which workers that share the processor would corrupt: give each worker a GPU of "
+        "its own (device cuda, gpus_per_worker: 1), or use one worker, or executor inline"
     )
     return [loaded.source.problem(("search", "executor"), "shared-device", message)]

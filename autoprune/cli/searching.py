@@ -17,7 +17,10 @@ SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec's YAML 
 def search(
     spec: SpecPath,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the spec's search.trials.")] = None,
-    executor: Annotated[str | None, typer.Option(help="Instead of the spec's: auto, inline or ray.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Instead of the spec's: auto, inline, ray or ray-tune.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster: host:port, ray://host:port, or auto for the one here.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure what each layer can do without, and verify what follows; no more.")
     ] = False,
@@ -28,7 +31,7 @@ def search(
     from autoprune.cli.progress import LiveObserver
 
     with LiveObserver() as observer:
-        result = api.search(spec, observer=observer, trials=trials, executor=executor, quick=quick)
+        result = api.search(spec, observer=observer, trials=trials, executor=executor, address=address, quick=quick)
     if json:
         emit(result.front)
     else:

@@ -6,6 +6,7 @@ from collections import deque
 
 from autoprune.executors.build import EVALUATOR, build_evaluator
 from autoprune.executors.classify import attempt, free_device_memory
+from autoprune.executors.quiet import demand_quiet
 from autoprune.ports import EvalRequest, Evaluator, Failed, Outcome, WorkerSpec
 
 
@@ -33,6 +34,7 @@ class InlineExecutor:
         if not self._queue:
             return []
         if self._evaluator is None:
+            demand_quiet(self._spec)
             self._evaluator = build_evaluator(self._build, self._spec)
         outcome = attempt(self._evaluator, self._queue[0])
         self._queue.popleft()

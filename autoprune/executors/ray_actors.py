@@ -11,17 +11,12 @@ from typing import Any
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.executors.build import EVALUATOR
 from autoprune.executors.classify import failed
-from autoprune.executors.ray_cluster import connect, demand_room, import_ray
+from autoprune.executors.mailbox import NOTICE_SECONDS, STILLBORN
+from autoprune.executors.ray_cluster import Room, connect, import_ray
 from autoprune.executors.ray_worker import Worker
 from autoprune.ports import EvalRequest, Failed, Lost, Outcome, WorkerSpec
 
 log = logging.getLogger(__name__)
-
-STILLBORN = 2
-"""So many workers in a row may die while they load the model; then loading itself is at fault."""
-
-NOTICE_SECONDS = 60.0
-"""How often to say that workers have not started: Ray waits in silence while others hold the cluster."""
 
 
 @dataclass(eq=False)
@@ -50,22 +45,15 @@ class RayExecutor:
     def __init__(
         self,
         spec: WorkerSpec,
-        workers: int,
+        workers: int | None = 1,
         gpus_per_worker: float = 0,
         cpus_per_worker: float = 1,
         build: str = EVALUATOR,
         address: str | None = None,
         evaluation_timeout: float | None = None,
     ) -> None:
-        if workers < 1 or cpus_per_worker <= 0 or gpus_per_worker < 0:
-            raise BadInput("executor ray: workers is at least 1, cpus_per_worker above 0, gpus_per_worker at least 0")
-        if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
-            raise BadInput(
-                f"executor ray: gpus_per_worker is a part of one GPU or a whole number, not {gpus_per_worker}"
-            )
-        if spec.device.startswith("cuda") and gpus_per_worker == 0:
-            raise BadInput(f"executor ray: the model's device is '{spec.device}', so gpus_per_worker must be above 0")
-        self.capacity = workers
+        room = Room("ray", workers, gpus_per_worker, cpus_per_worker)
+        room.check(spec.device)
         self._timeout = evaluation_timeout
         self._start_arguments = (spec, build, float(gpus_per_worker))
         self._queue: deque[EvalRequest] = deque()
@@ -75,7 +63,7 @@ class RayExecutor:
         self._closed = False
         self._owns_ray = connect(address)
         try:
-            demand_room(workers, gpus_per_worker, cpus_per_worker)
+            self.capacity = room.find()
             options = {
                 "max_restarts": 0,
                 "max_task_retries": 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.executors.build import build_evaluator
 from autoprune.executors.classify import attempt
+from autoprune.executors.quiet import demand_quiet
 from autoprune.ports import EvalRequest, Evaluator, Failed, Measured, WorkerSpec
 
 
@@ -19,6 +20,7 @@ class Worker:
             import torch
 
             torch.cuda.set_per_process_memory_fraction(gpus)  # Ray only counts; it caps nothing
+        demand_quiet(spec)
         try:
             self._evaluator = build_evaluator(build, spec)
         except BadInput:

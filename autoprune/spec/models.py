@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from autoprune.document.numbers import exact
+from autoprune.document.problems import suggest
 from autoprune.errors import Mistake
 from autoprune.spec.durations import seconds
 from autoprune.spec.sizes import cache_size
@@ -61,34 +62,52 @@ class CalibrationSpec(Strict):
         return value
 
 
+EXECUTORS = ("auto", "inline", "ray", "ray-tune")
+
+
 class RaySpec(Strict):
     """Long-lived Ray actors, one model each."""
 
     workers: Whole = Field(1, ge=1)
     gpus_per_worker: Number = Field(0, ge=0)
     cpus_per_worker: Number = Field(1, gt=0)
-    address: str | None = Field(None, description="an existing cluster; default: start one on this machine")
+    address: str | None = Field(
+        None, description="a cluster to join: host:port, ray://host:port or auto; default: start one on this machine"
+    )
+
+
+class RayTuneSpec(RaySpec):
+    """The same workers, each evaluation a trial of Ray Tune."""
+
+    results: str | None = Field(None, description="where Tune's folder of the experiment is kept; default: nowhere")
 
 
 class ExecutorSpec(Strict):
     """Where trials run."""
 
-    kind: Literal["auto", "inline", "ray"] = "auto"
+    kind: Literal["auto", "inline", "ray", "ray-tune"] = "auto"
     ray: RaySpec = RaySpec()
+    ray_tune: RayTuneSpec = Field(default_factory=RayTuneSpec, alias="ray-tune")
+
+    @property
+    def pool(self) -> RaySpec:
+        """The workers asked for, also where another kind than the spec's is to run them."""
+        return self.ray_tune if self.kind == "ray-tune" else self.ray
 
 
 def _executor(value: Any) -> Any:
     if isinstance(value, str):
-        if value not in ("auto", "inline", "ray"):
+        if value not in EXECUTORS:
+            allowed = f"{', '.join(EXECUTORS)}, or {{ray: {{workers: …}}}}"
             raise Mistake(
-                "not-a-choice", f"'{value}' is not an executor; allowed: auto, inline, ray, or {{ray: {{workers: …}}}}"
+                "not-a-choice", f"'{value}' is not an executor; allowed: {allowed}{suggest(value, EXECUTORS)}"
             )
         return {"kind": value}
-    if isinstance(value, Mapping) and set(value) == {"ray"}:
-        return {"kind": "ray", "ray": value["ray"]}
+    if isinstance(value, Mapping) and len(value) == 1 and (kind := next(iter(value))) in ("ray", "ray-tune"):
+        return {"kind": kind, kind: value[kind]}
     if isinstance(value, ExecutorSpec):
         return value
-    raise Mistake("not-a-choice", "an executor is auto, inline, ray, or {ray: {workers: …, gpus_per_worker: …}}")
+    raise Mistake("not-a-choice", "an executor is auto, inline, ray, ray-tune, or {ray: {workers: …, …}}")
 
 
 class StrategySpec(Strict):

@@ -32,7 +32,7 @@ search:
   strategy: auto                          # autoprune strategies lists them
   trials: 64                              # completed distinct evaluations; raise it to continue a study
   time: 3h                                # wall-clock limit
-  executor: auto                          # auto | inline | ray | {ray: {workers: 4, gpus_per_worker: 1}}
+  executor: auto                          # auto | inline | ray | ray-tune | {ray: {workers: 4, gpus_per_worker: 1}}
   seed: 0
 
 certify: {confidence: 0.95}

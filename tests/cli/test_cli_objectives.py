@@ -105,7 +105,9 @@ def test_answer_tokens_need_answers_and_text_tokens_do_not(place: Place) -> None
     ("executor", "says"),
     [
         ("{ray: {workers: 2}}", "workers that share the processor would corrupt"),
+        ("{ray-tune: {workers: 2}}", "workers that share the processor would corrupt"),
         ("{ray: {workers: 1}}", ""),
+        ("{ray-tune: {workers: 1}}", ""),
         ("auto", ""),
     ],
 )
@@ -119,14 +121,16 @@ def test_workers_that_share_a_device_take_no_timings(place: Place, executor: str
     assert cli("validate", place.spec("accuracy_flops", "answered", "{ray: {workers: 2}}"), "--json").code == 0
 
 
-@pytest.mark.parametrize(("share", "code"), [(0.5, 2), (1, 0)])
-def test_half_a_gpu_takes_no_timings(place: Place, share: float, code: int) -> None:
-    spec = Path(place.spec("accuracy_latency", "answered", f"{{ray: {{workers: 2, gpus_per_worker: {share}}}}}"))
+@pytest.mark.parametrize(("share", "workers", "code"), [(0.5, 2, 2), (0.5, 1, 2), (1, 2, 0)])
+def test_half_a_gpu_takes_no_timings(place: Place, share: float, workers: int, code: int) -> None:
+    executor = f"{{ray: {{workers: {workers}, gpus_per_worker: {share}}}}}"
+    spec = Path(place.spec("accuracy_latency", "answered", executor))
     spec.write_text(spec.read_text().replace("{path: model}", "{path: model, device: cuda}"))
     done = cli("validate", str(spec), "--json")
     assert done.code == code, done.out
     if code:
-        assert "workers that share a GPU would corrupt" in done.json["errors"][0]["message"]
+        assert "whoever shares a GPU with the worker would corrupt" in done.json["errors"][0]["message"]
+        assert done.json["errors"][0]["path"] == "search.executor"
 
 
 def test_the_page_is_what_the_tool_prints() -> None:

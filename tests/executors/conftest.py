@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from executors_fakes import worker_spec
+from executors_support import KINDS, ON_RAY, Make, create
 
-from autoprune.executors import InlineExecutor, RayExecutor
 from autoprune.ports import Executor
-
-Make = Callable[..., Executor]
 
 
 @pytest.fixture(scope="session")
@@ -34,26 +32,25 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def create(kind: str, folder: Path, how: str = "build", workers: int = 1) -> Executor:
-    """An executor on the obedient evaluator with its notes in `folder`."""
-    spec, path = worker_spec(folder), f"executors_fakes:{how}"
-    if kind == "inline":
-        return InlineExecutor(spec, path)
-    return RayExecutor(spec, workers, cpus_per_worker=0.05, build=path)  # the shared workers take room too
-
-
-KINDS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
-
-
 @pytest.fixture(params=KINDS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """A factory of fresh executors; closes what it made."""
-    if request.param == "ray":
+    yield from factory(request, tmp_path)
+
+
+@pytest.fixture(params=ON_RAY)
+def make_on_ray(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """The same, of those that have processes to lose."""
+    yield from factory(request, tmp_path)
+
+
+def factory(request: pytest.FixtureRequest, folder: Path) -> Iterator[Make]:
+    if request.param != "inline":
         request.getfixturevalue("cluster")
     made: list[Executor] = []
 
-    def build(how: str = "build", workers: int = 1) -> Executor:
-        made.append(create(request.param, tmp_path, how, workers))
+    def build(how: str = "build", workers: int = 1, **options: Any) -> Executor:
+        made.append(create(request.param, folder, how, workers, **options))
         return made[-1]
 
     yield build
@@ -64,7 +61,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 @pytest.fixture(scope="session", params=KINDS)
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     """One executor (two workers on Ray) for the tests that leave it as they found it: workers start slowly."""
-    if request.param == "ray":
+    if request.param != "inline":
         request.getfixturevalue("cluster")
     executor = create(request.param, tmp_path_factory.mktemp("shared"), workers=2)
     yield executor

@@ -24,7 +24,8 @@ class Awkward(Exception):
 
 def worker_spec(folder: Path, **changes: object) -> WorkerSpec:
     source = CalibrationSource(records="", images=None, search=1, holdout=1, stratify_by=None, seed=0)
-    return WorkerSpec(model_path=str(folder), calibration=source, measures=(), **changes)  # type: ignore[arg-type]
+    given = {"calibration": source, "measures": (), **changes}
+    return WorkerSpec(model_path=str(folder), **given)  # type: ignore[arg-type]
 
 
 def ask(policy: str | None, tag: str = "") -> EvalRequest:

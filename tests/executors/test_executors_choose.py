@@ -12,7 +12,9 @@ from executors_fakes import worker_spec
 from autoprune.errors import BadInput
 from autoprune.executors import InlineExecutor, RayExecutor, choose, make_executor
 from autoprune.executors.build import build_evaluator
-from autoprune.executors.ray_cluster import _fits
+from autoprune.executors.ray_cluster import fits
+
+NAMES = ("workers", "gpus", "cpus", "build", "address", "timeout")
 
 
 def test_auto_is_inline_where_one_worker_uses_the_whole_machine(tmp_path: Path) -> None:
@@ -30,12 +32,12 @@ def test_auto_takes_as_many_ray_workers_as_fit(tmp_path: Path, monkeypatch: pyte
     asked: dict[str, object] = {}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(os, "cpu_count", lambda: 9)
-    monkeypatch.setattr(choose, "RayExecutor", lambda spec, workers, **rest: asked.update(rest, workers=workers))
+    monkeypatch.setattr(choose, "RayExecutor", lambda spec, *rest: asked.update(zip(NAMES, rest, strict=True)))
     make_executor("auto", worker_spec(tmp_path, threads=2), workers=50, evaluation_timeout=3.0)
-    assert asked["workers"] == 4
-    assert asked["cpus_per_worker"] == 2
-    assert asked["gpus_per_worker"] == 0
-    assert asked["evaluation_timeout"] == 3.0
+    assert (asked["workers"], asked["cpus"], asked["gpus"]) == (4, 2, 0)
+    assert (asked["timeout"], asked["address"]) == (3.0, None)
+    make_executor("auto", worker_spec(tmp_path), address="head:6379")
+    assert (asked["workers"], asked["address"]) == (None, "head:6379"), "as many as fit into that cluster"
 
 
 def test_a_cuda_model_without_gpus_per_worker_is_refused(tmp_path: Path) -> None:
@@ -45,10 +47,10 @@ def test_a_cuda_model_without_gpus_per_worker_is_refused(tmp_path: Path) -> None
 
 def test_a_worker_has_to_fit_on_one_node() -> None:
     node = {"CPU": 8.0, "GPU": 1.0}
-    assert _fits(node, 0, 1) == 8
-    assert _fits(node, 1, 1) == 1
-    assert _fits(node, 2, 1) == 0
-    assert _fits(node, 0.1, 0.5) == 10
+    assert fits(node, 0, 1) == 8
+    assert fits(node, 1, 1) == 1
+    assert fits(node, 2, 1) == 0
+    assert fits(node, 0.1, 0.5) == 10
 
 
 def test_a_builder_is_named_module_and_function(tmp_path: Path) -> None:
@@ -60,3 +62,8 @@ def test_importing_executors_brings_neither_ray_nor_torch() -> None:
     code = "import sys, autoprune.executors; print(sorted({'ray', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_tune_does_not_run_through_a_ray_client(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="host:port"):
+        make_executor("ray-tune", worker_spec(tmp_path), address="ray://head:10001")

@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
-from executors_fakes import worker_spec
+from executors_fakes import ask, worker_spec
 
 from autoprune.errors import BadInput
-from autoprune.executors import RayExecutor
-from autoprune.executors.ray_cluster import _fits
+from autoprune.executors import RayExecutor, inline, quiet, ray_worker
+from autoprune.executors.quiet import demand_quiet
+from autoprune.executors.ray_cluster import fits
 from autoprune.executors.ray_worker import Worker
+from autoprune.ports import MeasureRequest
 
 TWO_GPUS = """
 import logging, os, sys
@@ -81,7 +84,7 @@ def test_half_a_gpu_each_places_four_workers_on_two_gpus_and_no_fifth(tmp_path: 
     ],
 )
 def test_what_one_node_holds(have: dict[str, float], gpus: float, cpus: float, fit: int) -> None:
-    assert _fits(have, gpus, cpus) == fit
+    assert fits(have, gpus, cpus) == fit
 
 
 def test_a_part_of_a_gpu_is_a_part_of_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +107,76 @@ def test_more_than_one_gpu_is_a_whole_number_of_them(tmp_path: Path) -> None:
 def test_a_model_on_cuda_needs_a_share_of_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="gpus_per_worker must be above 0"):
         RayExecutor(worker_spec(tmp_path, device="cuda"), 2, build="executors_fakes:build")
+
+
+def test_ray_chooses_the_gpu(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="write device 'cuda', not 'cuda:1'"):
+        RayExecutor(worker_spec(tmp_path, device="cuda:1"), 1, gpus_per_worker=1, build="executors_fakes:build")
+
+
+class Gpu:
+    """What torch tells of one GPU of 80 GiB, of which this process reserves 20."""
+
+    def __init__(self, used: float, listed: str = "pynvml module not found, please install pynvml") -> None:
+        self.used, self.listed, self.asked = used, listed, 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "mem_get_info", self.mem_get_info)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * 2**30)
+        monkeypatch.setattr(torch.cuda, "list_gpu_processes", lambda device: self.listed)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+
+    def mem_get_info(self, device: str) -> tuple[int, int]:
+        self.asked += 1
+        return int((80 - self.used) * 2**30), 80 * 2**30
+
+
+TIMED = (MeasureRequest("prefill_latency"),)
+TWO = "GPU:0\nprocess       4711 uses     1000.000 MB GPU memory\nprocess         12 uses       10.000 MB GPU memory"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        (Gpu(20.6), ""),
+        (Gpu(24.0), "others hold 4.0 GiB on Some GPU"),
+        (Gpu(20.6, TWO), "1 other processes run on Some GPU"),
+        (Gpu(20.6, TWO.rpartition("\n")[0]), ""),
+    ],
+)
+def test_a_timing_needs_a_quiet_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu, says: str) -> None:
+    gpu.install(monkeypatch)
+    spec = worker_spec(tmp_path, device="cuda", measures=TIMED)
+    if says:
+        with pytest.raises(BadInput, match=f"prefill_latency is a timing and needs a quiet GPU, but on .* {says}"):
+            demand_quiet(spec, patience=0)
+    else:
+        demand_quiet(spec, patience=0)
+    gpu.asked = 0
+    demand_quiet(worker_spec(tmp_path, device="cuda"), patience=0)
+    demand_quiet(worker_spec(tmp_path, measures=TIMED), patience=0)
+    assert gpu.asked == 0, "only a timing on a GPU asks for that"
+
+
+def test_memory_of_a_stopped_worker_gets_time_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(60.0)
+    gpu.install(monkeypatch)
+    monkeypatch.setattr(quiet.time, "sleep", lambda seconds: setattr(gpu, "used", gpu.used - 20))
+    demand_quiet(worker_spec(tmp_path, device="cuda", measures=TIMED))
+    assert gpu.asked == 3
+
+
+@pytest.mark.parametrize("how", ["inline", "ray"])
+def test_workers_look_before_they_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    Gpu(60.0).install(monkeypatch)
+    monkeypatch.setattr(quiet, "demand_quiet", partial(demand_quiet, patience=0))
+    for module in (inline, ray_worker):
+        monkeypatch.setattr(module, "demand_quiet", quiet.demand_quiet)
+    spec, build = worker_spec(tmp_path, device="cuda", measures=TIMED), "executors_fakes:build"
+    executor = inline.InlineExecutor(spec, build)
+    executor.submit(ask("a"))
+    with pytest.raises(BadInput, match="needs a quiet GPU"):
+        executor.wait() if how == "inline" else Worker().start(spec, build, 1.0)
+    assert not list(tmp_path.glob("built-*"))
