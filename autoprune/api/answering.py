@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api.policies import load_policy
-from autoprune.api.state import check_device, check_figure
-from autoprune.api.study import weights_folder
+from autoprune.api.speaking import picture, speaker
+from autoprune.api.state import check_figure
 from autoprune.errors import BadInput
 
 
@@ -31,56 +31,28 @@ def answer(
     """
     if not prompt.strip():
         raise BadInput("the prompt is empty: ask something about the image", code="empty-value")
-    check_device(device)
     check_figure(figure)
     loaded = load_policy(policy, tracking_uri=tracking_uri)
-    made_for = loaded.metadata.get("model", {})
-    name = model or made_for.get("path")
-    if not name:
-        raise BadInput(f"{policy} was made for no particular model: name one with --model", code="needs-model")
-    if model is None and not Path(name).is_dir() and made_for.get("name"):
-        name = str(made_for["name"])
-    pictures = [_image(path) for path in images]
+    pictures = [picture(path) for path in images]
+    ready = speaker(loaded, model, device, "--model")
 
     import torch
 
-    from autoprune.measures.loading import load_model
-
-    folder = weights_folder(str(name), made_for.get("revision") if model is None else None)
-    measured = loaded.metadata.get("environment", {})
-    attention = measured.get("attn_implementation", "sdpa")
-    network, processor = load_model(folder, measured.get("dtype", "float32"), device, attention)
-    content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": prompt}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    start = processor.tokenizer.bos_token
-    special = not (start and text.startswith(start))
-    nested = [pictures]  # by prompt, as a chat's are: OneVision cuts an image only where it is its prompt's only one
-    inputs = processor(images=nested, text=[text], add_special_tokens=special, return_tensors="pt").to(device)
-    with loaded.attach(network, parity=parity) as session, torch.inference_mode():
-        made = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    inputs = ready.inputs(pictures, prompt)
+    with loaded.attach(ready.network, parity=parity) as session, torch.inference_mode():
+        made = ready.network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         run = session.run
         if figure is not None:
             _draw(session, pictures[0], figure)
         lengths = [int(layer[0]) for layer in run.lengths]
         tokens = int(run.n[0])
     return {
-        "answer": processor.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True),
+        "answer": ready.text(inputs, made),
         "policy": policy,
         "tokens": tokens,
         "tokens_per_layer": lengths,
         "budget": sum(lengths) / (len(lengths) * tokens),
     }
-
-
-def _image(path: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        reason = getattr(error, "strerror", None) or "it holds no image of a known format"
-        raise BadInput(f"{path} cannot be read as an image: {reason}", code="unreadable-image") from error
 
 
 def _draw(session: Any, picture: Any, figure: Path) -> None:

@@ -20,6 +20,7 @@ RUN_NAME_TAG = "mlflow.runName"
 
 HYPERVOLUME = "hypervolume"
 FLAVOR = "autoprune_policy"
+PYFUNC_LOADER = "autoprune.serving.pyfunc"
 
 # Why a version was made.
 SEARCH, RECERTIFIED, RETUNED = "search", "recertified", "retuned"

@@ -19,6 +19,7 @@ from autoprune.errors import BadInput
 from autoprune.pruning.saved import digest_of, read_folder
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names
+from autoprune.registry.flavor import write_mlmodel
 from autoprune.registry.page import page, tags_of
 from autoprune.registry.reference import ModelReference, RunReference, parse
 
@@ -204,15 +205,11 @@ def _get(client: Any, name: str) -> Any:
 
 def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:
     """Put the folder and its `MLmodel` among the run's artifacts; returns where."""
-    from mlflow.models import Model
-
     place = f"policies/{digest[:16]}"
     with tempfile.TemporaryDirectory(prefix="autoprune-register-") as scratch:
         copy = Path(scratch) / "policy"
         shutil.copytree(folder, copy)
-        model = Model(run_id=run_id, artifact_path=place)
-        model.add_flavor(names.FLAVOR, loader_module="autoprune.registry.load", schema="autoprune/policy/1")
-        model.save(str(copy / "MLmodel"))
+        write_mlmodel(copy, run_id, place)
         client.log_artifacts(run_id, str(copy), place)
     return f"{client.get_run(run_id).info.artifact_uri}/{place}"
 

@@ -40,7 +40,7 @@ def test_registers_plain_files_under_the_candidate_alias(uri, run_id, saved_poli
     assert (folder / "policy.yaml").read_text() == (saved_policy / "policy.yaml").read_text()
     from mlflow.models import Model
 
-    assert list(Model.load(str(folder / "MLmodel")).flavors) == [names.FLAVOR]
+    assert list(Model.load(str(folder / "MLmodel")).flavors) == [names.FLAVOR, "python_function"]
     assert {p.name for p in saved_policy.iterdir()} == {"policy.yaml", "metadata.json", "front.json"}, (
         "the source is not touched"
     )
