@@ -31,11 +31,11 @@ Counts = tuple[int, ...]
 
 
 def refine(
-    schedule: Schedule, form: Form, tokens: int | None, table: Table | None = None, seed: int = 0, width: int = 8
+    schedule: Schedule, form: Form, tokens: int | None, table: Table | None = None, seed: int = 0
 ) -> list[Schedule]:
-    """At most `width` other schedules of at most the same budget that drop tokens only where the form may: up to a
-    third of them smoothed, the others with something moved from one layer to another; the most promising first by the
-    table, drawn by `seed` without one. `tokens` is N where records share it."""
+    """Other schedules of at most the same budget that drop tokens only where the form may, each once, the most
+    promising first: in turn one that is smoothed and two with something moved from one layer to another, the latter by
+    the table, drawn by `seed` without one. `tokens` is N where records share it."""
     blocks = Blocks.of(schedule, form, tokens)
     counts = blocks.counts(schedule)
     smooth = list(dict.fromkeys(made for part in REACHES if (made := blocks.smoothed(counts, part)) != counts))
@@ -43,9 +43,14 @@ def refine(
     random.Random(seed).shuffle(transfers)
     if table is not None:
         transfers = _promising(transfers, blocks.damages(table))
-    share = max(1, width // 3)
-    chosen = dict.fromkeys([*smooth[:share], *(made for _, made in transfers), *smooth[share:]])
-    return [blocks.schedule(made) for made in chosen][:width]
+    return [blocks.schedule(made) for made in dict.fromkeys(_in_turn(smooth, [made for _, made in transfers]))]
+
+
+def _in_turn(smooth: Sequence[Counts], transfers: Sequence[Counts]) -> Iterator[Counts]:
+    """One of the first, two of the second, and so on; when one list ends, the rest of the other."""
+    for place in range(max(len(smooth), -(-len(transfers) // 2))):
+        yield from smooth[place : place + 1]
+        yield from transfers[2 * place : 2 * place + 2]
 
 
 def _promising(transfers: Sequence[tuple[int, Counts]], foreseen: Array) -> list[tuple[int, Counts]]:

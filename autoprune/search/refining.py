@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import BadInput
+from autoprune.policy.budget import Infeasible
 from autoprune.search import pareto
 from autoprune.search.refine import refine
 from autoprune.search.schedule import Form, schedule_of
@@ -19,39 +23,46 @@ if TYPE_CHECKING:
 
 PHASE = "refine"
 ROUND = 4  # schedules around one member before another has its turn; as many as there are workers, if those are more
+FUTILE = 60  # schedules in a row that could not be measured, before it is given up
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A feasible policy, and where it lies (minimised)."""
+    """A measured policy, and where it lies (minimised); only feasible ones are refined."""
 
     document: Mapping[str, Any]
     canonical: str
     digest: str
     point: Point
+    feasible: bool = True
 
 
 @dataclass
 class Refining:
-    """One refinement. `start`: the feasible points known before it; `tables`: of the layers' damages, if there are
-    any."""
+    """One refinement. `start`: the points known before it, none of which is asked for again; `table`: of the layers'
+    damages, if there is one."""
 
     task: Task
     start: Sequence[Spot]
     table: Table | None = None
-    done: dict[str, int] = field(default_factory=dict)
+    turns: Counter[str] = field(default_factory=Counter)
+    left: dict[str, Iterator[Probe]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
 
     def run(self, trials: float) -> Generator[Step, Sequence[Answer], None]:
-        """Measure at most so many schedules near the front's members, those that dominate most alone first. Ends early
-        when no member has a neighbour that is not known."""
-        spots = {spot.digest: spot for spot in self.start}
-        left = int(trials)
-        while left > 0:
+        """Measure at most so many schedules near the front's members, those that dominate most alone first. What turns
+        out to be no policy, or to cost too much, does not count. Ends early when no member has another neighbour."""
+        spots = {spot.digest: spot for spot in self.start if spot.feasible}
+        self.known |= {spot.digest for spot in self.start}
+        left, futile = int(trials), 0
+        while left > 0 and futile < FUTILE:
             probes = self._around(list(spots.values()), min(left, max(ROUND, self.task.width)))
             if not probes:
                 return
-            left -= len(probes)
-            for answer in (yield Probes(PHASE, probes)):
+            answers = yield Probes(PHASE, probes)
+            measured = sum(answer.measured for answer in answers)
+            left, futile = left - measured, 0 if measured else futile + len(answers)
+            for answer in answers:
                 if (spot := self._spot(answer)) is not None:
                     spots.setdefault(spot.digest, spot)
 
@@ -65,24 +76,35 @@ class Refining:
         """New schedules near the member that has had the fewest turns, of those the one with most volume to itself."""
         members = [spots[i] for i in pareto.non_dominated([spot.point for spot in spots])]
         alone = _alone([spot.point for spot in members])
-        turns = sorted(range(len(members)), key=lambda i: (self.done.get(members[i].digest, 0), -alone[i], i))
+        turns = sorted(range(len(members)), key=lambda i: (self.turns[members[i].digest], -alone[i], i))
         for i in turns:
-            made = self._near(members[i], count)
-            if made:
+            self.turns[members[i].digest] += 1
+            if made := list(islice(self._near(members[i]), count)):
                 return made
         return []
 
-    def _near(self, spot: Spot, count: int) -> list[Probe]:
-        """The next `count` neighbours of a member that have not been asked for; none where its layers are not free."""
-        proposals, before = self.task.proposals, self.done.get(spot.digest, 0)
-        self.done[spot.digest] = before + count
+    def _near(self, spot: Spot) -> Iterator[Probe]:
+        """The neighbours of a member that are left, the most promising first; each is taken once."""
+        if spot.digest not in self.left:
+            self.left[spot.digest] = self._neighbours(spot)
+        return self.left[spot.digest]
+
+    def _neighbours(self, spot: Spot) -> Iterator[Probe]:
+        """Policies that are not known yet; none where the member's layers are not free."""
+        proposals = self.task.proposals
         try:
             form = Form.of(spot.document, proposals.depth, proposals.sites, proposals.tokens)
             schedule = schedule_of(spot.canonical, proposals.tokens)
-            near = refine(schedule, form, proposals.tokens, self.table, self.task.seed, before + count)
-            return [Probe(document=form.document(made)) for made in near[before:]]
+            near = refine(schedule, form, proposals.tokens, self.table, self.task.seed)
         except (BadInput, ValueError):
-            return []
+            return
+        for made in near:
+            document = form.document(made)
+            with suppress(BadInput, Infeasible):
+                digest = proposals.free(document).digest
+                if digest not in self.known:
+                    self.known.add(digest)
+                    yield Probe(document=document)
 
 
 def _alone(points: Sequence[Point]) -> list[float]:
@@ -93,9 +115,15 @@ def _alone(points: Sequence[Point]) -> list[float]:
 
 
 def known_spots(task: Task, *phases: str) -> list[Spot]:
-    """The feasible points of these phases."""
+    """The points of these phases that were measured in full."""
     return [
-        Spot(record.policy, record.canonical, record.digest, pareto.signed(record.values, task.objectives))
+        Spot(
+            record.policy,
+            record.canonical,
+            record.digest,
+            pareto.signed(record.values, task.objectives),
+            pareto.feasible(record),
+        )
         for record in task.known(*phases)
-        if record.policy is not None and record.canonical is not None and pareto.feasible(record)
+        if record.policy is not None and record.canonical is not None and record.state == "complete"
     ]

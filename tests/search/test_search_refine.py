@@ -35,7 +35,7 @@ def test_every_move_is_another_policy_of_at_most_the_same_budget(shape, number):
     depth, tokens = shape
     known, form = proposals("p_sigmoid", depth, tokens), form_of("p_sigmoid", depth, tokens)
     start = schedules(depth)[number].on(tokens)
-    made = refine(start, form, tokens, width=12)
+    made = refine(start, form, tokens)[:12]
     assert 8 < len(made) == len(set(made)) <= 12
     assert start not in made
     for schedule in made:
@@ -66,18 +66,18 @@ def test_a_table_says_which_moves_to_try():
     keeps = (Fraction(1), Fraction(1, 2), Fraction(1, 8), Fraction(1, 576))
     dear = [[0, 9, 20, 60] if layer == 8 else [0, 1, 3, 9] for layer in form.layers]
     table = Table.of(form.layers, keeps, np.array(dear, dtype=float))
-    guided = refine(start, form, 576, table, width=6)
+    guided = refine(start, form, 576, table)[:6]
     damages = [table.of_schedule(schedule) for schedule in guided]
     assert min(damages) < 0.2 * table.of_schedule(start)
     assert min(guided, key=table.of_schedule).at(8) > start.at(8)
-    blind = [table.of_schedule(schedule) for schedule in refine(start, form, 576, width=6)]
+    blind = [table.of_schedule(schedule) for schedule in refine(start, form, 576)[:6]]
     assert sum(damages) < sum(blind)
 
 
 def test_only_admitted_layers_are_cut():
     form = form_of("g_search", 32, 576)
     start = Schedule.of(32, {8: Fraction(1, 2), 16: Fraction(1, 4)})
-    for schedule in refine(start, form, 576, width=20):
+    for schedule in refine(start, form, 576)[:20]:
         assert {layer for layer, _ in schedule.steps} <= set(form.layers)
         assert schedule.budget(576) <= start.budget(576)
 
