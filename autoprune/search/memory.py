@@ -72,6 +72,7 @@ class SamplerMemory:
         self._distributions = self._dimensions.distributions()
         self._trials_planned = plan.trials // len(plan.arms)
         self._startup = sampler.startup_trials(self._trials_planned)
+        self._evolution = sampler.evolution(len(plan.objectives), self._trials_planned)
         self._constraints = tuple(dict.fromkeys(c.text for c in plan.constraints))
         self._objectives = tuple(o.label for o in plan.objectives)
         self.study: Study = optuna.create_study(
@@ -90,12 +91,14 @@ class SamplerMemory:
     # ------------------------------------------------------------------------------------------------------- opening
     def _replay(self, records: Sequence[TrialRecord]) -> None:
         """Teach an empty memory what the log knows (the sampler's database was in memory, or is gone)."""
+        complete = 0
         for record in records:
             stored = self._dimensions.to_optuna(record.params) if record.sampler_number is not None else None
             if stored is not None:
-                self._add(record, stored)
+                self._add(record, stored, complete // sampler.population(self._trials_planned))
+                complete += record.state == "complete"
 
-    def _add(self, record: TrialRecord, stored: dict[str, Any]) -> None:
+    def _add(self, record: TrialRecord, stored: dict[str, Any], generation: int) -> None:
         from optuna.trial import TrialState, create_trial
 
         pruned = TrialState.PRUNED
@@ -114,6 +117,7 @@ class SamplerMemory:
                 params=stored,
                 distributions=self._distributions,
                 user_attrs=attrs,
+                system_attrs={sampler.generation_key(self._evolution): generation},
                 constraints=None if failed else self._all_constraints(record.constraints),
             )
         )
@@ -201,13 +205,15 @@ class SamplerMemory:
     def ask(self, kind: SamplerKind, fruitless: int = 0) -> Asked:
         """The next proposal. After several in a row that needed no evaluation, a random one: samplers that do not learn
         from such points would repeat them for ever."""
-        proposals = self._proposals
+        proposals, wanted = self._proposals, kind
         if self.has_waiting() or fruitless >= RANDOM_AFTER:
             kind = "random"  # where one waits, its values are given
         planned = self._trials_planned
         name = sampler.choose(kind, len(self._distributions), planned, len(self._objectives))
         self.study.sampler = sampler.build(name, self._seed, proposals, self._startup, sampler.population(planned))
         trial = self.study.ask(self._distributions)
+        if self._waiting or wanted == "evolutionary":
+            self._join(trial.number)
         if self._waiting:
             self._waiting -= 1
         else:
@@ -223,6 +229,11 @@ class SamplerMemory:
             given.get("climbs", False),
             self.arm,
         )
+
+    def _join(self, number: int) -> None:
+        """Give a proposal its place in the generations of an evolutionary search, whoever made it: that reads nothing
+        else, so warm starts and random points would never be anybody's parents."""
+        self._evolution.get_trial_generation(self.study, self._trials()[number])
 
     @staticmethod
     def _is_abandoned(trial: FrozenTrial) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import BaseGASampler, BaseSampler
 
     from autoprune.policy.parameters import Parameter
     from autoprune.search.strategy import SamplerKind
@@ -58,10 +58,26 @@ def build(name: SamplerName, seed: str, index: int, startup: int, size: int = 50
             return samplers.TPESampler(
                 seed=own, multivariate=True, n_startup_trials=startup, warn_independent_sampling=False
             )
-        if name in ("nsga2", "nsga3"):
-            made = samplers.NSGAIISampler if name == "nsga2" else samplers.NSGAIIISampler
-            return made(seed=own, population_size=size)
+        if name == "nsga2":
+            return samplers.NSGAIISampler(seed=own, population_size=size)
+        if name == "nsga3":
+            return samplers.NSGAIIISampler(seed=own, population_size=size)
         return samplers.RandomSampler(seed=own)
+
+
+def evolution(objectives: int, trials: int) -> BaseGASampler:
+    """The evolutionary sampler, to say which generation a point is in that it did not propose itself."""
+    from optuna import samplers
+
+    made = samplers.NSGAIISampler if objectives <= 2 else samplers.NSGAIIISampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the latter is still called experimental
+        return made(seed=0, population_size=population(trials))
+
+
+def generation_key(evolution: BaseGASampler) -> str:
+    """Where Optuna 5 keeps a trial's generation, in its system attributes."""
+    return f"{type(evolution).__name__}:generation"
 
 
 class Dimensions:
