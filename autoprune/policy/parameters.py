@@ -45,6 +45,16 @@ class Parameter:
             low, high, value = math.log(low), math.log(high), math.log(value)
         return (value - low) / (high - low) if high > low else 0.0
 
+    def at(self, place: float) -> float | int:
+        """The number at a place from 0 to 1 of the range; whole numbers share it equally. Raises ValueError for a
+        choice."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"{self.name} is no number")
+        low, high = float(self.low), float(self.high)
+        if self.kind == "int":
+            return min(int(high), int(low + place * (high - low + 1)))
+        return low * (high / low) ** place if self.log else low + place * (high - low)
+
     @property
     def middle(self) -> float | int:
         """A number in the middle of the range, a whole one where only those are allowed. Raises ValueError for a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.search.schedule import Form
@@ -43,4 +44,5 @@ def gentle(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
 def form(task: Task, values: Mapping[str, Any]) -> Form:
     """How the policy at these values chooses its tokens, wherever the space allows stages."""
     proposals = task.proposals
-    return Form.of(proposals.filled(values), proposals.depth, proposals.sites, proposals.tokens)
+    made = Form.of(proposals.filled(values), proposals.depth, proposals.sites, proposals.tokens)
+    return replace(made, values=dict(values))

@@ -131,7 +131,8 @@ def climbed(task: Task, options: LadderOptions, trials: float = math.inf) -> Ste
     chosen = form(task, gentle(task, anchor(task)))
     ladder = yield from Ladder.begin(task, chosen, options)
     rung = Rung(0.0, chosen.start)
-    each = len(ladder.places) * (options.resolution.bit_length() - 1) * options.limit + 1
+    step = records(task, options) / task.records
+    each = len(ladder.places) * (options.resolution.bit_length() - 1) * step + 1
     for number, tolerance in enumerate(ladder.tolerances, 1):
         if number * each > trials:
             return

@@ -11,7 +11,7 @@ stand there, they stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,7 @@ class Form:
     front: tuple[AnyStage, ...]
     start: Schedule
     templates: tuple[tuple[int, AnyStage], ...]
+    values: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, document: Mapping[str, Any], depth: int, layers: Iterable[int] = (), tokens: int | None = None) -> Form:

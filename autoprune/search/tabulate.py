@@ -25,7 +25,7 @@ PHASE = "table"
 PREFERRED = ("information_flow", "logit_kl", "answer_nll", "loyalty")  # smooth ones first: few records tell
 ENOUGH = 20  # entries that a table should have before a second form gets one
 COLUMNS = 8  # keeps of a layer at most; the solver's others lie between
-FEWEST, MOST = 16, 128  # records of an entry, a quarter of all where that lies between
+FEWEST, PART, MOST = 16, 8, 128  # records of an entry: an eighth of all where that lies between
 
 Measuring = Generator[Step, Sequence[Answer], "list[Tabled]"]
 
@@ -41,7 +41,7 @@ class Tabled:
 def records_per_entry(task: Task) -> int:
     """How many records an entry is measured on; no matter how many trials there are, so that more of them extend a
     table."""
-    return min(task.records, max(FEWEST, min(MOST, task.records // 4)))
+    return min(task.records, max(FEWEST, min(MOST, task.records // PART)))
 
 
 def yardstick(task: Task, measure: str | None, limit: int) -> Damage:

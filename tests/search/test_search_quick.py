@@ -22,7 +22,7 @@ def test_it_says_what_it_did_and_what_was_left():
     did, left = remarks(asked, StrategySpec(name="auto"), log.trials())
     entries = [r for r in log.settled if r.phase == "table"]
     spent = sum(r.share for r in log.settled if r.origin != "baseline" and not r.cached)
-    assert did.startswith(f"quick: a table of {len(entries)} entries on 60 records each")
+    assert did.startswith(f"quick: a table of {len(entries)} entries on 30 records each")
     assert f"{spent:.1f} of 20 trials" in did
     assert f"auto) has the other {20 - spent:.1f} trials for the 4 parameters of the space: budget, low, high" in left
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from autoprune.errors import BadInput
 from autoprune.search.damage import qualities
+from autoprune.search.foreseen import drawn, foreseen
 from autoprune.search.forms import forms, reach
 from autoprune.search.ladder import LadderOptions, climbed
 from autoprune.search.refining import Refining, known_spots
@@ -18,10 +20,18 @@ from autoprune.search.table import Table
 from autoprune.search.tabulate import PREFERRED, tabulate
 from autoprune.search.verifying import verify
 
-PREPARED = 5  # evaluations that tell something of the layers; where the part for it is less, it goes to sampling
+PREPARED = 7.5  # evaluations for a table and its points, a third and two thirds; more only in long searches
+MOST = 0.7  # … but no larger part of what the references leave
+CLIMBED = 5  # evaluations that pay for a rung of a ladder; where its part is less, it goes to sampling
 REFINED = 24  # trials beside the references, before some are kept for refining
 CRITERIA = 4
-EARLIER = ("references", "verify", "ladder", "bayesian")
+EARLIER = (
+    "references",
+    "foreseen",
+    "verify",
+    "ladder",
+    "bayesian",
+)  # what refining knows; never its own phase or later
 
 
 class AutoOptions(Options):
@@ -45,15 +55,24 @@ class Split:
     def of(cls, task: Task, options: AutoOptions) -> Split:
         left, by = task.trials - task.references, _preparation(task)
         refine = int(options.refine * left) if left >= REFINED and by != "nothing" else 0
-        prepare = options.prepare * left if options.prepare * left >= PREPARED and by != "nothing" else 0.0
-        return cls(by, prepare, left - refine - int(prepare), refine)
+        prepare = options.prepare * left
+        if by == "table" and options.prepare:
+            prepare = max(prepare, min(PREPARED, MOST * left))
+        elif by == "nothing" or prepare < CLIMBED:
+            prepare = 0.0
+        return cls(by, prepare, left - refine - math.ceil(prepare), refine)
 
 
 @strategy("auto", AutoOptions)
 def auto(task: Task, options: AutoOptions) -> Steps:
-    """References first; then what each layer can do without, as a table that is solved exactly for every budget (or,
-    without a smooth measure, a greedy ladder); then Bayesian optimisation over the space from there; at last the
-    front's members get keeps of their own in every layer. How the trials are shared out is said at the start."""
+    """References first; then what each layer can do without, as a table on few records, which chooses points of the
+    space at the edge of the constraints and between the feasible ones (without a smooth measure: a greedy ladder); then
+    Bayesian optimisation over the space from there; at last the front's members get keeps of their own in every layer.
+    How the trials are shared out is said at the start.
+
+    Short searches do without some of it: a ladder takes part from about 40 trials on, refining where the references
+    leave 24.
+    """
     split = Split.of(task, options)
     yield Tell(_said(task, split))
     table: Table | None = None
@@ -64,7 +83,7 @@ def auto(task: Task, options: AutoOptions) -> Steps:
     yield Sample("bayesian", "bayesian", split.sample)
     if split.refine:
         yield from Refining(task, known_spots(task, *EARLIER), table).run(split.refine)
-    yield Sample("bayesian", "bayesian")
+    yield Sample("rest", "bayesian")
 
 
 def _preparation(task: Task) -> Literal["table", "ladder", "nothing"]:
@@ -81,7 +100,9 @@ def _preparation(task: Task) -> Literal["table", "ladder", "nothing"]:
 def _said(task: Task, split: Split) -> str:
     parts = [f"{task.references} references"] if task.references else []
     if split.prepare and split.by == "table":
-        parts.append(f"about {split.prepare:.0f} for a table of what each layer can do without and its best schedules")
+        parts.append(
+            f"about {split.prepare:.0f} for a table of what each layer can do without and the points it chooses"
+        )
     elif split.prepare:
         parts.append(f"about {split.prepare:.0f} for a greedy ladder")
     parts.append(f"about {task.trials - task.references - split.refine - split.prepare:.0f} Bayesian")
@@ -91,10 +112,13 @@ def _said(task: Task, split: Split) -> str:
 
 
 def _tabled(task: Task, trials: float) -> Generator[Step, Sequence[Answer], Table | None]:
-    """Two thirds for the table, a third for its best schedules."""
+    """A third for the table, the rest for what it chooses: points of the space, or its best schedules where points
+    leave nothing open."""
     within = reach(task.proposals)
-    tables = yield from tabulate(task, forms(task, CRITERIA), within.keep, 2 * trials / 3)
+    tables = yield from tabulate(task, forms(task, CRITERIA), within.keep, trials / 3)
     if not tables:
         return None
-    yield from verify(task, tables, within, max(2, int(trials / 3)))
+    count = max(2, int(2 * trials / 3))
+    points = drawn(task, tables)
+    yield from foreseen(points, count) if points else verify(task, tables, within, count)
     return tables[0].table

@@ -29,7 +29,7 @@ class SensitivityOptions(Options):
 
 @strategy("sensitivity", SensitivityOptions, paper=PAPER, refuses=(no_quality, no_form))
 def sensitivity(task: Task, options: SensitivityOptions) -> Steps:
-    """Measures on a quarter of the records (16 to 128) what dropping tokens costs, layer by layer and keep by keep,
+    """Measures on an eighth of the records (16 to 128) what dropping tokens costs, layer by layer and keep by keep,
     takes the damage of several cuts to add up, and solves that table exactly for every budget; the best schedules are
     measured in full, those at the edge of the constraints and between the others; what is left of the trials is sampled
     from there.
