@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from autoprune.api.searching import search as search
     from autoprune.api.state import lacking as lacking
     from autoprune.api.strategies import list_strategies as list_strategies
+    from autoprune.api.timing import time_policy as time_policy
     from autoprune.api.vocabulary import list_parts as list_parts
 
 # Opened on demand: loading a policy in production must not import what only a search needs. No name may be that of a
@@ -52,6 +53,7 @@ _HOMES = {
     "SearchResult": "searching",
     "search": "searching",
     "list_strategies": "strategies",
+    "time_policy": "timing",
     "list_parts": "vocabulary",
     "lacking": "state",
 }

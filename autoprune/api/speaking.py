@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.api.state import check_device
 from autoprune.api.study import weights_folder
 from autoprune.errors import BadInput
+from autoprune.measures.device import best_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +49,7 @@ class Speaker:
 def speaker(loaded: LoadedPolicy, model: str | None, device: str, needs: str) -> Speaker:
     """The model `model` (a folder or hub id), else the one the policy was made for, on a device (`auto`: a GPU if there
     is one). Raises BadInput, saying how to name a model (`needs`) where none is known."""
-    device = _automatic() if device == "auto" else device
+    device = best_device() if device == "auto" else device
     check_device(device)
     made_for = loaded.metadata.get("model", {})
     name = model or made_for.get("path")
@@ -98,9 +99,3 @@ def _opened(source: Any) -> Any:
     raise BadInput(
         f"an image is a path, bytes, a data: URI or a PIL image, not {type(source).__name__}", code="wrong-type"
     )
-
-
-def _automatic() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

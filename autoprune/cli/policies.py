@@ -135,6 +135,36 @@ def _arrow(move: Mapping[str, Any]) -> str:
 
 
 @app.command()
+def time(
+    policy: Annotated[str, typer.Argument(help="models:/NAME@alias, models:/NAME/VERSION or a saved folder.")],
+    image: Annotated[list[Path], typer.Option(help="An image of a typical request; may be given several times.")],
+    prompt: Annotated[str, typer.Option(help="Its question.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id; default: the one the policy was made for.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    rounds: Annotated[int, typer.Option(min=2, help="How often each is timed; the median counts.")] = 15,
+    tracking_uri: Tracking = None,
+    json: JsonFlag = False,
+) -> None:
+    """Time the certified policies of a front on this machine: what load_policy(max_prefill_ms=…) goes by."""
+    from autoprune import api
+
+    images = [str(path) for path in image]
+    taken = api.time_policy(
+        policy, images, prompt, model=model, device=device, rounds=rounds, tracking_uri=tracking_uri
+    )
+    if json:
+        emit(taken)
+        return
+    rows = [("unpruned", f"{taken['unpruned']:.1f}", "")]
+    for digest, ms in taken["prefill_ms"].items():
+        low, high = taken["spread"][digest]
+        rows.append((taken["names"][digest], f"{ms:.1f}", f"{low:.1f} to {high:.1f}"))
+    console().print(table(f"{taken['policy']} on {taken['device']}", ("policy", "prefill ms", "quartiles"), rows))
+
+
+@app.command()
 def export(
     policy: Uri,
     folder: Annotated[Path, typer.Argument(help="The folder to write.")],

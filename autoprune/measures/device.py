@@ -22,6 +22,13 @@ def device_name(device: str) -> str:
     return f"{_processor()}, {os.cpu_count()} cores"
 
 
+def best_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _processor() -> str:
     """Linux says it in /proc; elsewhere the platform does."""
     told = Path("/proc/cpuinfo")

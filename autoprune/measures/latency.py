@@ -2,7 +2,8 @@
 
 Three things run in turn, in an order drawn anew every round: the untouched model, the policy, and the policy's
 schedule with a choice that costs nothing (evenly spaced tokens, dropped). What the second takes longer than the third
-is the price of deciding, captures and merging included. Absolute times mean nothing elsewhere, so none are returned.
+is the price of deciding, captures and merging included. Absolute times mean nothing elsewhere: only `prefill_seconds`
+returns them, for the machine that serves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import quantiles
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune.calibration.batches import batches
 from autoprune.errors import BadInput
@@ -68,8 +69,8 @@ def time_prefill(
 ) -> Timing:
     """Time one batch of prompts. Raises BadInput for fewer than two rounds: a ratio needs a spread."""
     batch = _batch(loaded, rows)
-    runs = {"full": _runner(loaded, batch, None), "pruned": _runner(loaded, batch, resolved)}
-    runs["free"] = _runner(loaded, batch, undecided(resolved, _counts(loaded, batch, resolved)))
+    free = undecided(resolved, _counts(loaded, batch, resolved))
+    runs = _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved, "free": free})
     taken = _in_turn(runs, rounds, seed)
     pairs = list(zip(taken["full"], taken["pruned"], taken["free"], strict=True))
     return Timing(
@@ -86,8 +87,17 @@ def prefill_ratio(
     if not resolved.stages:
         return Spread(1.0, 1.0, 1.0)
     batch = _batch(loaded, rows)
-    taken = _in_turn({"full": _runner(loaded, batch, None), "pruned": _runner(loaded, batch, resolved)}, rounds, seed)
+    taken = _in_turn(_runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved}), rounds, seed)
     return Spread.of([pruned / full for full, pruned in zip(taken["full"], taken["pruned"], strict=True)])
+
+
+def prefill_seconds(
+    model: Any, inputs: Mapping[str, Any], policies: Mapping[str, ResolvedPolicy | None], rounds: int, seed: int = 0
+) -> dict[str, Spread]:
+    """Seconds that a prefill of these inputs takes under each policy (None: unpruned), all in turn: good on this
+    machine, for requests like this one. Raises BadInput for fewer than two rounds."""
+    taken = _in_turn(_runners(model, inputs, policies), rounds, seed)
+    return {name: Spread.of(seconds) for name, seconds in taken.items()}
 
 
 def _batch(loaded: Loaded, rows: Sequence[Row]) -> Batch:
@@ -118,20 +128,26 @@ def _counts(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy) -> Sequence[
         return session.run.counts
 
 
-def _runner(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy | None) -> Callable[[], float]:
+def _runners(
+    model: Any, inputs: Mapping[str, Any], policies: Mapping[str, ResolvedPolicy | None]
+) -> dict[str, Callable[[], float]]:
+    return {name: _runner(model, inputs, resolved) for name, resolved in policies.items()}
+
+
+def _runner(model: Any, inputs: Mapping[str, Any], resolved: ResolvedPolicy | None) -> Callable[[], float]:
     """Runs the batch once; -> seconds of the forward alone, attaching left out."""
     import torch
 
     def wait() -> None:
-        if loaded.model.device.type == "cuda":
-            torch.cuda.synchronize(loaded.model.device)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
 
     def run() -> float:
-        attached = nullcontext() if resolved is None else Session(loaded.model, resolved)
+        attached = nullcontext() if resolved is None else Session(model, resolved)
         with attached, torch.inference_mode():
             wait()
             started = time.perf_counter()
-            loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
+            model(**inputs, use_cache=True, logits_to_keep=1)
             wait()
             return time.perf_counter() - started
 

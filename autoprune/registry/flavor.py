@@ -13,7 +13,6 @@ CONFIG: dict[str, Any] = {
     "model": None,
     "device": "auto",
     "budget": None,
-    "max_prefill_ms": None,
     "strict": False,
     "files": True,
 }

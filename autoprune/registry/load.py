@@ -18,7 +18,7 @@ from autoprune.pruning.loaded import LoadedPolicy
 from autoprune.pruning.lookup import RegisteredParts
 from autoprune.pruning.saved import POLICY_FILE
 from autoprune.registry.locate import tracking_uri as locate
-from autoprune.registry.reference import is_uri, parse
+from autoprune.registry.reference import ModelReference, is_uri, parse
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -43,10 +43,26 @@ def load_policy(
     With `budget`, `max_prefill_ms` or `bounds` it is the certified member of its front that fits (`choosing.choose`).
     Raises BadInput for something that doesn't exist, is corrupt or does not fit, AutoPruneError when MLflow fails.
     """
-    loaded = _load(str(uri_or_path), tracking_uri, folders)
+    text = str(uri_or_path)
     if budget is None and max_prefill_ms is None and not bounds:
-        return loaded
-    return choose(loaded, budget=budget, max_prefill_ms=max_prefill_ms, bounds=bounds)
+        return _load(text, tracking_uri, folders)
+    times = None
+    if max_prefill_ms is not None:
+        text, times = _timed(text, tracking_uri)
+    loaded = _load(text, tracking_uri, folders)
+    return choose(loaded, budget=budget, max_prefill_ms=max_prefill_ms, bounds=bounds, prefill_ms=times)
+
+
+def _timed(text: str, tracking_uri: str | None) -> tuple[str, dict[str, float] | None]:
+    """What is loaded, by version number where an alias was given, and what was timed of it on this machine."""
+    from autoprune.measures.device import best_device, device_name
+    from autoprune.registry import policies, timings
+
+    where = locate(tracking_uri) if is_uri(text) else None
+    if where is not None and isinstance(parse(text), ModelReference):
+        version = policies.resolve(text, where)
+        text = f"models:/{version.name}/{version.version}"
+    return text, timings.known(text, where, device_name(best_device()))
 
 
 def _load(text: str, tracking_uri: str | None, folders: Sequence[str | Path]) -> LoadedPolicy:

@@ -25,8 +25,7 @@ class AnsweringPolicy:
 
     def __init__(self, folder: str, settings: Mapping[str, Any]) -> None:
         """`settings` are `registry.flavor.CONFIG`'s keys. Raises BadInput where policy or model cannot be used."""
-        wanted = {key: settings[key] for key in ("budget", "max_prefill_ms") if settings.get(key) is not None}
-        self.policy = load_policy(folder, **wanted)
+        self.policy = load_policy(folder, budget=settings["budget"])
         self._files = bool(settings["files"])
         self._speaker = speaker(self.policy, settings["model"], str(settings["device"]), "model_config={'model': …}")
         self._attached = self.policy.attach(self._speaker.network, strict=bool(settings["strict"]))

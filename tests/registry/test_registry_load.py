@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import BadInput
+from autoprune.measures.device import best_device, device_name
 from autoprune.policy import catalog
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy
 from autoprune.pruning.saved import digest_of
-from autoprune.registry import aliases, names, policies
+from autoprune.registry import aliases, names, policies, timings
 from autoprune.registry import client as mlflow_client
 from autoprune.registry.load import load_policy
 
@@ -131,3 +132,18 @@ def test_without_mlflow_a_registered_policy_is_bad_input(tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_client, "installed", lambda: False)
     with pytest.raises(BadInput, match=r"pip install 'autoprune\[mlflow\]'"):
         load_policy("models:/pol@champion", "http://127.0.0.1:1")
+
+
+@pytest.mark.mlflow
+def test_a_registered_front_is_chosen_from_by_budget_bounds_and_times(uri, saved_policy, tmp_path):
+    _registered(uri, saved_policy, tmp_path)
+    assert load_policy("models:/pol@champion", uri).policy.name == "strong"
+    assert load_policy("models:/pol@champion", uri, budget=0.6).policy.name == "middle"
+    assert load_policy("models:/pol/1", uri, bounds=["exact_match >= 0.97 * baseline"]).policy.name == "gentle"
+    with pytest.raises(BadInput, match="'autoprune policy time' does"):
+        load_policy("models:/pol@champion", uri, max_prefill_ms=80)
+    times = {f"{'gentle':x<64}": 90.0, f"{'middle':x<64}": 79.0}
+    timings.keep("models:/pol/1", uri, {"device": device_name(best_device()), "prefill_ms": times})
+    assert load_policy("models:/pol@champion", uri, max_prefill_ms=80).policy.name == "middle"
+    with pytest.raises(BadInput, match="no registered version"):
+        timings.keep("models:/pol@champion", uri, {"device": "d", "prefill_ms": {}})
