@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 
 NAME = "certified"
 BLOCK = 100
+MADE_BY = (
+    "autoprune/search",
+    "autoprune/spec/goals.py",
+    "benchmarks/certified.py",
+    "benchmarks/outcomes.py",
+    "benchmarks/replay.py",
+    "benchmarks/statistics.py",
+)
 ALLOWANCE = 0.01
 """How far above 1 - confidence the upper bound of the rate of false certificates may lie."""
 
@@ -84,9 +92,9 @@ def _cells(design: Design) -> Iterator[tuple[float, int]]:
 
 
 def run(folder: Path, work: Path, design: Design, searches: int, workers: int) -> dict[Drawing, list[dict[str, Any]]]:
-    """All blocks, those of an earlier run from `work`."""
+    """All blocks, those of an earlier run by the same code from `work`."""
     blocks: dict[Drawing, list[dict[str, Any]]] = {how: [] for how in get_args(Drawing)}
-    work = work / design.digest
+    work = work / f"{design.digest}-{output.code(*MADE_BY)}"
     work.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as processes:
         jobs = {}
@@ -227,6 +235,7 @@ def main() -> None:
     drawing = {how: summary(found, design.confidence) for how, found in blocks.items()}
     document = {
         "design": asdict(design),
+        "pool": dict(pool.recipe),
         "policies": len(pool.policies) - 1,
         "images": pool.images,
         "searches": drawing["with"]["searches"],
@@ -234,7 +243,7 @@ def main() -> None:
         "machine": output.machine(),
         "drawing": drawing,
     }
-    for path in output.write(options.out, NAME, document, markdown(document), figure(document)):
+    for path in output.write(options.out, NAME, document, markdown(document), figure(document), parts=MADE_BY):
         print(path)
 
 

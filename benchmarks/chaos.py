@@ -31,6 +31,11 @@ from benchmarks.chaos_servers import Door, mlflow_server, postgres_binaries, pos
 from benchmarks.output import RESULTS, duration, machine, table, write
 
 SEED = 2719
+MADE_BY = (
+    "autoprune",
+    "db",
+    *(f"benchmarks/chaos{part}.py" for part in ("", "_check", "_points", "_servers", "_world")),
+)
 RESTARTS = 12
 """So often a study is started again before it counts as stuck."""
 FAULTS = (LOST, DUPLICATED, ZOMBIE, WRONG, "unclear", "stuck")
@@ -292,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     header = ("kind of kill", "studies", "kills", "starts", *FAULTS)
     rows = [(kind, *row.values()) for kind, row in {**document["kinds"], "all": document["total"]}.items()]
     text = table(header, rows) + "".join(f"\nnot run: {kind} ({why})" for kind, why in skipped.items())
-    write(given.out, "chaos", document, text)
+    write(given.out, "chaos", document, text, parts=MADE_BY)
     print(text)
     return int(any(document["total"][fault] for fault in FAULTS))
 

@@ -27,12 +27,13 @@ from autoprune.errors import BadInput
 from autoprune.search import strategy
 from benchmarks import efficiency_curves as curves
 from benchmarks import output, vflowopt
-from benchmarks.efficiency_runs import TEMPLATE, Arm, Workplace
+from benchmarks.efficiency_runs import MADE_BY, TEMPLATE, Arm, Workplace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "efficiency"
+CURVES = ("benchmarks/efficiency.py", "benchmarks/efficiency_curves.py")
 RANDOM = Arm("random", 160)
 AUTO = (Arm("auto", 16), Arm("auto", 32), Arm("auto", 64))
 PROCEDURE = Arm(vflowopt.NAME, 301)
@@ -291,7 +292,9 @@ def main() -> None:
     print(output.duration(expected(wanted, options.seeds, options.workers)), flush=True)
     runs = searched(folder, wanted, options.seeds, options.workers)
     document = made(runs, wanted, refused)
-    for path in output.write(options.out, NAME, document, markdown(document), figure(document)):
+    for path in output.write(
+        options.out, NAME, document, markdown(document), figure(document), parts=(*MADE_BY, *CURVES)
+    ):
         print(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -25,6 +24,13 @@ from benchmarks.shared import Memo, SharedExecutor
 
 TEMPLATE = output.ROOT / "benchmarks" / "efficiency.yaml"
 SEED = 2713  # of the pictures; no other benchmark's
+MADE_BY = (
+    *sorted({*output.SEARCHING, *output.MEASURING}),
+    "benchmarks/efficiency_runs.py",
+    "benchmarks/shared.py",
+    "benchmarks/vflowopt.py",
+)
+"""What decides how a search goes and what it comes to: finished ones are kept for these only."""
 SCORE, COST = "exact_match", "prefill_flops"
 
 
@@ -38,15 +44,6 @@ class Arm:
     @property
     def name(self) -> str:
         return f"{self.strategy} {self.evaluations}"
-
-
-def searching() -> str:
-    """Digest of the code that decides how a search goes: finished searches are kept for this code only."""
-    found = hashlib.sha256()
-    for room in ("policy", "search"):
-        for path in sorted((output.ROOT / "autoprune" / room).rglob("*.py")):
-            found.update(path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 class Workplace:
@@ -83,7 +80,7 @@ class Workplace:
 
     @cached_property
     def memo(self) -> Memo:
-        return Memo(self.folder / "measured.db")
+        return Memo(self.folder / "measured.db", output.code(*output.MEASURING))
 
     @cached_property
     def workers(self) -> InlineExecutor:
@@ -97,7 +94,7 @@ class Workplace:
 
     def run(self, arm: Arm, seed: int) -> dict[str, Any]:
         """What the search came to, from its file where it is done."""
-        path = self.folder / "runs" / searching() / f"{arm.strategy}-{arm.evaluations}-{seed}.json"
+        path = self.folder / "runs" / output.code(*MADE_BY) / f"{arm.strategy}-{arm.evaluations}-{seed}.json"
         if not path.is_file():
             began = time.process_time()
             found = self._run(arm, seed)

@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,11 @@ import numpy as np
 
 from autoprune.api.proposals import PARTS, candidate
 from autoprune.errors import BadInput
+from autoprune.measures.evaluator import build
 from autoprune.models import read_geometry
 from autoprune.policy.document import Policy
+from autoprune.ports import EvalRequest
+from autoprune.spec.load import load
 from benchmarks import output, pool
 from benchmarks.outcomes import COSTS, Pool, joined
 from benchmarks.outcomes import Part as Outcomes
@@ -39,14 +43,13 @@ LEVEL = 0.05
 FEWEST = 2000
 SEED = 2712
 IMAGES = 1100
-MINUTES = 40
-"""Guessed, for the search; what it finds is measured in a few minutes more."""
+MADE_BY = (*sorted({*output.SEARCHING, *output.MEASURING}), "benchmarks/literature.py", "benchmarks/literature.yaml")
+TRIED = 64
 
 
-def search(work: Path) -> Path:
-    """Run the search of `literature.yaml` in a folder (again: continue it); -> its front.json."""
-    from autoprune.api import search as run
-
+def prepare(work: Path) -> Path:
+    """The search's spec in a folder, with its questions, made unless they are there."""
+    work.mkdir(parents=True, exist_ok=True)
     if not (work / "calib" / "records.jsonl").is_file():
         command = [sys.executable, str(output.ROOT / "examples" / "reference_vlm" / "make_data.py")]
         command += ["--out", str(work / "calib"), "--images", str(IMAGES), "--questions-per-image", "1"]
@@ -54,6 +57,26 @@ def search(work: Path) -> Path:
     spec = work / "literature.yaml"
     written = (output.ROOT / "benchmarks" / "literature.yaml").read_text()
     spec.write_text(written.replace("path: MODEL", f"path: {json.dumps(str(output.MODEL))}"))
+    return spec
+
+
+def expected(spec: Path, images: int) -> float:
+    """Seconds, on the high side: every evaluation as long as the unpruned model's, measured on a few of the search's
+    own questions; then the policies of `BUDGETS` on the pool's images."""
+    asked = load(spec).spec
+    tried = spec.parent / "calib" / "records-tried.jsonl"
+    tried.write_text("".join((spec.parent / "calib" / "records.jsonl").open().readlines()[:TRIED]))
+    evaluator = build(pool.worker_spec(tried, pool.Recipe.batch_size))
+    began = time.monotonic()
+    evaluator.evaluate(EvalRequest(None, "search", pool.LABELS))
+    each = (time.monotonic() - began) / TRIED
+    return each * (asked.search.trials * asked.calibration.search + len(BUDGETS) * images)
+
+
+def search(spec: Path) -> Path:
+    """Run the search (again: continue it); -> its front.json."""
+    from autoprune.api import search as run
+
     return run(spec).folder / "front.json"
 
 
@@ -71,6 +94,7 @@ def chosen(front: Mapping[str, Any], budgets: Sequence[str], tokens: int) -> dic
 
 def measured(folder: Path, members: Mapping[str, Mapping[str, Any]], batch_size: int) -> dict[str, Outcomes]:
     """The members' outcomes on the pool's images, in its order; kept with the pool's own."""
+    pool.check_code(folder)
     geometry = read_geometry(output.MODEL)
     entries = {}
     for target, member in members.items():
@@ -184,10 +208,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=output.RESULTS)
     options = parser.parse_args()
     found = Pool.load(options.pool)
-    if options.front is None:
-        print(f"about {MINUTES} min", flush=True)
-        options.work.mkdir(parents=True, exist_ok=True)
-    path = options.front or search(options.work)
+    path = options.front
+    if path is None:
+        spec = prepare(options.work / output.code(*MADE_BY))
+        print(f"about {output.duration(expected(spec, found.images))}", flush=True)
+        path = search(spec)
     front = json.loads(path.read_text())
     tokens = read_geometry(output.MODEL).tokens_per_image
     members = chosen(front, BUDGETS, tokens or 1)
@@ -195,6 +220,7 @@ def main() -> None:
     rows = compare(found, searched)
     document = {
         "front": {"study": front["study"], "members": {target: m["policy"] for target, m in members.items()}},
+        "pool": dict(found.recipe),
         "images": found.images,
         "baseline": float(found.right[0].mean()),
         "level": LEVEL,
@@ -202,7 +228,7 @@ def main() -> None:
         "rows": rows,
         "machine": output.machine(),
     }
-    for made in output.write(options.out, NAME, document, markdown(document), figure(document)):
+    for made in output.write(options.out, NAME, document, markdown(document), figure(document), parts=MADE_BY):
         print(made)
 
 

@@ -31,7 +31,7 @@ from autoprune.models import read_geometry
 from autoprune.policy import catalog
 from autoprune.ports import CalibrationSource, EvalRequest, Failed, Lost, Measurement, MeasureRequest, WorkerSpec
 from benchmarks.outcomes import BASELINE, COSTS, SCORES, Part, Pool, joined
-from benchmarks.output import MODEL, ROOT, duration
+from benchmarks.output import MEASURING, MODEL, ROOT, code, duration
 from benchmarks.policies import Entry, by_prefix, catalog_entries, sampled_entries
 
 SEED = 2711
@@ -40,6 +40,7 @@ MANY = {"two_stage_mixed": 16, "mixed": 16}
 FEW = 1
 CACHE = 2 * 2**30  # bytes of a worker: what policies share is computed once
 LABELS = (*SCORES, *COSTS)
+TRIED = 300  # images that the expected time is measured on
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,17 @@ def part_of(measurement: Measurement) -> Part:
     return Part(right, nll, np.asarray([measurement.values[label] for label in COSTS]))
 
 
+def is_missing(part: Path) -> bool:
+    """What failed (memory ran out, a worker died) may work the next time."""
+    return not part.is_file() or bool(Part.load(part).reason)
+
+
 def measure_chunk(records: Path, folder: Path, wanted: Sequence[tuple[str, str | None]], batch_size: int) -> int:
-    """Every policy of (digest, canonical form) that has no file in `folder` yet; -> how many were measured. Runs in a
-    worker process."""
+    """Every policy of (digest, canonical form) that has no file with numbers in `folder` yet; -> how many were tried.
+    Runs in a worker process."""
     from autoprune.executors import InlineExecutor
 
-    todo = [(digest, policy) for digest, policy in wanted if not (folder / f"{digest}.npz").is_file()]
+    todo = [(digest, policy) for digest, policy in wanted if is_missing(folder / f"{digest}.npz")]
     executor = InlineExecutor(worker_spec(records, batch_size))
     began = time.monotonic()
     for done, (digest, policy) in enumerate(todo, start=1):
@@ -162,7 +168,7 @@ def assemble(
         found.append(part)
         described.append({**asdict(entry), "name": entry.name})
     return Pool(
-        asdict(recipe),
+        {**asdict(recipe), "code": measured_by(folder)},
         tuple(described),
         tuple(question_types(files)),
         np.stack([part.right for part in found]),
@@ -173,11 +179,19 @@ def assemble(
 
 
 # ------------------------------------------------------------------------------------------------------------- command
+def missing_share(folder: Path, files: Sequence[Path], policies: Sequence[Entry]) -> float:
+    """Which part of the parts is not there yet."""
+    digests = [BASELINE, *(entry.digest for entry in policies)]
+    parts = [folder / "parts" / file.stem / f"{digest}.npz" for file in files for digest in digests]
+    return sum(map(is_missing, parts)) / len(parts)
+
+
 def estimate(folder: Path, policies: Sequence[Entry], recipe: Recipe, workers: int) -> tuple[float, float]:
-    """Seconds that the whole would take, from five policies (spread over the list) on 300 images in one process: if the
-    machine stays as busy as it is, and if it had nothing else to do. On the high side: over the whole list more is
+    """Seconds that the whole would take, from five policies (spread over the list) on `TRIED` images in one process: if
+    the machine stays as busy as it is, and if it had nothing else to do. On the high side: over the whole list more is
     shared."""
-    trial = Recipe(300, 300, recipe.seed, recipe.digits, recipe.batch_size)
+    count = min(TRIED, recipe.images)
+    trial = Recipe(count, count, recipe.seed, recipe.digits, recipe.batch_size)
     (file,) = make_images(folder / "estimate", trial)
     chosen = [policies[i] for i in np.linspace(0, len(policies) - 1, 5).astype(int)]
     wanted: list[tuple[str, str | None]] = [(e.digest, e.canonical) for e in chosen]
@@ -192,15 +206,32 @@ def estimate(folder: Path, policies: Sequence[Entry], recipe: Recipe, workers: i
 
 
 def check_folder(folder: Path, recipe: Recipe, policies: Sequence[Entry]) -> None:
-    """Writes down what the folder is for, or raises BadInput where it is for something else."""
+    """Writes down what the folder is for, or raises BadInput where it is for something else, or was measured by other
+    code (folders of before that was written down are taken as they are)."""
     content = {"recipe": asdict(recipe), "policies": [entry.digest for entry in policies]}
     path = folder / "recipe.json"
     if path.is_file():
-        if json.loads(path.read_text()) != content:
+        known = json.loads(path.read_text())
+        if {key: known[key] for key in content} != content:
             raise BadInput(f"{folder} holds a pool of another recipe or other policies; choose another folder")
+        check_code(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps({**content, "code": code(*MEASURING)}, indent=1) + "\n")
+
+
+def measured_by(folder: Path) -> str | None:
+    """Digest of the code that measures the folder's parts; None where it was not written down."""
+    path = folder / "recipe.json"
+    return json.loads(path.read_text()).get("code") if path.is_file() else None
+
+
+def check_code(folder: Path) -> None:
+    """Raises BadInput where what is measured now would not belong with what is there."""
+    if measured_by(folder) not in (None, code(*MEASURING)):
+        raise BadInput(
+            f"{folder} was measured by other code ({measured_by(folder)}); make a new pool in another folder"
+        )
 
 
 def main() -> None:
@@ -224,8 +255,12 @@ def main() -> None:
         return
     check_folder(options.out, recipe, policies)
     files = make_images(options.out, recipe)
-    print(f"{len(policies)} policies on {recipe.images} images, {options.workers} workers", flush=True)
-    measure(options.out, files, policies, recipe.batch_size, options.workers)
+    what = f"{len(policies)} policies on {recipe.images} images, {options.workers} workers"
+    left = missing_share(options.out, files, policies)
+    busy = left * estimate(options.out, policies, recipe, options.workers)[0] if left else 0.0
+    print(f"{what}: {1 - left:.0%} is there, the rest takes about {duration(busy)}", flush=True)
+    if left:
+        measure(options.out, files, policies, recipe.batch_size, options.workers)
     pool = assemble(options.out, recipe, files, policies, missing)
     for path in pool.save(options.out):
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")

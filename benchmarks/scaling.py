@@ -10,7 +10,7 @@
    driver's. The store's and Optuna's commits are real.
 3. *Real workers*: the same policies on the reference model by one and by two Ray actors of one thread each, in turns.
 
-Resumable: finished parts are kept in `--work`.
+Resumable: finished parts are kept in `--work`, for the code that they are about.
 """
 
 from __future__ import annotations
@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 
 NAME = "scaling"
 SPACE = "two_stage_mixed"
+MADE_BY = (
+    *output.SEARCHING,
+    "autoprune/executors",
+    "autoprune/store",
+    "benchmarks/scaling.py",
+    "benchmarks/simulated.py",
+    "benchmarks/synthetic.py",
+)
 WORKERS = (1, 8, 32, 128, 512, 1024)
 BAD = Weather(seconds=60.0, stragglers=0.03, straggle=4.0, failures={"oom": 0.02, "error": 0.01}, losses=0.02)
 FEWEST = 128
@@ -259,18 +267,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=output.RESULTS)
     options = parser.parse_args()
     counts = [count for count in WORKERS if count <= options.most]
+    work = options.work / output.code(*MADE_BY)
     points = options.trials + sum(map(trials_for, counts))
     print(f"about {output.duration(points * GUESSED + options.repeats * 120)}", flush=True)
-    cost = kept(options.work / f"overhead-{options.trials}.json", partial(overhead, options.trials))
+    cost = kept(work / f"overhead-{options.trials}.json", partial(overhead, options.trials))
     print(f"overhead: {cost['wall_ms']:.0f} ms per trial, {cost['cpu_ms']:.0f} ms of processor time", flush=True)
     many = []
     for count in counts:
-        path = options.work / f"simulated-{count}.json"
+        path = work / f"simulated-{count}.json"
         many.append(kept(path, partial(simulated, count, trials_for(count))))
         print(f"{count} simulated workers: {many[-1]['efficiency']:.3f} of the ideal", flush=True)
     pair = None
     if options.repeats:
-        path = options.work / f"real-{options.repeats}.json"
+        path = work / f"real-{options.repeats}.json"
         pair = kept(path, partial(real, options.work, 16, 256, options.repeats))
     document = {
         "space": SPACE,
@@ -280,7 +289,7 @@ def main() -> None:
         "real": pair,
         "machine": output.machine(),
     }
-    for path in output.write(options.out, NAME, document, markdown(document), figure(document)):
+    for path in output.write(options.out, NAME, document, markdown(document), figure(document), parts=MADE_BY):
         print(path)
 
 

@@ -13,19 +13,26 @@ from autoprune.ports import EvalRequest, Measured, Measurement, Outcome
 
 
 class Memo:
-    """Measurements by key in one file, for several processes."""
+    """Measurements by key in one file, for several processes. `code` is the digest of what measures: others'
+    measurements are not found. A file of before this was written down is taken for the first code that opens it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, code: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._code = code
         self._base = sqlite3.connect(path, timeout=120, isolation_level=None)
         self._base.execute("CREATE TABLE IF NOT EXISTS found (key TEXT PRIMARY KEY, measurement TEXT NOT NULL)")
+        self._base.execute("UPDATE OR IGNORE found SET key = ? || key WHERE key NOT LIKE '%:%'", (self._key(""),))
+
+    def _key(self, key: str) -> str:
+        return f"{self._code}:{key}"
 
     def get(self, key: str) -> Measurement | None:
-        row = self._base.execute("SELECT measurement FROM found WHERE key = ?", (key,)).fetchone()
+        row = self._base.execute("SELECT measurement FROM found WHERE key = ?", (self._key(key),)).fetchone()
         return None if row is None else Measurement.from_json(json.loads(row[0]))
 
     def put(self, key: str, found: Measurement) -> None:
-        self._base.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (key, json.dumps(found.to_json())))
+        row = (self._key(key), json.dumps(found.to_json()))
+        self._base.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", row)
 
 
 class SharedExecutor:

@@ -6,7 +6,8 @@ Three lists of trials run on the reference model, each trial on every side in tu
 tower and language model), and the four ways of saving work added one after the other. A repeat starts with empty
 caches and the unpruned model's evaluation, which is timed apart. All sides share one process, one model and one thread,
 so whatever else the machine does hits them alike; what counts is the ratio of times within a repeat. Numbers of all
-sides are compared, too. Resumable: finished repeats are kept in `--work`.
+sides are compared, too. Resumable: finished repeats are kept in `--work`, for the code
+that they timed.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ SIDES: dict[str, Parts | None] = {
     "+ trie": Parts(last=False),
     "+ last layer": Parts(),
 }
+MADE_BY = (*output.MEASURING, "benchmarks/trial_lists.py", "benchmarks/trial_throughput.py")
 TARGETS = {"stages before the model": 1.3, "first stage from L/4": 2.5, "greedy probes": 3.5}
 LISTS = tuple(TARGETS)
 
@@ -68,7 +70,7 @@ class Bench:
     """The reference model, its questions, and the lists of trials."""
 
     def __init__(self, design: Design, work: Path) -> None:
-        self.design, self.work = design, work / design.digest
+        self.design, self.work = design, work / f"{design.digest}-{output.code(*MADE_BY)}"
         self.work.mkdir(parents=True, exist_ok=True)
 
     @cached_property
@@ -256,7 +258,7 @@ def main() -> None:
         "machine": output.machine(),
         "lists": {name: summary(name, found[name], len(bench.lists[name])) for name in LISTS},
     }
-    for path in output.write(options.out, NAME, document, markdown(document), figure(document)):
+    for path in output.write(options.out, NAME, document, markdown(document), figure(document), parts=MADE_BY):
         print(path)
 
 

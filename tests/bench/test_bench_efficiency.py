@@ -84,7 +84,7 @@ def test_what_another_search_measured_is_paid_for_all_the_same(tmp_path: Path) -
     for build in ("benchmarks.synthetic:build", "benchmarks.nowhere:build"):  # the second one could measure nothing
         workers = InlineExecutor(spec, build)
         key = synthetic.CONTEXT.key
-        executor = SharedExecutor(workers, Memo(tmp_path / "memo.db"), key, synthetic.RECORDS["search"])
+        executor = SharedExecutor(workers, Memo(tmp_path / "memo.db", "code"), key, synthetic.RECORDS["search"])
         for asked in (request, EvalRequest(None, "holdout", synthetic.LABELS)):
             executor.submit(asked)
             (outcome,) = executor.wait()

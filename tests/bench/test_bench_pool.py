@@ -17,7 +17,18 @@ from autoprune.ports import EvalRequest
 from benchmarks.outcomes import BASELINE, COSTS, Part, Pool
 from benchmarks.output import MODEL
 from benchmarks.policies import by_prefix, catalog_entries, sampled_entries
-from benchmarks.pool import LABELS, Recipe, assemble, check_folder, make_images, measure_chunk, worker_spec
+from benchmarks.pool import (
+    LABELS,
+    Recipe,
+    assemble,
+    check_folder,
+    main,
+    make_images,
+    measure_chunk,
+    measured_by,
+    missing_share,
+    worker_spec,
+)
 
 GEOMETRY = read_geometry(MODEL)
 
@@ -87,3 +98,40 @@ def test_a_folder_keeps_its_recipe(tmp_path: Path) -> None:
     check_folder(tmp_path, Recipe(10, 5), [])
     with pytest.raises(BadInput, match="another recipe"):
         check_folder(tmp_path, Recipe(20, 5), [])
+
+
+def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+    """A worker that died, or a full memory, is no property of the policy."""
+    recipe = Recipe(images=4, chunk=4, seed=90211)
+    (file,) = make_images(tmp_path, recipe)
+    parts = tmp_path / "parts" / file.stem
+    Part.failed("worker died").save(parts / f"{BASELINE}.npz")
+    assert missing_share(tmp_path, [file], []) == 1.0
+    assert measure_chunk(file, parts, [(BASELINE, None)], 4) == 1
+    assert Part.load(parts / f"{BASELINE}.npz").reason == ""
+    assert missing_share(tmp_path, [file], []) == 0.0
+
+
+def test_a_folder_keeps_the_code_that_measures_it(tmp_path: Path) -> None:
+    check_folder(tmp_path, Recipe(10, 5), [])
+    path = tmp_path / "recipe.json"
+    known = json.loads(path.read_text())
+    assert known["code"] == measured_by(tmp_path)
+    path.write_text(json.dumps({**known, "code": "another"}))
+    with pytest.raises(BadInput, match=r"other code \(another\)"):
+        check_folder(tmp_path, Recipe(10, 5), [])
+    path.write_text(json.dumps({key: known[key] for key in ("recipe", "policies")}))
+    check_folder(tmp_path, Recipe(10, 5), [])
+    assert measured_by(tmp_path) is None, "a folder of before codes were written down"
+
+
+def test_the_command_says_how_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pool", "--out", str(tmp_path), "--images", "4", "--chunk", "4", "--policies", "2", "--workers", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    main()
+    assert "2 policies on 4 images, 1 workers: 0% is there, the rest takes about" in capsys.readouterr().out
+    assert Pool.load(tmp_path).recipe["code"] == measured_by(tmp_path)
+    main()
+    assert "100% is there, the rest takes about 0 s" in capsys.readouterr().out
