@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.calibration.sources import Row, image_path, read_rows
+from autoprune.document.paths import is_file, leaves, project
 from autoprune.errors import BadInput, Located
 
 FIELDS = ("id", "images", "prompt", "prompt_raw", "answer", "type")
@@ -130,9 +131,12 @@ def _images(row: Row, value: Any, folder: Path) -> tuple[tuple[str, ...], list[L
     for number, item in enumerate(value):
         key = f"images[{number}]"
         path = image_path(item, folder)
-        if path is None:
+        if isinstance(item, str) and leaves(item, folder):
+            message = f"{item!r} leads out of {project(folder)}"
+            mistakes.append(row.problem(key, "path-leaves-folder", message))
+        elif path is None:
             mistakes.append(row.problem(key, "wrong-type", f"must be an image path, not {_kind(item)}"))
-        elif not path.is_file():
+        elif not is_file(path):
             mistakes.append(row.problem(key, "no-such-file", f"no such image: {path}"))
         else:
             paths.append(str(path))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprune.codes import Code
-from autoprune.errors import BadInput, Located
+from autoprune.document.json import parse_json
+from autoprune.errors import BadInput, Located, Mistake
 
 DATASETS = "datasets:"
 
@@ -63,9 +63,9 @@ def _jsonl_rows(path: Path) -> tuple[list[Row], list[Located]]:
         if not raw.strip():
             continue
         try:
-            values = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-        except json.JSONDecodeError as error:
-            problems.append(Located(str(path), line, error.colno, "", "not-json", f"not valid JSON: {error.msg}"))
+            values = parse_json(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
+        except Mistake as error:
+            problems.append(Located(str(path), line, error.offset + 1, "", error.code, str(error)))
             continue
         except UnicodeDecodeError as error:
             problems.append(Located(str(path), line, error.start + 1, "", "not-utf8", "not valid UTF-8"))

@@ -15,9 +15,9 @@ from autoprune.spec.load import LoadedSpec
 def scanned(loaded: LoadedSpec, needs_answers: str) -> tuple[list[Located], Sequence[Record]]:
     """What is wrong with the records, and the good ones; none where they cannot be read here."""
     calibration = loaded.spec.calibration
-    name = records_source(loaded)
     if loaded.is_broken("calibration", "records") or loaded.is_broken("calibration", "images"):
         return [], ()
+    name = records_source(loaded)
     if not name.startswith("datasets:") and not Path(name).is_file():
         message = f"no such file: {name}"
         return [loaded.source.problem(("calibration", "records"), "no-such-file", message)], ()

@@ -17,7 +17,7 @@ from autoprune.document.yaml import Source
 from autoprune.errors import BadInput, Located
 from autoprune.measures.least import unmeetable
 from autoprune.models import read_geometry
-from autoprune.models.folder import locate
+from autoprune.models.folder import locate, only_pickled
 from autoprune.policy.arms import arms
 from autoprune.policy.geometry import Geometry
 from autoprune.policy.space import BoundSpace, Space
@@ -172,11 +172,14 @@ def _strategy(loaded: LoadedSpec, found: list[Located]) -> StrategySpec:
 
 
 def _model(loaded: LoadedSpec, found: list[Located], warnings: list[Located]) -> tuple[Path | None, Geometry | None]:
-    source, name = loaded.source, model_name(loaded)
     if loaded.is_broken("model", "path"):
         return None, None
+    source, name = loaded.source, model_name(loaded)
     try:
         folder = locate(name, loaded.spec.model.revision)
+        if only_pickled(folder):
+            message = f"{folder} holds its weights as pickles only, which are never read; save them as safetensors"
+            found.append(source.problem(("model", "path"), "not-safetensors", message))
         return folder, read_geometry(folder)
     except BadInput as error:
         if is_hub_id(name):

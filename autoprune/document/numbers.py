@@ -10,6 +10,8 @@ from autoprune.errors import Mistake
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+/[0-9]+|(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)")
 _SHORT = 10**6
+_LONGEST = 100  # characters
+_LARGEST = 30  # powers of ten
 
 
 def exact(value: object) -> Fraction:
@@ -31,9 +33,11 @@ def exact(value: object) -> Fraction:
     if not _NUMBER.fullmatch(text):
         hint = "; write a percentage as a fraction" if text.endswith("%") else ""
         raise Mistake("not-a-number", f"must be a number like 0.25 or 1/4, not {value!r}{hint}")
+    if len(text) > _LONGEST:
+        raise Mistake("out-of-range", f"{value[:_LONGEST]!r}… has too many digits")
     if re.fullmatch(r".*/0+", text):
         raise Mistake("not-a-number", f"{value!r} divides by zero")
-    if abs(int((re.findall(r"[eE]([-+]?[0-9]+)", text) or ["0"])[0])) > 300:
+    if abs(int((re.findall(r"[eE]([-+]?[0-9]+)", text) or ["0"])[0])) > _LARGEST:
         raise Mistake("out-of-range", f"{value!r} is out of range")
     return Fraction(text)
 

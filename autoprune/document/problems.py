@@ -109,7 +109,7 @@ def from_pydantic(
     """
     found = []
     for item in error.errors(include_url=False):
-        path = item["loc"] if data is None else _real(item["loc"], data)
+        path = item["loc"] if data is None else _real(item["loc"], data, missing=item["type"] == "missing")
         keys = _fields(model, path[:-1]) if model is not None else allowed
         offset = getattr(item.get("ctx", {}).get("error"), "offset", 0)
         code = _code(item)
@@ -196,7 +196,7 @@ def _message(item: Mapping[str, Any], path: Path, allowed: Sequence[str], given:
     return f"{message[0].lower()}{message[1:]}, not {shown(given)}", False
 
 
-def _real(loc: Path, data: Any) -> Path:
+def _real(loc: Path, data: Any, missing: bool) -> Path:
     """`loc` without the steps that are not keys or indices of `data`; the last step of a missing key is kept."""
     path: list[str | int] = []
     here = data
@@ -206,7 +206,7 @@ def _real(loc: Path, data: Any) -> Path:
         if is_key or is_item:
             here = here[step]
             path.append(step)
-        elif number == len(loc) - 1 and isinstance(here, Mapping):
+        elif missing and number == len(loc) - 1 and isinstance(here, Mapping):
             path.append(step)
     return tuple(path)
 

@@ -17,10 +17,11 @@ import yaml as pyyaml
 
 from autoprune.codes import Code
 from autoprune.document.problems import Path as KeyPath
-from autoprune.document.problems import dotted
+from autoprune.document.problems import dotted, shown
 from autoprune.errors import BadInput, Located
 
 MAX_NODES = 100_000
+DIGITS = 18  # whole numbers that every reader, database and float takes
 MAX_CHARACTERS = 2**19  # the parser is slow: what is longer is no document
 _TAG = "tag:yaml.org,2002:"
 _ESCAPE = {"x": 4, "u": 6, "U": 10}
@@ -203,7 +204,10 @@ class _Builder:
         if tag == "bool" and text.lower() in ("true", "false"):
             return text.lower() == "true"
         if tag == "int" and re.fullmatch(r"[-+]?[0-9][0-9_]*", text):
-            return int(text)
+            if len(text) <= DIGITS:
+                return int(text)
+            self.refuse(node.start_mark, path, "out-of-range", f"{shown(text)} is out of range")
+            return None
         if tag == "float" and re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):
             value = float(text)
             if math.isfinite(value):

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import BadInput
+from autoprune.document.json import parse_json
+from autoprune.errors import BadInput, Mistake
 from autoprune.models.family import family_of
 from autoprune.models.folder import locate, read_config, read_processor
 from autoprune.policy.geometry import Geometry
@@ -126,9 +127,9 @@ def _walk(path: Path, size: int) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 code="unreadable-model",
             )
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             tensors = [(n, e["shape"], *e["data_offsets"]) for n, e in header.items() if n != "__metadata__"]
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        except (Mistake, AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path}: corrupt safetensors header: {error}", code="unreadable-model") from error
         for name, shape, begin, end in tensors:
             if 8 + length + end > size:

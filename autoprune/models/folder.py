@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import BadInput
+from autoprune.document.json import parse_json
+from autoprune.errors import BadInput, Mistake
 from autoprune.models.family import geometry_of
 from autoprune.policy.geometry import Geometry
+from autoprune.policy.sites import MOST_LAYERS
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
@@ -38,6 +39,14 @@ def locate(path: str, revision: str | None = None) -> Path:
     raise BadInput(f"model {path!r} is neither a local folder nor in the hub cache", code="no-such-model")
 
 
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def only_pickled(folder: Path) -> bool:
+    """Whether a folder has weights, and none that can be read without running code."""
+    return not any(folder.glob("*.safetensors")) and any(path for kind in PICKLES for path in folder.glob(kind))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "config.json")
 
@@ -59,13 +68,16 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
 def read_geometry(path: str | Path, revision: str | None = None) -> Geometry:
     """Geometry of the model in a folder or in the hub's cache. Raises BadInput; imports no torch."""
     folder = locate(str(path), revision)
-    return geometry_of(read_config(folder), read_processor(folder))
+    geometry = geometry_of(read_config(folder), read_processor(folder))
+    if max(geometry.depth, geometry.vision_depth) >= MOST_LAYERS:
+        raise BadInput(f"{folder}: a model of {MOST_LAYERS} layers or more is not supported", code="unsupported-model")
+    return geometry
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        data = parse_json(path.read_bytes())
+    except (OSError, Mistake) as error:
         raise BadInput(f"{path}: cannot be read as JSON: {error}", code="unreadable-model") from error
     if not isinstance(data, Mapping):
         raise BadInput(f"{path}: expected a JSON object", code="unreadable-model")

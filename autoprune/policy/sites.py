@@ -13,6 +13,7 @@ from autoprune.errors import Mistake
 
 Layer = int | Fraction
 LATER_SITES = ("encoder", "cache")
+MOST_LAYERS = 1000  # no model has as many; what is checked grows with the depth
 
 
 def absolute(layer: Layer, depth: int) -> int:
@@ -36,6 +37,8 @@ def layer_of(value: Any) -> Layer:
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise Mistake("not-a-layer", f"a decoder layer counts from 0, not {value}")
+        if value >= MOST_LAYERS:
+            raise Mistake("not-a-layer", f"a decoder layer is below {MOST_LAYERS}, not {value}")
         return value
     try:
         number = exact(value)

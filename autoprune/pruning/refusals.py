@@ -9,6 +9,7 @@ from typing import Any
 
 from autoprune.document.problems import Path, Problem
 from autoprune.errors import BadInput
+from autoprune.policy.budget import Infeasible
 from autoprune.policy.canonical import resolve
 from autoprune.policy.document import Policy
 from autoprune.policy.geometry import Geometry
@@ -43,7 +44,7 @@ def _alone(policy: Policy, stage: AnyStage, geometry: Geometry) -> tuple[tuple[P
         make_plan(resolve(replace(policy, stages=(stage,)), geometry, parts, tokens), geometry)
     except Unusable as error:
         return error.reasons
-    except BadInput:
+    except (BadInput, Infeasible):
         pass
     return ()
 

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.document.json import parse_json
+from autoprune.document.paths import own_file
 from autoprune.document.yaml import read
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, Mistake
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy.document import Policy
 from autoprune.policy.front import SCHEMA as FRONT_SCHEMA
@@ -59,6 +61,11 @@ def write_folder(folder: Path, saved: Saved) -> None:
 
 def read_folder(folder: Path) -> Saved:
     """Raises BadInput for files that are missing, corrupt or not those that were written together."""
+    try:
+        for name in (POLICY_FILE, METADATA_FILE, FRONT_FILE):
+            own_file(folder, name)
+    except Mistake as error:
+        raise BadInput(str(error), code=error.code) from error
     if not (folder / POLICY_FILE).is_file():
         raise BadInput(f"{folder} has no {POLICY_FILE}: not a saved policy", code="not-a-policy")
     content = _metadata(folder / METADATA_FILE)
@@ -101,8 +108,8 @@ def _front(path: Path, expected: str | None) -> Front | None:
             f"{path} was changed after it was saved, so nothing in it can be taken for measured", code="not-a-front"
         )
     try:
-        content = json.loads(raw)
-    except ValueError as error:
+        content = parse_json(raw)
+    except Mistake as error:
         raise BadInput(f"{path} is corrupt: {error}", code="not-a-front") from error
     if not isinstance(content, dict) or content.get("schema") != FRONT_SCHEMA:
         raise BadInput(f"{path} is not a front ({FRONT_SCHEMA})", code="not-a-front")
@@ -114,12 +121,12 @@ def _front(path: Path, expected: str | None) -> Front | None:
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise BadInput(
             f"{path} is missing; load the policy file itself to use it without measurements", code="not-a-policy"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, Mistake) as error:
         raise BadInput(f"{path} is corrupt: {error}", code="not-a-policy") from error
     known = {"schema", "policy_sha256", "fingerprint", "metadata"}
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or not known <= content.keys():

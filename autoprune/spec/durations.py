@@ -9,9 +9,9 @@ from autoprune.errors import Mistake
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds(value: str | int | float) -> float:
+def seconds(value: object) -> float:
     """Seconds of a duration; a bare number is seconds. Raises ValueError with the forms that are allowed."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise Mistake("not-a-duration", f"{value!r} is not a duration; write 90s, 30m, 3h or 1h30m")
     if isinstance(value, int | float):
         total = float(value)

@@ -17,6 +17,7 @@ from autoprune.ports import MeasureRequest
 from autoprune.spec.expressions import ExpressionError, parse_constraint, parse_objective
 from autoprune.spec.goals import Constraint, Objective
 from autoprune.spec.models import Spec
+from autoprune.spec.paths import astray, is_path
 from autoprune.spec.salvage import salvage
 
 
@@ -89,7 +90,10 @@ def load_partly(path: str | Path) -> LoadedSpec:
     spec, broken = read_well.spec, set(read_well.broken)
     folder = path.resolve().parent
     found = Problems(read_well.problems).located(source)
-    objective_source, values, prefix = _objective_document(spec, source, folder, found)
+    for key, mistake in astray(spec, folder, broken):
+        found.append(source.problem(key, mistake.code, str(mistake)))
+        broken.add(key)
+    objective_source, values, prefix = _objective_document(spec, source, folder, found, broken)
     skipped = {p for p in broken if p[: len(prefix)] == prefix} if objective_source is source else set()
     objectives = _objectives(values, prefix, objective_source, found, skipped)
     named: list[tuple[KeyPath, MeasureRequest]] = []
@@ -117,9 +121,11 @@ def load_partly(path: str | Path) -> LoadedSpec:
 
 
 def _objective_document(
-    spec: Spec, source: Source, folder: Path, found: list[Located]
+    spec: Spec, source: Source, folder: Path, found: list[Located], broken: set[KeyPath]
 ) -> tuple[Source, Sequence[Any], tuple[str | int, ...]]:
     """-> (document, objectives as written, their key path in it)."""
+    if ("objectives",) in broken:
+        return source, (), ()
     if not isinstance(spec.objectives, str):
         return source, spec.objectives, ("objectives",)
     try:
@@ -143,7 +149,7 @@ def _objective_document(
 
 def _named(text: str, kind: catalog.Kind, folder: Path) -> Path:
     """A path (anything that looks like one) relative to the spec, else a catalog name."""
-    if text.endswith((".yaml", ".yml")) or "/" in text:
+    if is_path(text):
         return folder / Path(text).expanduser()
     return catalog.find(kind, text, (folder / kind,))
 

@@ -71,3 +71,5 @@ def _leave_out(rest: Any, path: Path) -> None:
         del here[last]
     elif path in _STAND_INS:
         here[last] = copy.deepcopy(_STAND_INS[path])
+    elif len(path) > 1:
+        _leave_out(rest, path[:-1])  # something optional that lacks what it needs

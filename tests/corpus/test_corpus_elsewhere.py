@@ -45,7 +45,6 @@ def missing_package() -> None:
 
 
 CALLS: dict[Code, Callable[[], object]] = {
-    "too-deep": lambda: parse("[" * 5000 + "]" * 5000),
     "too-large": lambda: parse("#" * (MAX_CHARACTERS + 1)),
     "not-a-front": lambda: Front.from_json({"members": [{}]}),
     "cannot-scale": lambda: at_budget(policy(TWO), Fraction(1, 4), read_geometry(CHECKPOINT)),
@@ -128,11 +127,20 @@ def test_a_stage_that_drops_nothing_is_a_warning(tmp_path: Path) -> None:
     assert [warning["code"] for warning in done.json["warnings"]] == ["nothing-dropped"]
 
 
+def test_a_model_whose_weights_are_only_pickled(tmp_path: Path) -> None:
+    folder = make_case(tmp_path)
+    (folder / "checkpoint" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert validate(folder / "spec.yaml").codes == {"not-safetensors"}
+    (folder / "checkpoint" / "model.safetensors").write_bytes(b"")
+    assert validate(folder / "spec.yaml").code == 0
+
+
 CODES: set[str] = {
     *CALLS,
     *COMMANDS,
     "unreadable-records",
     "unusable-record",
+    "not-safetensors",
     "unsupported-by-model",
     "nothing-dropped",
 }
