@@ -43,7 +43,7 @@ def explain_stages(study: Prepared, plan: StudyPlan, bench: Bench, front: Front)
 
 
 def _member(front: Front) -> Member | None:
-    certified = (m for m in front.members if set(m.constraints.values()) <= {"certified"})
+    certified = (m for m in front.members if m.certified)
     return front.selected or next(certified, None) or next(iter(front.members), None)
 
 

@@ -26,8 +26,9 @@ class Estimate:
 @dataclass(frozen=True)
 class Member:
     """One policy of the front. `policy` is its document, `search` its measures on the search split, `holdout` those on
-    the holdout; `constraints` says certified, undecided or violated by each constraint's text, `certifiable` the bound
-    that could be certified; `published` names the registered version, if any."""
+    the holdout; `constraints` says by each constraint's text certified, met (a timing without an interval), undecided
+    or violated; `certifiable` has the tightest bounds known, a front's all true at once (docs/certification.md);
+    `published` names the registered version, if any."""
 
     name: str
     policy: Mapping[str, Any] | None
@@ -42,8 +43,8 @@ class Member:
 
     @property
     def certified(self) -> bool:
-        """Whether every constraint is proven on the holdout."""
-        return all(state == "certified" for state in self.constraints.values())
+        """Whether every constraint is proven on the holdout, or met by a timing, which has no interval."""
+        return set(self.constraints.values()) <= {"certified", "met"}
 
     def measured(self) -> dict[str, Any]:
         """What a saved policy's metadata says of its own numbers."""

@@ -81,9 +81,9 @@ def _proven(bound: Constraint, member: Member, baseline: Mapping[str, Estimate])
     for text, number in member.certifiable.items():
         tested = parse_constraint(text)
         if number is not None and (tested.label, tested.op) == (bound.label, bound.op):
-            if _by_factor(tested) and _by_factor(bound):
+            if tested.by_factor and bound.by_factor:
                 return bool(number >= bound.scale if bound.op == ">=" else number <= bound.scale)
-            if not _by_factor(tested) and not _by_factor(bound) and tested.scale == bound.scale:
+            if not tested.by_factor and not bound.by_factor and tested.scale == bound.scale:
                 return bool(number >= bound.shift if bound.op == ">=" else number <= bound.shift)
     own, base = member.holdout.get(bound.label), baseline.get(bound.label)
     if own is None or (bound.relative and base is None):
@@ -97,11 +97,6 @@ def _proven(bound: Constraint, member: Member, baseline: Mapping[str, Estimate])
     if worst is None or (bound.relative and unpruned is None):
         return False
     return bound.slack(worst, unpruned) <= SLACK
-
-
-def _by_factor(constraint: Constraint) -> bool:
-    """Whether the number that a test moves is the baseline's factor (else it is the shift): see `search/certify.py`."""
-    return constraint.relative and constraint.shift == 0.0
 
 
 def _there(whole: Front, times: Mapping[str, float]) -> str:
@@ -121,7 +116,7 @@ def _one(member: Member, times: Mapping[str, float]) -> str:
 
 
 def _tightest(goal: Constraint, number: float) -> str:
-    if _by_factor(goal):
+    if goal.by_factor:
         return f"{goal.label} {goal.op} {number:.4g} * baseline"
     base = f"{goal.scale:.4g} * baseline {number:+.4g}" if goal.relative else f"{number:.4g}"
     return f"{goal.label} {goal.op} {base}"

@@ -1,10 +1,14 @@
-"""What the holdout proves about a policy: one-sided tests over images, in a fixed sequence.
+"""What the holdout proves about the finalists: one-sided tests over images, in a fixed sequence.
 
 For `M >= c * baseline + s` the test is one-sided on the per-image sums of M - c * baseline - s, paired by record:
-*certified* when its lower bound is not below 0, *violated* when its upper bound is below 0, else *undecided*. Policies
-are tested in an order fixed before the holdout is looked at, dearest predicted cost first, each at the full confidence;
-after the first one that is not certified no later one can be (fixed-sequence testing keeps the family-wise error at
-1 - confidence without a penalty for their number: Maurer, Hothorn & Lehmacher 1995).
+*certified* when its lower bound is not below 0, *violated* when its upper bound is below 0, else *undecided*. Tests are
+made in an order fixed before the holdout is looked at (policies dearest first, constraints as the spec has them), each
+at the full confidence; after the first that does not certify no later one can.
+
+`certifiable` is the tightest number known of each, all of them true at once at the stated confidence: the declared
+bound of what is certified; the own bound, at full confidence, of the test that ended the sequence; and where every test
+certifies, each one's own bound with the risk shared out evenly. docs/certification.md says why this is valid (Maurer,
+Hothorn & Lehmacher 1995; Hsu & Berger 1999).
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from autoprune.measures import registry as measures
+from autoprune.search.bound_test import BoundTest
 from autoprune.search.settle import Unusable
 from autoprune.search.statistics import Clusters, is_binary, lower_bound, student, upper_bound
 
@@ -21,8 +27,8 @@ if TYPE_CHECKING:
     from autoprune.ports import Measurement, TrialRecord
     from autoprune.spec.goals import Constraint
 
-State = Literal["certified", "undecided", "violated"]
-SEQUENCE_BROKEN = "a dearer policy before it in the fixed sequence was not certified"
+State = Literal["certified", "met", "undecided", "violated"]
+SEQUENCE_BROKEN = "a test before it in the fixed sequence was not passed"
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One constraint on one policy. `bound` and `lower`, `upper` are one-sided, of sign * (M - bound), in the measure's
-    unit. `certifiable` is the tightest number that could stand in the constraint and be certified: the factor of the
-    baseline, or the shift where the bound has one (None = no number could)."""
+    """One constraint on one policy. `lower` and `upper` are one-sided bounds of sign * (M - bound), in the measure's
+    unit. `certifiable` is a number that could stand in the constraint: the factor of the baseline, or the shift where
+    the bound has one (None = nothing is known). `tested`: over images. Other numbers are exact (a cost) or stand for
+    themselves (a timing, which at best is *met*): no part of the sequence, they neither end it nor wait for it."""
 
     text: str
     state: State
@@ -46,6 +53,7 @@ class Verdict:
     upper: float
     certifiable: float | None
     reason: str = ""
+    tested: bool = True
 
 
 def interval(measurement: Measurement, label: str, confidence: float) -> Interval:
@@ -65,97 +73,41 @@ def interval(measurement: Measurement, label: str, confidence: float) -> Interva
 
 
 def judge(constraint: Constraint, policy: Measurement, baseline: Measurement, confidence: float) -> Verdict:
-    """The verdict on one constraint, as if it were the only policy tested."""
-    test = _Test.of(constraint, policy, baseline, confidence)
+    """The verdict on one constraint and the tightest number that could be certified, as if nothing else were tested."""
+    test = BoundTest.of(constraint, policy, baseline, confidence)
     if test is None:
-        gap = -constraint.slack(policy.values[constraint.label], baseline.values[constraint.label])
-        state: State = "certified" if gap >= 0 else "violated"
-        return Verdict(constraint.text, state, gap, gap, _exact_number(constraint, policy, baseline))
+        return _untested(constraint, policy, baseline)
+    return replace(_verdict(test), certifiable=_number(test))
+
+
+def _untested(constraint: Constraint, policy: Measurement, baseline: Measurement) -> Verdict:
+    gap = -constraint.slack(policy.values[constraint.label], baseline.values[constraint.label])
+    info = measures.find(constraint.measure.name)
+    timed = info is not None and info.timed
+    state: State = "violated" if gap < 0 else "met" if timed else "certified"
+    number = None if timed else _exact_number(constraint, policy, baseline)
+    return Verdict(constraint.text, state, gap, gap, number, tested=False)
+
+
+def _verdict(test: BoundTest) -> Verdict:
+    goal = test.constraint
     if test.images < 2:
         few = f"the holdout has {test.images} image: an interval needs at least 2"
-        return Verdict(constraint.text, "undecided", -math.inf, math.inf, None, few)
-    lower, upper = test.lower(constraint.scale, constraint.shift), test.upper(constraint.scale, constraint.shift)
-    state = "certified" if lower >= 0 else "violated" if upper < 0 else "undecided"
-    return Verdict(constraint.text, state, lower, upper, test.certifiable())
+        return Verdict(goal.text, "undecided", -math.inf, math.inf, None, few)
+    lower, upper = test.lower(goal.scale, goal.shift), test.upper(goal.scale, goal.shift)
+    state: State = "certified" if lower >= 0 else "violated" if upper < 0 else "undecided"
+    return Verdict(goal.text, state, lower, upper, None)
+
+
+def _number(test: BoundTest) -> float | None:
+    return test.certifiable() if test.images >= 2 else None
 
 
 def _exact_number(constraint: Constraint, policy: Measurement, baseline: Measurement) -> float | None:
     value, base = policy.values[constraint.label], baseline.values[constraint.label]
-    if constraint.relative and constraint.shift == 0.0:
+    if constraint.by_factor:
         return value / base if base > 0 else None
     return value - constraint.scale * base
-
-
-@dataclass(frozen=True)
-class _Test:
-    """The paired per-image sums of one constraint, ready for any scale and shift."""
-
-    constraint: Constraint
-    own: Clusters
-    base: Clusters
-    binary: bool
-    confidence: float
-
-    @classmethod
-    def of(cls, constraint: Constraint, policy: Measurement, baseline: Measurement, confidence: float) -> _Test | None:
-        own, base = policy.samples.get(constraint.label), baseline.samples.get(constraint.label)
-        if own is None or base is None:
-            return None
-        binary = is_binary(own) and (is_binary(base) or not constraint.relative)
-        grouped = [Clusters.of(samples, policy.images) for samples in (own, base)]
-        return cls(constraint, grouped[0], grouped[1], binary, confidence)
-
-    @property
-    def images(self) -> int:
-        return len(self.own)
-
-    @property
-    def sign(self) -> float:
-        return 1.0 if self.constraint.op == ">=" else -1.0
-
-    def _data(self, scale: float, shift: float) -> Clusters:
-        sums = self.own.sums - scale * self.base.sums - shift * self.own.sizes
-        return Clusters(self.sign * sums, self.own.sizes)
-
-    def lower(self, scale: float, shift: float) -> float:
-        """Lower bound of the mean margin. For 0/1 data the pseudo-image fails where the baseline succeeds."""
-        worst = -scale - shift if self.sign > 0 else shift - 1.0
-        return lower_bound(self._data(scale, shift), self.confidence, worst if self.binary else None)
-
-    def upper(self, scale: float, shift: float) -> float:
-        best = 1.0 - shift if self.sign > 0 else scale + shift
-        return upper_bound(self._data(scale, shift), self.confidence, best if self.binary else None)
-
-    def certifiable(self) -> float | None:
-        """The tightest factor (or shift) that would be certified on these data."""
-        scale, shift = self.constraint.scale, self.constraint.shift
-        if not self.constraint.relative or shift != 0.0:
-            return self.sign * self.lower(scale, 0.0)  # the bound moves one to one with the shift
-        if self.base.mean <= 0:
-            return None
-        met, missed = self._bracket(self.own.mean / self.base.mean)
-        if met is None:
-            return None
-        for _ in range(40):  # to the last digits that matter
-            middle = (met + missed) / 2
-            if self.lower(middle, 0.0) >= 0:
-                met = middle
-            else:
-                missed = middle
-        return met
-
-    def _bracket(self, ratio: float) -> tuple[float | None, float]:
-        """A factor that would be certified (None = none) and the observed ratio, which at best just is."""
-        if self.lower(ratio, 0.0) >= 0:
-            return ratio, ratio
-        met = 0.0 if self.sign > 0 else max(ratio, 1e-9)
-        for _ in range(60):
-            if self.lower(met, 0.0) >= 0:
-                return met, ratio
-            if self.sign > 0:
-                return None, ratio
-            met *= 2
-        return None, ratio
 
 
 def sequence(records: Sequence[TrialRecord], costs: Sequence[str]) -> list[TrialRecord]:
@@ -173,30 +125,47 @@ def certify(
     confidence: float,
 ) -> list[dict[str, Verdict]]:
     """Verdicts by constraint text for policies in the order of testing. One that could not be measured gets none, and
-    breaks the sequence like one that was not certified."""
-    intact = True
+    ends the sequence like a test that does not certify."""
+    passed: list[tuple[dict[str, Verdict], BoundTest]] | None = []  # None: the sequence has ended
     results: list[dict[str, Verdict]] = []
     for measurement in ordered:
-        if isinstance(measurement, Unusable):
-            results.append({})
-            intact = False
-            continue
-        verdicts = {c.text: judge(c, measurement, baseline, confidence) for c in constraints}
-        if not intact:
-            verdicts = {text: _downgraded(v) for text, v in verdicts.items()}
-        intact = intact and all(v.state == "certified" for v in verdicts.values())
+        verdicts: dict[str, Verdict] = {}
         results.append(verdicts)
+        if isinstance(measurement, Unusable):
+            passed = None
+            continue
+        for constraint in constraints:
+            test = BoundTest.of(constraint, measurement, baseline, confidence)
+            if test is None:
+                verdicts[constraint.text] = _untested(constraint, measurement, baseline)
+                continue
+            verdict = _verdict(test)
+            if passed is None:
+                verdict = _after_the_end(verdict)
+            elif verdict.state == "certified":
+                passed.append((verdicts, test))
+                verdict = replace(verdict, certifiable=constraint.number)
+            else:
+                passed, verdict = None, replace(verdict, certifiable=_number(test))
+            verdicts[constraint.text] = verdict
+    for verdicts, test in passed or ():
+        verdicts[test.constraint.text] = _sharper(verdicts[test.constraint.text], test, len(passed or ()))
     return results
 
 
-def _downgraded(verdict: Verdict) -> Verdict:
-    if verdict.state != "certified":
-        return verdict
-    return replace(verdict, state="undecided", reason=SEQUENCE_BROKEN)
+def _after_the_end(verdict: Verdict) -> Verdict:
+    return replace(verdict, state="undecided", reason=SEQUENCE_BROKEN) if verdict.state == "certified" else verdict
+
+
+def _sharper(verdict: Verdict, test: BoundTest, among: int) -> Verdict:
+    """With its own number, where everything is certified and the risk is shared by so many tests."""
+    goal, number = test.constraint, test.at(1 - (1 - test.confidence) / among).certifiable()
+    tighter = number is not None and test.sign * number > test.sign * goal.number
+    return replace(verdict, certifiable=number) if tighter else verdict
 
 
 def standing(verdicts: Mapping[str, Verdict]) -> State:
-    """A policy's overall state: certified only if every constraint is (also when there is none)."""
+    """A policy's overall state: certified only if every constraint is, or met (also when there is none)."""
     states = {v.state for v in verdicts.values()}
     if "violated" in states:
         return "violated"

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def remarks(constraints: Sequence[Constraint], finalists: Sequence[Finalist], members: int) -> list[str]:
-    """Why policies are undecided, what could have been certified, and how many the holdout dropped."""
-    lines = _reasons(finalists)
+    """Why policies are undecided, what could have been certified, and how many the holdout dropped. Finalists stand in
+    the order of testing."""
+    lines, ended = _reasons(finalists), _ended(constraints, finalists)
     if finalists and all(f.rank > 0 for f in finalists):
-        lines += ["no policy is certified:", *(f"  {line}" for c in constraints for line in _best(c, finalists))]
+        lines.append("no policy is certified" + (":" if ended else ""))
+    lines += ended
     dropped = len(finalists) - members
     if dropped:
         lines.append(f"{dropped} of {len(finalists)} finalists are dominated on the holdout and left out")
@@ -36,25 +38,31 @@ def _reasons(finalists: Sequence[Finalist]) -> list[str]:
     ]
 
 
-def _best(constraint: Constraint, finalists: Sequence[Finalist]) -> list[str]:
-    sign = 1.0 if constraint.op == ">=" else -1.0
-    known = [
-        (sign * number, f.record.name)
-        for f in finalists
-        if (number := f.verdicts[constraint.text].certifiable) is not None
-    ]
-    if not known:
-        return [f"{constraint.text}: no bound could be certified on this holdout"]
-    best, name = max(known)
-    return [f"{constraint.text}: {name} could be certified for {bound_text(constraint, sign * best)}"]
+def _ended(constraints: Sequence[Constraint], finalists: Sequence[Finalist]) -> list[str]:
+    """What the test that ended the sequence would have certified: the one number of a failed test that holds beside
+    everything that is certified. A best of several would be none, being chosen by the holdout."""
+    for finalist in finalists:
+        for constraint in constraints:
+            verdict = finalist.verdicts[constraint.text]
+            if verdict.reason == SEQUENCE_BROKEN:
+                return []
+            if verdict.tested and verdict.state != "certified":
+                number, name = verdict.certifiable, finalist.record.name
+                if number is None:
+                    return [f"{constraint.text}: no bound could be certified for {name} on this holdout"]
+                return [f"{constraint.text}: {name} could be certified for {bound_text(constraint, number)}"]
+    return []
 
 
 def verdict_text(constraint: Constraint, state: str, number: float | None) -> str:
-    """A verdict with the tightest bound that the holdout proves: 'certified: exact_match >= 0.958 * baseline'."""
-    if number is None:
+    """A verdict with the number that holds beside it: 'certified: exact_match >= 0.95 * baseline (even exact_match >=
+    0.958 * baseline)'; what is not certified has a number where it ended the sequence."""
+    if state == "met":
+        return f"met (one measurement): {constraint.text}"
+    if number is None or (state == "certified" and number == constraint.number):
         return f"{state}: {constraint.text}"
-    proven = bound_text(constraint, number)
-    return f"{state}: {proven}" if state == "certified" else f"{state}: {constraint.text} (shown: {proven})"
+    known = "even" if state == "certified" else "could be certified:"
+    return f"{state}: {constraint.text} ({known} {bound_text(constraint, number)})"
 
 
 def bound_text(constraint: Constraint, number: float) -> str:
@@ -64,7 +72,7 @@ def bound_text(constraint: Constraint, number: float) -> str:
     rounded = (math.floor if constraint.op == ">=" else math.ceil)(number / unit + 0.0) * unit
     shown = f"{rounded:.{max(0, digits)}f}"
     shown = shown.rstrip("0").rstrip(".") if "." in shown else shown
-    if constraint.relative and constraint.shift == 0.0:
+    if constraint.by_factor:
         return f"{constraint.label} {constraint.op} {shown} * baseline"
     if not constraint.relative:
         return f"{constraint.label} {constraint.op} {shown}"

@@ -4,9 +4,12 @@ Records that share an image are not independent, so every error here is computed
 ratio of sums, its variance the usual linearised (cluster-robust) one with C/(C - 1), and quantiles are Student's t
 with C - 1 degrees of freedom for C images (Cochran, Sampling Techniques, ch. 6 and 9A).
 
-For 0/1 measures that variance says nothing when no record disagrees: forty right answers out of forty do not prove
-0.95. There a bound is taken with one more pseudo-image of the least favourable outcome, which reproduces the 'rule of
-three' when nothing disagrees and fades as 1/C otherwise.
+Where losses are rare, a sample that has few of them has a high mean *and* a small error, so that the plain bound is too
+high too often: quantiles grow by the skewness of the images (the Cornish-Fisher term of a studentised mean: Johnson
+1978, Hall 1992), never the other way. For 0/1 measures that still says nothing when no record disagrees: forty right
+answers out of forty do not prove 0.95. There a bound is taken with a part of one more image, of the least favourable
+outcome: as much as makes n right answers out of n prove what they do, (1 - confidence)^(1/n). Where the unpruned model
+is always right, both together certify at the counts of the exact binomial test or at one loss fewer.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,19 +50,25 @@ class Clusters:
     @property
     def error(self) -> float:
         """Standard error of the mean; needs two images (infinite below that)."""
+        return self.shape[0]
+
+    @property
+    def shape(self) -> tuple[float, float]:
+        """Standard error of the mean, and the skewness of the images (0 where they do not vary)."""
         count = len(self)
         if count < 2:
-            return math.inf
+            return math.inf, 0.0
         residuals = self.sums - self.sizes * self.mean
-        scale = count / (count - 1)
         # Residuals of identical records are rounding noise, not variance.
         if float(np.abs(residuals).max()) <= 1e-12 * max(1.0, float(np.abs(self.sums).max())):
-            return 0.0
-        return float(math.sqrt(scale * float(residuals @ residuals)) / self.sizes.sum())
+            return 0.0, 0.0
+        squares = float(residuals @ residuals)
+        skewness = math.sqrt(count) * float(residuals @ (residuals * residuals)) / squares**1.5
+        return math.sqrt(count / (count - 1) * squares) / float(self.sizes.sum()), skewness
 
-    def with_pseudo_image(self, outcome: float) -> Clusters:
-        """One more image of average size on which every record has this outcome."""
-        size = float(self.sizes.mean())
+    def with_pseudo_image(self, outcome: float, weight: float) -> Clusters:
+        """With that much of one more image of average size, on which every record has this outcome."""
+        size = weight * float(self.sizes.mean())
         return Clusters(np.append(self.sums, outcome * size), np.append(self.sizes, size))
 
 
@@ -69,13 +79,24 @@ def student(confidence: float, images: int) -> float:
     return float(stdtrit(images - 1, confidence))
 
 
+def pseudo_weight(confidence: float) -> float:
+    """w such that the bound of n images without a loss is 1 - ln(1 / (1 - confidence)) / n: one loss of weight w has a
+    mean and an error of w / n, and a skewness of sqrt(n)."""
+    z = NormalDist().inv_cdf(confidence)
+    return -math.log(1 - confidence) / (1 + z + (2 * z**2 + 1) / 6)
+
+
 def lower_bound(data: Clusters, confidence: float, pessimum: float | None = None) -> float:
     """One-sided lower confidence bound of the mean. `pessimum` = the lowest outcome, where data are 0/1."""
     if len(data) < 2:
         return -math.inf
-    shifted = data if pessimum is None else data.with_pseudo_image(pessimum)
-    error = shifted.error
-    return shifted.mean if error == 0.0 else shifted.mean - student(confidence, len(shifted)) * error
+    shifted = data if pessimum is None else data.with_pseudo_image(pessimum, pseudo_weight(confidence))
+    error, skewness = shifted.shape
+    if error == 0.0:
+        return shifted.mean
+    quantile = student(confidence, len(shifted))
+    quantile -= min(0.0, skewness) * (2 * quantile**2 + 1) / (6 * math.sqrt(len(shifted)))
+    return shifted.mean - quantile * error
 
 
 def upper_bound(data: Clusters, confidence: float, optimum: float | None = None) -> float:

@@ -45,6 +45,16 @@ class Constraint:
         """Whether the unpruned baseline is needed to know the bound."""
         return self.scale != 0.0
 
+    @property
+    def by_factor(self) -> bool:
+        """Whether the bound's one number is the baseline's factor (else it is the shift)."""
+        return self.relative and self.shift == 0.0
+
+    @property
+    def number(self) -> float:
+        """That number."""
+        return self.scale if self.by_factor else self.shift
+
     def bound(self, baseline: float | None) -> float:
         """The bound in the measure's unit."""
         return self.shift if baseline is None else self.scale * baseline + self.shift

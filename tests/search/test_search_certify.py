@@ -114,6 +114,18 @@ def test_a_value_without_records_is_exact():
     assert interval(base, "cost", 0.95) == interval(base, "cost", 0.5)
 
 
+def test_a_timing_is_met_or_violated_but_never_certified():
+    """One median has no interval; nothing is proven by it, and nothing waits for it."""
+    at_most, base = constraint("prefill_latency", "<=", 0.5), measured([1.0] * 400, prefill_latency=1.0)
+    clear = with_margin(0.08)
+    for taken, state in [(0.4, "met"), (0.5, "met"), (0.6, "violated")]:
+        own = Measurement({**clear.values, "prefill_latency": taken}, clear.samples, clear.images)
+        first, second = certify([at_most, AT_LEAST], [own, own], base, 0.95)
+        assert first == second
+        assert (first[at_most.text].state, first[at_most.text].certifiable) == (state, None)
+        assert standing(first) == ("certified" if state == "met" else "violated")
+
+
 def test_one_image_decides_nothing():
     own = measured([1.0, 0.0], (3, 3))
     verdict = judge(AT_LEAST, own, own, 0.95)
@@ -187,12 +199,31 @@ def test_after_the_first_that_fails_none_is_certified():
     assert standing(broken[1]) == "undecided"
 
 
-def test_one_failing_constraint_breaks_the_sequence():
-    base, clear = measured([1.0] * 400, cost=1.0), with_margin(0.08)
-    dear = Measurement({**clear.values, "cost": 0.9}, clear.samples, clear.images)
-    cheap = Measurement({**clear.values, "cost": 0.1}, clear.samples, clear.images)
-    results = certify([AT_LEAST, constraint("cost", "<=", 0.5)], [dear, cheap], base, 0.95)
-    assert [standing(v) for v in results] == ["violated", "undecided"]
+def test_an_exact_number_neither_ends_the_sequence_nor_waits_for_it():
+    base, clear, close = measured([1.0] * 400, cost=1.0), with_margin(0.08), with_margin(0.005)
+    dear, cheap, unsure = (
+        Measurement({**m.values, "cost": cost}, m.samples, m.images)
+        for m, cost in ((clear, 0.9), (clear, 0.1), (close, 0.2))
+    )
+    at_most = constraint("cost", "<=", 0.5)
+    results = certify([at_most, AT_LEAST], [dear, unsure, cheap], base, 0.95)
+    assert [standing(v) for v in results] == ["violated", "undecided", "undecided"]
+    assert [v[at_most.text].state for v in results] == ["violated", "certified", "certified"]
+    assert [v[AT_LEAST.text].state for v in results] == ["certified", "undecided", "undecided"]
+    assert [v[at_most.text].certifiable for v in results] == [0.9, 0.2, 0.1], "a cost is known, whatever else is shown"
+
+
+def test_constraints_of_one_policy_are_steps_of_the_sequence():
+    """Two constraints tested side by side at full confidence would be wrong about one of them up to twice as often."""
+    base = measured([1.0] * 400)
+    tight, loose = constraint("acc", ">=", 0.98), constraint("acc", ">=", 0.8)
+    both = with_margin(0.07)
+    first, second = certify([loose, tight], [both, both], base, 0.95)
+    assert [first[c.text].state for c in (loose, tight)] == ["certified", "undecided"]
+    assert [second[c.text].state for c in (loose, tight)] == ["undecided", "undecided"]
+    (turned,) = certify([tight, loose], [both], base, 0.95)
+    assert [turned[c.text].state for c in (tight, loose)] == ["undecided", "undecided"]
+    assert turned[loose.text].reason == SEQUENCE_BROKEN
 
 
 def record(number, cost, **values):
@@ -228,6 +259,9 @@ def test_selection_is_by_a_search_cost_among_the_certified():
     assert select([dear, cheap, undecided], make_plan()) is cheap
     assert select([dear, cheap, undecided], make_plan(select=objective("nll"))) is dear
     assert select([undecided], make_plan()) is None
-    lines = remarks([AT_LEAST], [undecided], 1)
-    assert lines[0] == "no policy is certified:"
-    assert lines[1].startswith(f"  {AT_LEAST.text}: t2 could be certified for acc >= 0.8")
+    assert remarks([AT_LEAST], [undecided], 1) == [
+        "no policy is certified:",
+        f"{AT_LEAST.text}: t2 could be certified for acc >= 0.8766 * baseline",
+    ]
+    shown = remarks([AT_LEAST], [dear, undecided, cheap], 3)
+    assert shown == [f"{AT_LEAST.text}: t2 could be certified for acc >= 0.8766 * baseline"]
