@@ -80,7 +80,7 @@ CASES: list[tuple[str, Any, tuple[str, dict[str, Any]], Oracle]] = [
     (
         "dart, image pivots",
         ("feature_norm", {"space": "hidden", "order": "l1"}),
-        ("pivot", {"text": 0}),
+        ("pivot", {"text": 0, "space": "hidden"}),
         lambda g, k: selection.dart_shares(g.hidden, [float(np.abs(x).sum()) for x in g.hidden], k, 4),
     ),
     (
