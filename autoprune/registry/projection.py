@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from autoprune.ports import TrialRecord
 from autoprune.registry import names
 from autoprune.registry.client import sqlite_path
+from autoprune.registry.front_html import front_html
 from autoprune.registry.outbox import StudyInfo
 from autoprune.search.pareto import hypervolume_curve
 from autoprune.spec.goals import Objective
@@ -160,18 +161,57 @@ def curve(client: Any, parent_run: Any, points: Sequence[tuple[int, float]]) -> 
         client.log_batch(run_id, metrics=some)
 
 
-def front(client: Any, parent_run: Any, document: Mapping[str, Any], pictures: Mapping[str, Any]) -> None:
-    """The front document, its figures (file name -> matplotlib figure) and the selected member's numbers; the end."""
+def front(
+    client: Any,
+    parent_run: Any,
+    document: Mapping[str, Any],
+    pictures: Mapping[str, Any],
+    trial_runs: Mapping[int, Any],
+) -> None:
+    """The front document, as a page too, its figures (file name -> matplotlib figure), the selected member's numbers,
+    and each member's on its trial's run; the end."""
     run_id = parent_run.info.run_id
     client.log_text(run_id, json.dumps(dict(document), indent=2), "front.json")
+    client.log_text(run_id, front_html(document), "front.html")
     for file, figure in pictures.items():
         client.log_figure(run_id, figure, f"figures/{file}")
-    known = client.get_run(run_id).data.metrics
-    changed = {
-        label: value for label, value in _front_metrics(document).items() if known.get(names.key(label)) != value
-    }
-    log(client, parent_run, params={}, metrics=changed, stamp=_now())  # a later front's numbers replace these
+    _changed(client, client.get_run(run_id), _front_metrics(document))
+    _members(client, document.get("members", []), trial_runs)
     client.set_terminated(run_id, status="FINISHED")
+
+
+def _members(client: Any, members: Sequence[Mapping[str, Any]], trial_runs: Mapping[int, Any]) -> None:
+    """Holdout numbers and the tag `autoprune.front` (its state, or `selected`) on the run of each member, so that
+    MLflow's list filters and its comparison draws them; the tag goes where a later front has left a policy out."""
+    runs = {run.data.tags.get(names.DIGEST_TAG): run for _, run in sorted(trial_runs.items(), reverse=True)}
+    there = {member.get("digest"): member for member in members if member.get("digest") in runs}
+    for digest, run in runs.items():
+        if digest not in there and names.FRONT_TAG in run.data.tags:
+            client.delete_tag(run.info.run_id, names.FRONT_TAG)
+    for digest, member in there.items():
+        run = runs[digest]
+        states = set(member.get("constraints", {}).values())
+        worst = next((state for state in ("violated", "undecided") if state in states), "certified")
+        client.set_tag(run.info.run_id, names.FRONT_TAG, "selected" if member.get("selected") else worst)
+        _changed(client, run, _holdout(member, "holdout/"))
+
+
+def _changed(client: Any, run: Any, metrics: Mapping[str, float]) -> None:
+    """Log what the run does not say already; a later front's numbers replace an earlier one's."""
+    known = run.data.metrics
+    changed = {label: value for label, value in metrics.items() if known.get(names.key(label)) != value}
+    log(client, run, params={}, metrics=changed, stamp=_now())
+
+
+def _holdout(member: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """A member's estimates with their limits, by metric name."""
+    parts = {"": "value", ".low": "low", ".high": "high"}
+    return {
+        f"{prefix}{label}{suffix}": float(interval[part])
+        for label, interval in member.get("holdout", {}).items()
+        for suffix, part in parts.items()
+        if interval.get(part) is not None
+    }
 
 
 def _front_metrics(document: Mapping[str, Any]) -> dict[str, float]:
@@ -183,13 +223,7 @@ def _front_metrics(document: Mapping[str, Any]) -> dict[str, float]:
             continue
         if member.get("budget") is not None:
             metrics["selected/budget"] = float(member["budget"])
-        for label, interval in member.get("holdout", {}).items():
-            parts = {"": "value", ".low": "low", ".high": "high"}
-            metrics |= {
-                f"selected/{label}{suffix}": float(interval[part])
-                for suffix, part in parts.items()
-                if interval.get(part) is not None
-            }
+        metrics |= _holdout(member, "selected/")
     return metrics
 
 

@@ -131,7 +131,9 @@ class MlflowPublisher:
         trials = self._outbox.trials()
         points = projection.curve_points(trials, self._study.objectives)
         projection.curve(self._client, run, points)
-        projection.front(self._client, run, document, pictures(document, trials, points))
+        drawn = pictures(document, trials, points, self._study.resolved.get("tokens"))
+        children = projection.children(self._client, self._experiment_id(), run.info.run_id)
+        projection.front(self._client, run, document, drawn, children)
 
     def _publish_policy(self, payload: Mapping[str, Any]) -> None:
         name = payload.get("name") or self._study.registered_model

@@ -167,6 +167,16 @@ def test_mlflow_alone_rebuilds_front_intervals_and_hypervolume(study: Any) -> No
     assert len(children) == study.front["trials"]["complete"] + 1  # and the baseline
     path = download_artifacts(artifact_uri=f"runs:/{parents[0].info.run_id}/front.json", tracking_uri=uri)
     assert json.loads(Path(path).read_text())["members"] == study.front["members"]
+    on_front = {r.data.tags["autoprune.policy_digest"]: r for r in children if "autoprune.front" in r.data.tags}
+    assert set(on_front) == {m["digest"] for m in study.front["members"]}
+    for member in study.front["members"]:
+        shown = on_front[member["digest"]].data
+        assert shown.metrics["holdout/exact_match"] == member["holdout"]["exact_match"]["value"]
+        assert (shown.tags["autoprune.front"] == "selected") == member["selected"]
+    there = {f.path for f in client.list_artifacts(parents[0].info.run_id)}
+    assert {"front.json", "front.html", "figures", "policies", "spec.yaml"} <= there
+    drawn = {f.path for f in client.list_artifacts(parents[0].info.run_id, "figures")}
+    assert drawn == {f"figures/{name}.png" for name in ("front", "hypervolume", "schedules")}
     curve = client.get_metric_history(parents[0].info.run_id, "hypervolume")
     values = [m.value for m in sorted(curve, key=lambda m: m.step)]
     assert values == sorted(values)

@@ -145,6 +145,32 @@ def test_a_later_front_replaces_the_numbers_of_an_earlier_one(uri, study, outbox
     assert _runs(uri, study)[0].data.metrics["selected/exact_match"] == 0.5
 
 
+def test_members_of_the_front_are_told_apart_among_the_trials(uri, study, outbox, tmp_path):
+    (row,) = [row for row in outbox.rows if row.kind == "front"]
+    for member, number in zip(row.payload["members"], (2, 4, 5), strict=True):
+        member["digest"] = outbox.records[number].digest
+    publisher = MlflowPublisher(outbox, uri, study)
+    publisher.flush()
+    parent, children = _runs(uri, study)
+    marks = {int(r.data.tags[names.TRIAL_TAG]): r.data.tags.get(names.FRONT_TAG) for r in children}
+    assert marks == {0: None, 1: None, 2: "violated", 4: "selected", 5: "undecided"}
+    chosen = next(r for r in children if r.data.tags.get(names.FRONT_TAG) == "selected")
+    assert chosen.data.metrics["holdout/exact_match"] == 0.91
+    assert chosen.data.metrics["holdout/exact_match.low"] == pytest.approx(0.899)
+    listed = _client(uri).search_runs([parent.info.experiment_id], "tags.`autoprune.front` != ''")
+    assert {int(r.data.tags[names.TRIAL_TAG]) for r in listed} == {2, 4, 5}, "as docs/registry.md says"
+    page = _text(uri, parent, "front.html", tmp_path / "h")
+    assert page.count("<tr") == 1 + 1 + 3
+    assert "certified: exact_match &gt;= 0.95 * baseline" in page
+
+    later = json.loads(json.dumps(row.payload))
+    later["members"] = later["members"][1:]
+    outbox.add("front", later)
+    publisher.flush()
+    marks = {int(r.data.tags[names.TRIAL_TAG]): r.data.tags.get(names.FRONT_TAG) for r in _runs(uri, study)[1]}
+    assert marks[2] is None, "it has left the front"
+
+
 def test_a_server_that_refuses_leaves_the_rows_and_a_replay_publishes_them_all(uri, study, outbox, refusing, caplog):
     publisher = MlflowPublisher(outbox, refusing, study)
     started = time.monotonic()
