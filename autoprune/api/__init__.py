@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from autoprune.api.answering import answer as answer
     from autoprune.api.comparing import Comparison as Comparison
     from autoprune.api.comparing import compare as compare
+    from autoprune.api.doctoring import doctor as doctor
     from autoprune.api.methods import list_methods as list_methods
     from autoprune.api.mistakes import list_codes as list_codes
     from autoprune.api.objectives import list_objectives as list_objectives
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.api.policies import promote as promote
     from autoprune.api.policies import rollback as rollback
     from autoprune.api.policies import show_policy as show_policy
+    from autoprune.api.projecting import sync as sync
     from autoprune.api.reading import draw_front as draw_front
     from autoprune.api.reading import front as front
     from autoprune.api.reading import studies as studies
@@ -36,6 +38,7 @@ _HOMES = {
     "answer": "answering",
     "Comparison": "comparing",
     "compare": "comparing",
+    "doctor": "doctoring",
     "list_methods": "methods",
     "list_codes": "mistakes",
     "list_objectives": "objectives",
@@ -47,6 +50,7 @@ _HOMES = {
     "promote": "policies",
     "rollback": "policies",
     "show_policy": "policies",
+    "sync": "projecting",
     "draw_front": "reading",
     "front": "reading",
     "studies": "reading",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from autoprune import check
 from autoprune.api import state
 from autoprune.api.explaining import explain_stages
+from autoprune.api.projecting import study_info
 from autoprune.api.publishing import artifact
 from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
@@ -157,7 +158,7 @@ class _Run:
         self.study, self.log, self.observer, self.stop = study, log, observer, stop
         self.kind, self.address = instead
         self.loaded = study.checked.loaded
-        self.publisher = _publisher(study, log, uri)
+        self.publisher = _publisher(log, uri)
         self.folder = state.study_folder(self.loaded, study.study_id)
 
     def run(self, plan: Any) -> SearchResult:
@@ -290,22 +291,7 @@ class _Run:
         return notes
 
 
-def _publisher(study: Prepared, log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:
+def _publisher(log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:
     from autoprune.registry.tracking import MlflowPublisher, NullPublisher
 
-    if uri is None:
-        return NullPublisher()
-    from autoprune.registry.outbox import StudyInfo
-
-    spec = study.checked.loaded.spec
-    info = StudyInfo(
-        study_id=study.study_id,
-        name=spec.name,
-        spec_text=study.checked.loaded.source.text,
-        resolved=study.resolved(),
-        digests=study.digests(),
-        objectives=study.checked.objectives,
-        constraints=study.checked.constraints,
-        registered_model=spec.output.register_as,
-    )
-    return MlflowPublisher(log, uri, info)
+    return NullPublisher() if uri is None else MlflowPublisher(log, uri, study_info(log))

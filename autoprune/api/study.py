@@ -298,6 +298,7 @@ class Prepared:
             "constraints": [asdict(c) for c in self.checked.constraints],
             "calibration": asdict(self.calibration),
             "tokens": self.tokens,
+            "digests": self.digests(),
         }
 
     def digests(self) -> dict[str, str]:

@@ -8,7 +8,18 @@ from contextlib import nullcontext
 import typer
 from typer.exceptions import Abort, TyperException
 
-from autoprune.cli import comparing, errors, explaining, policies, run_policy, searching, studies, vocabulary, writing
+from autoprune.cli import (
+    comparing,
+    doctor,
+    errors,
+    explaining,
+    policies,
+    run_policy,
+    searching,
+    studies,
+    vocabulary,
+    writing,
+)
 from autoprune.cli.output import document_only
 from autoprune.errors import AutoPruneError
 
@@ -24,10 +35,12 @@ app = typer.Typer(
 )
 app.command("search")(searching.search)
 app.command("validate")(searching.validate)
+app.command("doctor")(doctor.doctor)
 app.command("init")(writing.init)
 app.command("schema")(writing.schema)
 app.command("studies")(studies.studies)
 app.command("front")(studies.front)
+app.command("sync")(studies.sync)
 app.command("compare")(comparing.compare)
 app.command("methods")(comparing.methods)
 app.command("parts")(vocabulary.parts)

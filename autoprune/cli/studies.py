@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.cli.output import JsonFlag, agreement, console, emit, interval, number, table
+from autoprune.cli.output import JsonFlag, agreement, console, emit, interval, notes, number, table
 
 Store = Annotated[str | None, typer.Option("--store", help="Database URL; default: the nearest .autoprune/ upward.")]
 
@@ -46,6 +46,29 @@ def front(
         emit(document)
     else:
         show_front(document)
+
+
+def sync(
+    study: Annotated[
+        str | None, typer.Argument(help="A spec file, or a study's name, id (or its beginning); default: all.")
+    ] = None,
+    store: Store = None,
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow's URI.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make MLflow show what the store knows: what waits is published, what was lost is made again."""
+    from autoprune import api
+
+    done = api.sync(study, store, tracking_uri)
+    if json:
+        emit({"studies": done})
+    else:
+        for one in done:
+            console().print(f"{one['study']}: {one['rows']} published, {one['waiting']} waiting")
+            for line in one["trouble"]:
+                notes().print(f"  {line}")
+    if any(one["waiting"] for one in done):
+        raise typer.Exit(1)
 
 
 def show_front(document: Mapping[str, Any]) -> None:

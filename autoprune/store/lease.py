@@ -85,10 +85,8 @@ class Lease:
             return
         row = session.get(LeaseRow, self.study, with_for_update=True)
         if row is not None and not _over(row, now):
-            age = max(0.0, now - row.heartbeat)
             raise AutoPruneError(
-                f"study {self.study} is being driven by '{row.holder}' since {_when(row.since)}, "
-                f"last heartbeat {age:.0f} s ago; "
+                f"{describe(session, row)}; "
                 f"wait for it or stop it (the study is free {row.ttl:g} s after the last heartbeat)"
             )
         session.execute(delete(LeaseRow).where(LeaseRow.study_id == self.study))
@@ -103,6 +101,18 @@ class Lease:
                     session.commit()
             except AutoPruneError as trouble:  # the next write of the driver meets the same trouble and raises it
                 log.warning("%s", trouble)
+
+
+def describe(session: Session, row: LeaseRow) -> str:
+    """Who drives the study, since when, and when last heard of."""
+    age = max(0.0, _clock(session) - row.heartbeat)
+    since = f"since {_when(row.since)}, last heartbeat {age:.0f} s ago"
+    return f"study {row.study_id} is being driven by '{row.holder}' {since}"
+
+
+def is_over(session: Session, row: LeaseRow) -> bool:
+    """Whether the holder may be taken for dead."""
+    return _over(row, _clock(session))
 
 
 def _when(since: float) -> str:
