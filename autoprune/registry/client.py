@@ -77,7 +77,21 @@ def connect(uri: str) -> Any:
     quiet()
     from mlflow import MlflowClient
 
+    if (path := sqlite_path(uri)) is not None and not path.exists():
+        _make(path)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make(path: Path) -> None:
+    """A new database of MLflow's: whole, or not there. Its tables take seconds to make, and half of them would be
+    refused for ever; a kill meanwhile leaves only a file that nobody opens."""
+    from mlflow import MlflowClient
+
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fresh.unlink(missing_ok=True)
+    uri = f"sqlite:///{fresh}"
+    MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+    fresh.replace(path)
 
 
 def is_failure(error: BaseException) -> bool:

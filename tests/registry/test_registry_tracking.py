@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -323,3 +326,21 @@ def test_metric_names():
     a, b = names.key("information_flow(layers=1/2)"), names.key("information_flow[layers=1/2]")
     assert a != b
     assert len(names.key("x" * 400)) <= 250
+
+
+DIES_IN_A_MIGRATION = """
+import os, signal, sys
+from alembic.operations import Operations
+from autoprune.registry.client import connect
+
+Operations.add_column = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+connect(sys.argv[1]).search_experiments()
+"""
+
+
+def test_killed_while_mlflow_makes_its_tables_there_is_no_half_made_database(tmp_path):
+    path = tmp_path / "mlflow.db"
+    done = subprocess.run([sys.executable, "-c", DIES_IN_A_MIGRATION, f"sqlite:///{path}"], cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    assert not path.exists()
+    check_reachable(f"sqlite:///{path}")
