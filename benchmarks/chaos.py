@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks import chaos_world as world
 from benchmarks.chaos_check import DUPLICATED, LOST, WRONG, ZOMBIE, look, wrong
-from benchmarks.chaos_points import STEPS, Side, arm, fill_disk
+from benchmarks.chaos_points import BY_NAME, STEPS, Side, arm, fill_disk, no_space
 from benchmarks.chaos_servers import Door, mlflow_server, postgres_binaries, postgres_server
 from benchmarks.output import RESULTS, duration, machine, table, write
 
@@ -39,8 +39,11 @@ MADE_BY = (
 RESTARTS = 12
 """So often a study is started again before it counts as stuck."""
 FAULTS = (LOST, DUPLICATED, ZOMBIE, WRONG, "unclear", "stuck")
-UNCLEAR = "unexpected "
-"""How the command line begins what it did not foresee: the traceback of a defect, not a message."""
+UNCLEAR = "(traceback in "
+"""What the command line says of what it did not foresee: a defect, not a message."""
+LOADED = "references"
+"""What a search shows once its workers have measured the baseline: one that dies before is an error of the machine."""
+FILES = partial(arm, BY_NAME["files: policy saved"], "before", 1, no_space)
 FROM_NOTHING = "from nothing"
 SECONDS = {"step": 14.0, "driver": 14.0, "worker": 60.0, "database": 20.0, "mlflow": 25.0, "disk": 14.0, "alias": 6.0}
 """What a study of each kind takes on two quiet cores."""
@@ -110,7 +113,7 @@ class World:
 def hit_steps(plan: Plan, shared: World, took: float, rng: random.Random) -> tuple[int, int]:
     """The driver dies at the step's first, second, … passing."""
     spec = shared.spec(plan.name)
-    step = next(s for s in STEPS if s.name == plan.step)
+    step = BY_NAME[plan.step]
     passings = [n if n < 3 else rng.randint(1, 4) for n in range(1, plan.kills + 1)]
     codes = [_run(spec, partial(arm, step, plan.side, nth)) for nth in passings]
     return codes.count(-signal.SIGKILL), plan.kills
@@ -132,7 +135,8 @@ def hit_workers(plan: Plan, shared: World, took: float, rng: random.Random) -> t
     spec = shared.spec(plan.name, executor=world.RAY)
     pid, hits = world.fork(world.command("search", str(spec), "--json"), spec.parent / "log"), 0
     while world.wait(pid, patience=rng.uniform(0.2, 2.0)) is None:
-        workers = world.descendants(pid, "ray::Worker")
+        at_work = LOADED in (spec.parent / "log").read_text()
+        workers = world.descendants(pid, "ray::Worker") if at_work else []
         if workers and hits < plan.kills:
             os.kill(rng.choice(workers), signal.SIGKILL)
             hits += 1
@@ -159,7 +163,7 @@ def hit_disk(plan: Plan, shared: World, took: float, rng: random.Random) -> tupl
     for _ in range(plan.kills):
         log = spec.parent / "log"
         before = log.read_text() if log.exists() else ""
-        code = _run(spec, partial(fill_disk, plan.target, rng.randint(0, 6)))
+        code = _run(spec, FILES if plan.target == "files" else partial(fill_disk, plan.target, rng.randint(0, 6)))
         hits += code != 0 or "is away" in log.read_text()[len(before) :]
     return hits, plan.kills
 
@@ -221,8 +225,8 @@ def plans(kills: int) -> list[Plan]:
         made.append(Plan(f"database-{number}", "database connection", "database", 3, target="postgres"))
         made.append(Plan(f"mlflow-{number}", "MLflow server away", "mlflow", 3, target="mlflow"))
     for number in range(max(1, kills // 100)):
-        for file in ("autoprune.db", "optuna.db", "mlflow.db"):
-            made.append(Plan(f"disk-{file.split('.')[0]}-{number}", f"disk full ({file})", "disk", 2, target=file))
+        for place in ("autoprune.db", "optuna.db", "mlflow.db", "files"):
+            made.append(Plan(f"disk-{place.split('.')[0]}-{number}", f"disk full ({place})", "disk", 2, target=place))
     return made
 
 
@@ -231,7 +235,8 @@ def short() -> list[Plan]:
     chosen = [(2, "after"), (5, "before"), (14, "after")]
     made = [Plan(f"step-{n}-{s}", f"driver {s} '{STEPS[n].name}'", "step", 2, STEPS[n].name, s) for n, s in chosen]
     made.append(Plan("driver-0", "driver at random", "driver", 4))
-    made += [Plan(f"disk-{f[:-3]}-0", f"disk full ({f})", "disk", 1, target=f) for f in ("autoprune.db", "optuna.db")]
+    full = ("autoprune.db", "optuna.db", "files")
+    made += [Plan(f"disk-{f.split('.')[0]}-0", f"disk full ({f})", "disk", 1, target=f) for f in full]
     return made
 
 

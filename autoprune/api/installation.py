@@ -126,9 +126,9 @@ def ray(loaded: LoadedSpec | None) -> Iterator[Finding]:
     if importlib.util.find_spec("ray") is None:
         yield Finding("executor", "fail", f"{wish.kind}: Ray is not installed", "pip install 'autoprune[ray]'")
         return
-    cores, needed = os.cpu_count() or 1, wish.ray.workers * wish.ray.cpus_per_worker
-    if wish.ray.address is None and needed > cores:
-        said = f"{wish.ray.workers} workers want {needed:g} cores; this machine has {cores}"
+    cores, needed = os.cpu_count() or 1, wish.pool.workers * wish.pool.cpus_per_worker
+    if wish.pool.address is None and needed > cores:
+        said = f"{wish.pool.workers} workers want {needed:g} cores; this machine has {cores}"
         yield Finding("executor", "fail", said, "ask for fewer workers, or name a cluster (ray: {address: …})")
     else:
-        yield Finding("executor", "ok", f"{wish.kind}, {wish.ray.workers} workers")
+        yield Finding("executor", "ok", f"{wish.kind}, {wish.pool.workers} workers")

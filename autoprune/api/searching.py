@@ -7,7 +7,8 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -189,7 +190,8 @@ class _Run:
             workers.close()
             self._end(outcome)
         document = self._persevere(lambda: self._publish(front))
-        self._write(document)
+        with written(self.folder):
+            self._write(document)
         self.observer.update(Progress("done"))
         return SearchResult(self.study.study_id, document, self.folder, tuple(self._notes(document)))
 
@@ -238,7 +240,8 @@ class _Run:
         chosen = next((m for m in document["members"] if m["selected"]), None)
         name = self.loaded.spec.output.register_as
         if chosen is not None:
-            folder = self._save(front)
+            with written(self.folder):
+                folder = self._save(front)
             if name is not None:
                 tags = {names.DIGEST_TAG: chosen["digest"], names.STUDY_TAG: self.study.study_id}
                 self.observer.update(Progress("publish"))
@@ -276,7 +279,7 @@ class _Run:
 
     def _notes(self, document: Mapping[str, Any]) -> list[str]:
         notes = [f"study {self.study.study_id} in {self.folder}"]
-        for published in self.publisher.published:
+        for published in dict.fromkeys(self.publisher.published):
             notes.append(f"registered models:/{published.name}@{published.alias} (version {published.version})")
         from autoprune.registry.tracking import NullPublisher
 
@@ -289,6 +292,17 @@ class _Run:
         elif self.loaded.spec.output.register_as is not None and not self.publisher.published:
             notes.append("the selected policy is not registered yet: it waits in the outbox for the same command")
         return notes
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Files of the study that cannot be written are a message, not a defect: all they hold is in the store."""
+    try:
+        yield
+    except OSError as error:
+        raise AutoPruneError(
+            f"{folder} cannot be written: {error.strerror}; the same command continues once it can"
+        ) from error
 
 
 def _publisher(log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -59,7 +60,9 @@ def _root(
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """The console script: runs one command and exits with 0, 1, 2 or 130."""
+    """The console script: runs one command and exits with 0, 1, 2 or 130. Who ends it politely (a container's SIGTERM)
+    is answered as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     given = sys.argv[1:] if arguments is None else arguments
     sys.exit(main(given))
 
