@@ -66,7 +66,8 @@ class EvalRequest:
     """Measure one policy on one split. `policy` is canonical policy JSON (None = the unpruned baseline).
 
     `limit` = only the first so many records of the split (a rung); None = all of them.
-    `tag` is the caller's own handle (it is not part of the evaluation's key).
+    `tag` is the caller's own handle, `known` an earlier measurement of the same policy on the first records of the
+    split: what it has need not be measured again. Neither is part of the evaluation's key.
     """
 
     policy: str | None
@@ -74,28 +75,37 @@ class EvalRequest:
     measures: tuple[str, ...]
     limit: int | None = None
     tag: str = ""
+    known: Measurement | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What one evaluation found. `samples[label]` has one number per record, in record order; `images` the cluster
     (image) number of each record, the resampling unit of every interval. Values without per-record numbers
-    (analytic costs) appear in `values` only. `values[label]` is the mean over records where records exist."""
+    (analytic costs) appear in `values` only. `values[label]` is the mean over records where records exist.
+
+    `counts`: where rules of the policy decide how much stays, what each record kept after every stage. `fresh`: how
+    many of the records the model was run on for it (None: all); the others were known. `seconds` is what that took.
+    """
 
     values: Mapping[str, float]
     samples: Mapping[str, tuple[float, ...]]
     images: tuple[int, ...]
     records: tuple[str, ...] = ()
     seconds: float = 0.0
+    counts: tuple[tuple[int, ...], ...] = ()
+    fresh: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Written out: `dataclasses.asdict` would copy every number by itself."""
+        more = {"counts": self.counts} if self.counts else {}
         return {
             "values": dict(self.values),
             "samples": dict(self.samples),
             "images": self.images,
             "records": self.records,
             "seconds": self.seconds,
+            **(more if self.fresh is None else {**more, "fresh": self.fresh}),
         }
 
     @classmethod
@@ -106,6 +116,8 @@ class Measurement:
             images=tuple(data["images"]),
             records=tuple(data.get("records", ())),
             seconds=float(data.get("seconds", 0.0)),
+            counts=tuple(tuple(one) for one in data.get("counts", ())),
+            fresh=data.get("fresh"),
         )
 
 

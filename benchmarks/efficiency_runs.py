@@ -183,22 +183,19 @@ def _shown(record: TrialRecord, plan: StudyPlan) -> dict[str, Any]:
 
 
 def points(records: Sequence[TrialRecord], plan: StudyPlan) -> list[dict[str, Any]]:
-    """Every settled point with what it cost: `evaluations` (a part of the records counts as that part; the unpruned
-    model on a part of them is paid by the first that needed it; proposals that made no policy cost nothing), and
-    `compute`, the same in evaluations of the unpruned model, by prefill FLOPs."""
+    """Every settled point with what it cost: `evaluations` (a part of the records counts as that part, and what was
+    known of some of them is not paid again; proposals that made no policy cost nothing), and `compute`, the same in
+    evaluations of the unpruned model, by prefill FLOPs."""
     whole = next(r for r in records if r.origin == "baseline").values[COST]
-    looked: set[int | None] = {None}
     listed = []
     for record in records:
         paid = 0.0 if record.cached or record.state == "infeasible" else record.share
-        also = 0.0 if record.limit in looked else record.share
-        looked.add(record.limit)
         listed.append(
             {
                 "phase": record.origin if record.origin == "baseline" else record.phase,
                 "state": record.state,
-                "evaluations": paid + also,
-                "compute": paid * record.values.get(COST, whole) / whole + also,
+                "evaluations": paid,
+                "compute": paid * record.values.get(COST, whole) / whole,
                 **_shown(record, plan),
             }
         )

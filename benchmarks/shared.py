@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from autoprune.executors import InlineExecutor
@@ -37,7 +38,8 @@ class Memo:
 
 class SharedExecutor:
     """`ports.Executor` of one search over workers that outlive it. `spent`: full evaluations of the `records` of the
-    search split that this search asked for, whoever had them measured. A failure is not remembered."""
+    search split that this search asked for, whoever had them measured, without what it knew before. A failure is not
+    remembered."""
 
     capacity = 1
 
@@ -54,15 +56,19 @@ class SharedExecutor:
             return []
         request = self._queue.popleft()
         outcome = self._outcome(request, timeout)
+        asked = min(request.limit or self._records, self._records)
+        if isinstance(outcome, Measured):
+            outcome = Measured(request, replace(outcome.measurement, fresh=asked - known(outcome)))
+            asked -= known(outcome)
         if request.split == "search":
-            self.spent += (request.limit or self._records) / self._records
+            self.spent += asked / self._records
         return [outcome]
 
     def _outcome(self, request: EvalRequest, timeout: float | None) -> Outcome:
         key = self._key(request)
-        known = self._memo.get(key)
-        if known is not None:
-            return Measured(request, known)
+        found = self._memo.get(key)
+        if found is not None:
+            return Measured(request, found)
         self._workers.submit(request)
         (outcome,) = self._workers.wait(timeout)
         if isinstance(outcome, Measured):
@@ -71,3 +77,11 @@ class SharedExecutor:
 
     def close(self) -> None:
         self._queue.clear()
+
+
+def known(outcome: Measured) -> int:
+    """How many of the records the request knew by all measures that have a number for each."""
+    before, found = outcome.request.known, outcome.measurement
+    if before is None or not before.samples.keys() >= found.samples.keys():
+        return 0
+    return min(len(before.images), len(found.images))

@@ -24,6 +24,7 @@ from autoprune.errors import BadInput
 from autoprune.measures import registry as measures
 from autoprune.measures.context import evaluation_context
 from autoprune.measures.prefix_cache import default_size
+from autoprune.measures.requests import requested
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy import catalog
@@ -262,6 +263,7 @@ class Prepared:
             holdout_auto=spec.calibration.holdout == "auto",
             holdout_records=len(self.splits.holdout),
             better={m.label: info.direction for m in checked.measures if (info := measures.find(m.name)) is not None},
+            passes={label: one.taken for label, one in requested(self._measured).items() if one.taken is not None},
             rungs=rungs(checked),
             profiling=profiling(checked, self.geometry.depth),
             accuracies=tuple(m.label for m in checked.measures if measures.is_accuracy(m.name)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from autoprune.calibration.encoding import Row
@@ -44,19 +45,39 @@ class Batch:
         return int(-self.last_prompt.min())
 
 
-def plan(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, similar lengths together; longest first, so memory fails early or never."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def halves(records: int, least: int) -> tuple[int, ...]:
+    """Where no batch goes across: behind a half of so many records, a quarter, … down to `least`. What is made of the
+    first records alone then is, for the most part, batches of the whole."""
+    ends = {(2 * records + 2**part) >> (part + 1) for part in range(1, records.bit_length())}  # rounded half up
+    return tuple(sorted(end for end in ends if least <= end < records))
+
+
+def plan(lengths: Sequence[int], size: int, ends: Sequence[int] = ()) -> list[list[int]]:
+    """Indices in groups of at most `size`, similar lengths together, none across one of the `ends` (ascending); longest
+    first, so memory fails early or never."""
+    groups = []
+    for start, stop in pairwise([0, *ends, len(lengths)]):
+        order = sorted(range(start, stop), key=lambda i: (-lengths[i], i))
+        groups += [order[i : i + size] for i in range(0, len(order), size)]
+    return sorted(groups, key=lambda group: -lengths[group[0]])
 
 
 def batches(
-    rows: Sequence[Row], answers: Sequence[tuple[int, ...]], size: int, pad: int, device: str = "cpu"
+    rows: Sequence[Row],
+    answers: Sequence[tuple[int, ...]],
+    size: int,
+    pad: int,
+    device: str = "cpu",
+    first: int = 0,
+    ends: Sequence[int] = (),
 ) -> Iterator[Batch]:
-    """All rows with these answers, in batches of at most `size`, made one at a time."""
+    """All rows with these answers, in batches of at most `size`, made one at a time. `first`: the place of the first
+    row; no batch goes across a place of `ends`."""
     lengths = [row.length + len(answer) for row, answer in zip(rows, answers, strict=True)]
-    for indices in plan(lengths, size):
-        yield collate([rows[i] for i in indices], [answers[i] for i in indices], indices, pad, device)
+    inside = [end - first for end in ends if 0 < end - first < len(rows)]
+    for group in plan(lengths, size, inside):
+        places = [first + i for i in group]
+        yield collate([rows[i] for i in group], [answers[i] for i in group], places, pad, device)
 
 
 def collate(

@@ -1,28 +1,30 @@
-"""One split of the calibration set as model inputs, and what the unpruned model makes of it; filled when needed."""
+"""One split of the calibration set as model inputs, and the unpruned model's own answers to it; filled when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
-from autoprune.calibration.batches import Batch, batches
+from autoprune.calibration.batches import Batch, batches, halves
 from autoprune.calibration.encoding import Encoder, Row
 from autoprune.calibration.records import Record
-from autoprune.measures.capture import State
 from autoprune.measures.loading import Loaded
-from autoprune.measures.passes import Trace, count_newlines, own_answers, run
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Pass = Callable[[Batch, tuple[int, ...], Sequence[State]], Trace]  # a batch, its records' places, wanted states
+from autoprune.measures.passes import count_newlines, own_answers
+from autoprune.measures.prefix_cache import PrefixCache
+from autoprune.measures.references import References
 
 
 class SplitData:
-    """Records of one split in their order. All references live on the CPU in the model's dtype."""
+    """Records of one split in their order. `references`: what the unpruned model makes of their batches, in the `cache`
+    where there is one."""
 
     def __init__(
-        self, loaded: Loaded, encoder: Encoder, records: Sequence[Record], images: Sequence[int], size: int
+        self,
+        loaded: Loaded,
+        encoder: Encoder,
+        records: Sequence[Record],
+        images: Sequence[int],
+        size: int,
+        cache: PrefixCache | None = None,
     ) -> None:
         self.records = tuple(records)
         self.images = tuple(images)
@@ -30,8 +32,7 @@ class SplitData:
         self._encoder = encoder
         self._size = size
         self._rows: list[Row] = []
-        self._logits: dict[int, Tensor] = {}
-        self._states: dict[State, dict[int, Tensor]] = {}
+        self.references = References(cache)
         self._own: dict[int, list[tuple[int, ...]]] = {}
         self._newlines: list[int] = []
         self._lengths: list[int] = []
@@ -41,6 +42,13 @@ class SplitData:
         for record in self.records[len(self._rows) : count]:
             self._rows.append(self._encoder.row(record))
         return self._rows[:count]
+
+    def batches(self, first: int, answers: Sequence[tuple[int, ...]], size: int) -> Iterator[Batch]:
+        """The records from place `first` on with these answers, at most `size` together. Where batches end hangs on the
+        split alone, so that those of a part of it are met again in the whole."""
+        rows = self.rows(first + len(answers))[first:]
+        device, ends = str(self._loaded.model.device), halves(len(self.records), size)
+        return batches(rows, answers, size, self._loaded.pad, device, first, ends)
 
     def positions(self, count: int) -> int:
         """Columns of the first `count` records, answers included."""
@@ -65,42 +73,3 @@ class SplitData:
         for row in rows[len(self._newlines) :]:
             self._newlines.append(count_newlines(self._loaded, row))
         return self._newlines[:count]
-
-    def lacking(self, count: int, wanted: Sequence[State], logits: bool) -> list[int]:
-        """Which of the first `count` records have no reference yet: `wanted` states, `logits` where they are wanted."""
-        states = [self._states.setdefault(state, {}) for state in wanted]
-        stores = [*states, self._logits] if logits else states
-        return [i for i in range(count) if any(i not in known for known in stores)]
-
-    def prepare(self, count: int, wanted: Sequence[State], logits: bool = True, through: Pass | None = None) -> None:
-        """Run the unpruned model on those of the first `count` records whose reference is not there yet: the
-        `wanted` states, and `logits` where they are wanted (they are large). The model must be unpruned meanwhile.
-        `through`: how a batch goes through it."""
-        import torch
-
-        rows, missing = self.rows(count), self.lacking(count, wanted, logits)
-        chosen = [rows[i] for i in missing]
-        device = str(self._loaded.model.device)
-        answers = [row.answer for row in chosen]
-        for batch in batches(chosen, answers, self._size, self._loaded.pad, device):
-            places = tuple(missing[place] for place in batch.indices)
-            trace = run(self._loaded, batch, wanted) if through is None else through(batch, places, wanted)
-            parts = torch.split(trace.logits.cpu(), [len(answers[place]) for place in batch.indices])
-            for place, part in zip(places, parts if logits else (), strict=logits):
-                self._logits[place] = part.clone()
-            for state in wanted:
-                counts = trace.rows[state[0]].bincount(minlength=batch.size).tolist()
-                for place, part in zip(places, torch.split(trace.states[state].cpu(), counts), strict=True):
-                    self._states[state][place] = part.clone()
-
-    def logits(self, indices: Iterable[int], device: str) -> Tensor:
-        """[T, V] of the unpruned model at the answer positions of these records, float32."""
-        import torch
-
-        return torch.cat([self._logits[i] for i in indices]).to(device).float()
-
-    def states(self, state: State, indices: Iterable[int], device: str) -> Tensor:
-        """[R, width]: a state's rows of these records in the unpruned model."""
-        import torch
-
-        return torch.cat([self._states[state][i] for i in indices]).to(device)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoprune.calibration.batches import Batch, batches
+from autoprune.calibration.batches import Batch
 from autoprune.calibration.digest import calibration_digest
 from autoprune.calibration.encoding import Encoder
 from autoprune.calibration.records import Record, load_records
@@ -24,11 +24,13 @@ from autoprune.measures.capture import State
 from autoprune.measures.costs import SampleCost, costs
 from autoprune.measures.data import SplitData
 from autoprune.measures.errors import NonFinite
+from autoprune.measures.known import Known
 from autoprune.measures.latency import Spread, Timing, prefill_ratio, time_prefill
 from autoprune.measures.loading import Loaded, load
 from autoprune.measures.passes import Trace, readout, run
 from autoprune.measures.prefix_cache import PrefixCache, Stats, prefix_cache
 from autoprune.measures.profile import profile
+from autoprune.measures.references import Reference
 from autoprune.measures.requests import Requested, requested
 from autoprune.measures.resuming import Parts, Resuming, Where
 from autoprune.measures.views import View
@@ -51,18 +53,20 @@ def build(spec: WorkerSpec) -> ModelEvaluator:
     _check_answers(measures.values(), (*splits.search, *splits.holdout))
     loaded = load(spec)
     encoder = Encoder(loaded.processor, loaded.image_token, loaded.eos, loaded.dtype)
+    cache = prefix_cache(spec.cache, loaded.model.device)
     data: dict[Split, SplitData] = {
-        "search": SplitData(loaded, encoder, splits.search, splits.search_images, spec.batch_size),
-        "holdout": SplitData(loaded, encoder, splits.holdout, splits.holdout_images, spec.batch_size),
+        "search": SplitData(loaded, encoder, splits.search, splits.search_images, spec.batch_size, cache),
+        "holdout": SplitData(loaded, encoder, splits.holdout, splits.holdout_images, spec.batch_size, cache),
     }
-    return ModelEvaluator(loaded, data, measures, spec.batch_size, prefix_cache(spec.cache, loaded.model.device))
+    return ModelEvaluator(loaded, data, measures, spec.batch_size, cache)
 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """What a pass is over: records of a split with whose answers, under which session."""
+    """What a pass is over: the first `count` records of a split with whose answers, under which session."""
 
     split: Split
+    count: int
     answers: Hashable
     session: Any
 
@@ -105,6 +109,7 @@ class ModelEvaluator:
         """The request's measures of its policy on the first `limit` records of its split.
 
         Costs and timings are in `values` only; every other measure has one number per record, in the split's order.
+        Records that are `known` are not run again.
         Raises NonFinite, BadInput, torch.OutOfMemoryError or policy.budget.Infeasible.
         """
         import torch
@@ -114,6 +119,8 @@ class ModelEvaluator:
         resolved = self._resolved(request.policy)
         data = self._data[request.split]
         count = _count(request, len(data.records))
+        records = tuple(record.id for record in data.records[:count])
+        known = Known.of(request.known, records)
         counted = None if resolved.adaptive else self.sample_costs(resolved, data, count)
         measured = [one for one in chosen if one.info.by_record and not one.info.unpruned]
         described = [one for one in chosen if one.info.unpruned]
@@ -121,7 +128,7 @@ class ModelEvaluator:
             self._resuming.cache.begin()
         try:
             with torch.inference_mode():
-                samples, kept = self._samples(measured, resolved, request.split, count)
+                samples, kept, fresh = self._samples(measured, resolved, request.split, known)
                 samples.update(self._profiled(described, resolved, data, count))
         except (MemoryError, RuntimeError):  # torch's out of memory is one of the latter
             if self._resuming is not None:
@@ -130,12 +137,11 @@ class ModelEvaluator:
         if counted is None:
             counted = self.sample_costs(resolved, data, count, kept)
         values = {one.label: float(one.info.run(counted, one.config)) for one in chosen if one.info.cost}
-        values.update({one.label: self._timed(one, resolved, data) for one in chosen if one.info.timed})
-        records = tuple(record.id for record in data.records[:count])
+        values.update({one.label: self._timed(one, resolved, data, known) for one in chosen if one.info.timed})
         _check_finite(values, samples, records)
         values.update({label: math.fsum(numbers) / count for label, numbers in samples.items()})
         seconds = time.perf_counter() - started
-        return Measurement(values, samples, data.images[:count], records, seconds)
+        return Measurement(values, samples, data.images[:count], records, seconds, tuple(kept), fresh)
 
     def prefill(self, policy: str, split: Split, records: int, rounds: int) -> Timing:
         """Time the prefill of the first `records` records as one batch, beside the unpruned one."""
@@ -153,8 +159,10 @@ class ModelEvaluator:
         found = profile(self.loaded, data.rows(count), self._size)
         return {one.label: tuple(one.info.run(found, one.config).tolist()) for one in chosen}
 
-    def _timed(self, one: Requested, resolved: ResolvedPolicy, data: SplitData) -> float:
+    def _timed(self, one: Requested, resolved: ResolvedPolicy, data: SplitData, known: Known) -> float:
         """A timing of the first records of a split, however many an evaluation looks at."""
+        if one.label in known.measurement.values:
+            return known.measurement.values[one.label]
 
         def stopwatch(records: int, rounds: int) -> Spread:
             return prefill_ratio(self.loaded, data.rows(min(records, len(data.records))), resolved, rounds)
@@ -190,35 +198,28 @@ class ModelEvaluator:
         )
 
     def _samples(
-        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, split: Split, count: int
-    ) -> tuple[dict[str, tuple[float, ...]], list[tuple[int, ...]]]:
-        """References first, on the unpruned model; then the passes, pruned. With them the counts after every stage, of
-        each record, where rules decided some."""
-        data = self._data[split]
+        self, chosen: Sequence[Requested], resolved: ResolvedPolicy, split: Split, known: Known
+    ) -> tuple[dict[str, tuple[float, ...]], list[tuple[int, ...]], int | None]:
+        """The passes, each over the records of which its measures are not known. With them the counts after every
+        stage, of each record, where rules decided some; and how many records nothing was known of (None: no pass was
+        needed)."""
+        data, count = self._data[split], known.count
         given = [one for one in chosen if "own_answers" not in one.info.needs]
         own = [one for one in chosen if "own_answers" in one.info.needs]
-        self._prepare(given, split, count)
-        answers = {one.label: data.own_answers(count, one.config.max_new_tokens) for one in own}
+        passes: list[tuple[list[Requested], Hashable, list[tuple[int, ...]]]] = []
+        if given or (resolved.adaptive and not own):
+            passes.append((given, "given", [row.answer for row in data.rows(count)]))
+        for one in own:  # by the unpruned model, so before anything is attached
+            tokens = one.config.max_new_tokens
+            passes.append(([one], ("own", tokens), data.own_answers(count, tokens)))
         found: dict[str, tuple[float, ...]] = {}
-        kept: list[tuple[int, ...]] = [()] * count if resolved.adaptive else []
+        kept = known.counts() if resolved.adaptive else []
+        starts = [known.start([one.label for one in some], resolved.adaptive) for some, _, _ in passes]
         with self._attached(resolved) as session:
-            if given or (resolved.adaptive and not own):
-                rows = [row.answer for row in data.rows(count)]
-                found.update(self._pass(given, _Pass(split, "given", session), rows, kept))
-            for one in own:
-                at = _Pass(split, ("own", one.config.max_new_tokens), session)
-                found.update(self._pass([one], at, answers[one.label], kept))
-        return found, kept
-
-    def _prepare(self, given: Sequence[Requested], split: Split, count: int) -> None:
-        """The unpruned model's states and logits, where measures compare with them."""
-        logits = any("reference_logits" in one.info.needs for one in given)
-        data, wanted = self._data[split], self._states(given)
-        if not data.lacking(count, wanted, logits):
-            return
-        with self._attached(ResolvedPolicy((), self.geometry.depth)) as session:
-            at = _Pass(split, "given", session)
-            data.prepare(count, wanted, logits, lambda *batch: self._trace(at, *batch))
+            for start, (some, whose, answers) in zip(starts, passes, strict=True):
+                new = self._pass(some, _Pass(split, count, whose, session), start, answers[start:], kept)
+                found.update({label: known.numbers(label, start) + numbers for label, numbers in new.items()})
+        return found, kept, count - max(starts) if starts else None
 
     def _attached(self, resolved: ResolvedPolicy) -> AbstractContextManager[Any]:
         """A session of the policy; none where nothing is pruned and nothing is kept."""
@@ -230,16 +231,15 @@ class ModelEvaluator:
         self,
         chosen: Sequence[Requested],
         at: _Pass,
+        start: int,
         answers: Sequence[tuple[int, ...]],
         kept: list[tuple[int, ...]],
     ) -> dict[str, tuple[float, ...]]:
-        """One teacher-forced pass over the first records, as many as there are answers. `kept`, where it has room,
-        takes the counts after every stage of each."""
+        """One teacher-forced pass over the records from `start` on, as many as there are answers. `kept`, where it has
+        room, takes the counts after every stage of each."""
         numbers = {one.label: [0.0] * len(answers) for one in chosen}
         wanted = self._states(chosen)
-        rows = self._data[at.split].rows(len(answers))
-        device = str(self.loaded.model.device)
-        for batch in batches(rows, answers, self._size, self.loaded.pad, device):
+        for batch in self._data[at.split].batches(start, answers, self._size):
             view = self._view(chosen, at, batch, wanted)
             if kept:
                 for place, counts in zip(batch.indices, zip(*at.session.run.counts, strict=True), strict=True):
@@ -247,22 +247,35 @@ class ModelEvaluator:
             for one in chosen:
                 result: Tensor = one.info.run(view, one.config)
                 for place, number in zip(batch.indices, result.tolist(), strict=True):
-                    numbers[one.label][place] = number
+                    numbers[one.label][place - start] = number
         return {label: tuple(found) for label, found in numbers.items()}
 
-    def _trace(self, at: _Pass, batch: Batch, places: tuple[int, ...], wanted: Sequence[State]) -> Trace:
-        """One batch of the records at `places` of the split through the model."""
+    def _trace(self, at: _Pass, batch: Batch, wanted: Sequence[State]) -> Trace:
+        """One batch through the model."""
         if self._resuming is None:
             return run(self.loaded, batch, wanted, at.session)
-        every = self._resuming.spacing(self._data[at.split].positions(max(places) + 1))
-        return self._resuming.run(batch, Where(at.split, at.answers, places), wanted, at.session, every)
+        every = self._resuming.spacing(self._data[at.split].positions(at.count))
+        return self._resuming.run(batch, Where(at.split, at.answers, batch.indices), wanted, at.session, every)
+
+    def _reference(self, chosen: Sequence[Requested], at: _Pass, batch: Batch, wanted: Sequence[State]) -> Reference:
+        """The unpruned model's states and logits of a batch, where measures compare with them."""
+        logits = any("reference_logits" in one.info.needs for one in chosen)
+
+        def unpruned() -> Trace:
+            with nullcontext() if at.session is None else at.session.override(None):
+                return self._trace(at, batch, wanted)
+
+        if not (wanted or logits):
+            return Reference(None, {})
+        key = ("reference", at.split, at.answers, batch.indices)
+        return self._data[at.split].references.of(key, wanted, logits, unpruned)
 
     def _view(self, chosen: Sequence[Requested], at: _Pass, batch: Batch, wanted: Sequence[State]) -> View:
         import torch
 
-        trace, data = self._trace(at, batch, batch.indices, wanted), self._data[at.split]
+        reference = self._reference(chosen, at, batch, wanted)  # first: the pass leaves what became of its own tokens
+        trace, data = self._trace(at, batch, wanted), self._data[at.split]
         device = str(trace.logits.device)
-        compared = any("reference_logits" in one.info.needs for one in chosen)
         return View(
             size=batch.size,
             depth=self.geometry.depth,
@@ -270,9 +283,9 @@ class ModelEvaluator:
             targets=batch.targets,
             owners=batch.owners,
             ends=torch.tensor(self.loaded.eos, device=device),
-            reference=data.logits(batch.indices, device) if compared else None,
+            reference=None if reference.logits is None else reference.logits.float(),
             states=trace.states,
-            reference_states={state: data.states(state, batch.indices, device) for state in wanted},
+            reference_states={state: reference.states[state] for state in wanted},
             rows=trace.rows,
             readout=readout(self.loaded),
             records=tuple(data.records[i].id for i in batch.indices),

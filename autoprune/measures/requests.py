@@ -28,6 +28,16 @@ class Requested:
         """What it needs with these options."""
         return self.info.needs_of(self.config)
 
+    @property
+    def taken(self) -> str | None:
+        """What its numbers are taken from: the pass over the records' answers, one over the model's own, a stopwatch.
+        None: they are computed."""
+        if self.info.cost:
+            return None
+        if self.info.timed:
+            return f"time of {self.label}"
+        return f"own answers of {self.label}" if "own_answers" in self.info.needs else "answers"
+
     def states(self, depth: int) -> tuple[State, ...]:
         """Which hidden states it looks at. Raises BadInput for a layer the model lacks."""
         if "states" not in self.needs:

@@ -35,18 +35,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Point:
-    """A candidate on its way to being settled. `limit`: measured on the first so many records only. `climbs`: it goes
-    through the rungs first, `rung` is the index of the one it is at. `followers` were proposed with the same effect
-    while it was running."""
+    """A candidate on its way to being settled. `limit`: measured on the first so many records only, by these `measures`
+    (None: all). `climbs`: it goes through the rungs first, `rung` is the index of the one it is at. `known`: on how
+    many records it was measured before. `followers` were proposed with the same effect while it was running."""
 
     phase: str
     origin: Origin
     candidate: Candidate | None
     asked: Asked | None
     limit: int | None = None
+    measures: tuple[str, ...] | None = None
     climbs: bool = False
     rung: int | None = None
     key: str = ""
+    known: int = 0
     followers: list[Point] = field(default_factory=list)
 
     @property
@@ -134,7 +136,7 @@ class Desk:
             return
         known = self.ledger.measured(told.digest, told.limit) if told.fate.state != "screened" else None
         cached = known is not None or not self.memory.was_dispatched(told.key)
-        self._record(point, replace(told.fate, cached=cached, seconds=stored.seconds), told)
+        self._record(point, replace(told.fate, cached=cached, seconds=stored.seconds, fresh=stored.fresh), told)
         self._restore(self.ledger.records[-1])
 
     # -------------------------------------------------------------------------------------------------------- offering
@@ -171,8 +173,18 @@ class Desk:
         elif not self._settle_from_known(point, candidate):
             self.memory.mark_dispatched(point.key)
             self.running[point.key] = point
-            self.dispatcher.submit(request, point)
+            known = self._look(candidate.digest, request)
+            point.known = 0 if known is None else len(known.images)
+            self.dispatcher.submit(replace(request, known=known), point)
             self._show(self)
+
+    def _look(self, digest: str, request: EvalRequest) -> Measurement | None:
+        """What is known of the policy by any of these measures, on most records; so only the others are paid for."""
+        for record in self.ledger.measurements(digest):
+            found = self.log.find(record.evaluation_key or "")
+            if found is not None and any(label in found.samples for label in request.measures):
+                return found
+        return None
 
     def _next_rung(self, digest: str) -> int | None:
         """The first rung that the policy was not promoted from; None when only the full evaluation is left."""
@@ -185,7 +197,8 @@ class Desk:
         return None
 
     def _request(self, point: Point) -> EvalRequest:
-        measures = None if point.rung is None else self.plan.rungs[point.rung].measures
+        read = point.measures if point.rung is None else self.plan.rungs[point.rung].measures
+        measures = self.plan.beside(read)
         return self.plan.request(given(point.candidate).canonical, "search", limit=point.limit, measures=measures)
 
     @property
@@ -201,21 +214,23 @@ class Desk:
     @property
     def running_share(self) -> float:
         """What is in flight, in full evaluations; what is at a rung may come to need all the rest."""
-        return sum(self.share(point.limit) + self._ahead(point) for point in self.running.values())
+        return sum(self._wanted(point) - self.share(point.known) for point in self.running.values())
 
-    def _ahead(self, point: Point) -> float:
-        if point.rung is None:
-            return 0.0
-        return 1.0 + sum(self.share(rung.limit) for rung in self.plan.rungs[point.rung + 1 :])
+    def _wanted(self, point: Point) -> float:
+        return self.climb if point.rung is not None else max(self.share(point.limit), self.share(point.known))
 
     @property
     def climb(self) -> float:
-        """The most that one proposal may cost, its looks included."""
-        return 1.0 + sum(self.share(rung.limit) for rung in self.plan.rungs)
+        """The most that one proposal may cost: every record once, and those that a screen measures by something that
+        the study never does."""
+        passes = self.plan.passes
+        own = {passes[label] for label in self.plan.measures if label in passes}
+        apart = [r for r in self.plan.rungs if passes and own.isdisjoint(passes.get(label) for label in r.measures)]
+        return 1.0 + sum(self.share(rung.limit) for rung in apart)
 
-    def share(self, limit: int | None) -> float:
-        """What an evaluation of so many records is of a full one."""
-        return 1.0 if limit is None else limit / len(self.baseline.images)
+    def share(self, records: int | None) -> float:
+        """What running so many records (None: all) is of a full evaluation."""
+        return 1.0 if records is None else records / len(self.baseline.images)
 
     def _settle_from_known(self, point: Point, candidate: Candidate) -> bool:
         earlier = self._known(point, candidate.digest)
@@ -250,10 +265,10 @@ class Desk:
 
     def _known(self, point: Point, digest: str) -> TrialRecord | None:
         if point.rung is None:
-            return self.ledger.measured(digest, point.limit)
+            return self.ledger.measured(digest, point.limit, self.plan.beside(point.measures))
         rung = self.plan.rungs[point.rung]
         look = self.ledger.look(digest, rung)
-        return look or (self.ledger.measured(digest, rung.limit) if rung.state == "partial" else None)
+        return look or (self.ledger.measured(digest, rung.limit, rung.measures) if rung.state == "partial" else None)
 
     # --------------------------------------------------------------------------------------------------------- settling
     def collect(self) -> None:
@@ -279,10 +294,12 @@ class Desk:
         if isinstance(result, settle.Unusable):
             self._settle(point, Fate("failed", reason=result.reason, lineage=outcome.lineage))
             return
-        self.log.remember(point.key, outcome.request, result)
-        slacks = settle.search_slacks((rung or self.plan).constraints, result, baseline)
+        self.log.remember(point.key, replace(outcome.request, known=None), result)
+        bounds = [c for c in (rung or self.plan).constraints if c.label in result.values]
+        slacks = settle.search_slacks(bounds, result, baseline)
         state: TrialState = rung.state if rung is not None else "complete" if point.limit is None else "partial"
-        fate = Fate(state, result.values, slacks, cached=cached, seconds=result.seconds, lineage=outcome.lineage)
+        values = result.values if rung is None else {label: result.values[label] for label in rung.measures}
+        fate = Fate(state, values, slacks, "", cached, result.seconds, outcome.lineage, result.fresh)
         if rung is not None:
             self._judge(point, fate)
             return
@@ -329,7 +346,7 @@ class Desk:
                 seconds=fate.seconds,
                 phase=point.phase,
                 limit=point.limit,
-                share=self.share(point.limit),
+                share=self.share(point.limit if fate.fresh is None else fate.fresh),
                 arm="" if source is None else source.arm,
                 lineage=fate.lineage,
             )

@@ -183,8 +183,8 @@ class _Search:
     def _upcoming_reference(self) -> Offer | None:
         waiting = self.desk.memory.waiting()
         if waiting is not None:
-            # What climbs was let in for its looks as well; those that are paid leave at least the full one.
-            return Offer(1.0, lambda: self.desk.ask("random", REFERENCES, waiting))
+            # It was let in before; what was held back for it then is still there.
+            return Offer(0.0, lambda: self.desk.ask("random", REFERENCES, waiting))
         reference = self._next_reference()
         return None if reference is None else Offer(1.0, lambda: self._offer_reference(reference))
 
@@ -260,7 +260,8 @@ class _Search:
 
     def _known(self, probe: Probe, candidate: Candidate) -> TrialRecord | None:
         ledger = self.desk.ledger
-        known = ledger.measured(candidate.digest, probe.limit) or ledger.failure(candidate.digest)
+        labels = self.plan.beside(probe.measures)
+        known = ledger.measured(candidate.digest, probe.limit, labels) or ledger.failure(candidate.digest)
         return known or (ledger.ruled_out(candidate.digest) if probe.limit is None else None)
 
     def _offer_probe(self, phase: str, probe: Probe, candidate: Candidate) -> None:
@@ -273,7 +274,7 @@ class _Search:
             memory.of[arm].enqueue(values)
             self.desk.ask("random", phase, arm)
         else:
-            self.desk.offer(Point(phase, "trial", candidate, None, probe.limit))
+            self.desk.offer(Point(phase, "trial", candidate, None, probe.limit, probe.measures))
 
     def _answer(self, probe: Probe, candidate: Candidate | str) -> Answer:
         if isinstance(candidate, str):

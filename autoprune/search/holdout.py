@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoprune.errors import AutoPruneError
@@ -43,8 +44,11 @@ class Bench:
 
     def baseline(self, split: Split, limit: int | None = None, measures: tuple[str, ...] | None = None) -> Measurement:
         """The unpruned model, on the first `limit` records (None = all), with the plan's measures or others. Without
-        its numbers there is nothing to compare with, so a failure ends the study."""
+        its numbers there is nothing to compare with, so a failure ends the study. What it does on part of the records
+        is known where all of them are measured."""
         request = self._request(None, split, limit, measures)
+        if request.limit is not None:
+            request = replace(request, known=self._log.find(self._plan.context.key(self._plan.request(None, split))))
         result = self._measure([request], None, done=lambda _: None)[0]
         if isinstance(result, Unusable):
             raise AutoPruneError(f"the unpruned baseline could not be measured on the {split} split ({result.reason})")
@@ -79,7 +83,7 @@ class Bench:
             index = todo[position]
             results[index] = result = usable(outcome, requests[index].measures, baseline)
             if isinstance(result, Measurement):
-                log.remember(keys[index], requests[index], result)
+                log.remember(keys[index], replace(requests[index], known=None), result)
             done(len(results))
 
         pending = [requests[i] for i in todo]

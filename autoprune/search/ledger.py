@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from autoprune.search.rungs import DROPPED, PROMOTED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from autoprune.ports import TrialRecord
+    from autoprune.ports import TrialRecord, TrialState
     from autoprune.search.plan import Rung
 
 LOST = "lost"
@@ -21,7 +21,7 @@ class Ledger:
 
     def __init__(self, records: Sequence[TrialRecord]) -> None:
         self.records: list[TrialRecord] = []
-        self._measured: dict[tuple[str, int | None], TrialRecord] = {}
+        self._measured: defaultdict[str, list[TrialRecord]] = defaultdict(list)
         self._looks: dict[tuple[str, str, int | None], TrialRecord] = {}
         self._failed: dict[str, TrialRecord] = {}
         self._lost: dict[str, TrialRecord] = {}
@@ -45,9 +45,7 @@ class Ledger:
         if measured and not record.cached:
             self._spent[record.phase] += record.share
             self.complete += record.state == "complete"
-        look = (record.digest, record.state, record.limit)
-        known = look in self._looks if record.state == "screened" else look[::2] in self._measured
-        new = measured and not known
+        new = measured and self._find(record.digest, record.state, record.limit) is None
         self._settled += not record.cached and record.state != "infeasible"
         if _counts_as_failed(record):
             self.failed += 1
@@ -56,9 +54,10 @@ class Ledger:
         fruitful = new or _counts_as_failed(record)
         self._fruitless[record.phase] = 0 if fruitful else self._fruitless[record.phase] + 1
         if measured and record.reason.startswith((PROMOTED, DROPPED)):
-            self._looks.setdefault(look, record)
-        if measured and record.state != "screened":
-            self._measured.setdefault((record.digest, record.limit), record)
+            self._looks.setdefault((record.digest, record.state, record.limit), record)
+        if measured:
+            if self._find(record.digest, record.state, record.limit, record.values) is None:
+                self._measured[record.digest].append(record)
         elif record.state == "infeasible" and record.digest:
             self._ruled_out.setdefault(record.digest, record)
         elif record.state == "failed":
@@ -80,9 +79,21 @@ class Ledger:
         """Points of the phase in a row, up to the last one, of which nothing new came."""
         return self._fruitless[phase]
 
-    def measured(self, digest: str, limit: int | None = None) -> TrialRecord | None:
-        """The policy's numbers on the first `limit` records, or on all."""
-        return self._measured.get((digest, limit))
+    def measured(self, digest: str, limit: int | None = None, labels: Sequence[str] = ()) -> TrialRecord | None:
+        """The policy's numbers on the first `limit` records, or on all; these measures must be among them."""
+        return self._find(digest, "complete" if limit is None else "partial", limit, labels)
+
+    def measurements(self, digest: str) -> list[TrialRecord]:
+        """All of a policy, screens included, those on most records first."""
+        return sorted(self._measured.get(digest, ()), key=lambda r: (r.limit is not None, -(r.limit or 0)))
+
+    def _find(
+        self, digest: str, state: TrialState, limit: int | None, labels: Iterable[str] = ()
+    ) -> TrialRecord | None:
+        for record in self._measured.get(digest, ()):
+            if (record.state, record.limit) == (state, limit) and set(labels) <= record.values.keys():
+                return record
+        return None
 
     def look(self, digest: str, rung: Rung) -> TrialRecord | None:
         """What was decided about the policy at a rung: `reason` begins with PROMOTED or DROPPED."""

@@ -127,6 +127,7 @@ class StudyPlan:
     of the `holdout_records` (None = unknown) as the constraints need at the discordance seen in the search, instead of
     on all. `options` are the strategy's.
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
+    `passes` names what a label is taken from (a pass over the records, a stopwatch); labels without one are computed.
     `rungs` are climbed, in this order, by what a sampler proposes. `more_arms` are spaces beside `proposals`, by name;
     that one is then the `first_arm`: a strategy that makes policies by itself makes those of the first, samplers
     propose in all. `profiling`: what narrows the layers before anything is proposed.
@@ -155,6 +156,7 @@ class StudyPlan:
     options: Mapping[str, Any] = field(default_factory=dict)
     better: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
     accuracies: tuple[str, ...] = ()
+    passes: Mapping[str, str] = field(default_factory=dict)
     rungs: tuple[Rung, ...] = ()
     first_arm: str = ""
     more_arms: Mapping[str, Proposals] = field(default_factory=dict)
@@ -178,6 +180,13 @@ class StudyPlan:
         missing = sorted(set(wanted) - set(self.measures))
         if missing:
             raise BadInput(f"these measures are needed but not measured: {', '.join(missing)}")
+
+    def beside(self, labels: tuple[str, ...] | None) -> tuple[str, ...]:
+        """These measures, and those of the study that take nothing more: what comes of the same passes or of none.
+        None: all."""
+        taken = {self.passes.get(label) for label in labels or ()}
+        more = [m for m in self.measures if labels is None or m not in self.passes or self.passes[m] in taken]
+        return tuple(dict.fromkeys([*(labels or ()), *more]))
 
     def request(
         self,

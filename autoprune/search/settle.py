@@ -29,7 +29,7 @@ class Unusable:
 class Fate:
     """What became of a point: `values` by label and `slacks` by constraint text as far as they are known, `reason`
     where it was not simply measured; `cached`: this study paid nothing for it; `seconds` of the evaluation; `lineage`
-    of its outcome."""
+    of its outcome; `fresh`: the records it was run on (None: all)."""
 
     state: TrialState
     values: Mapping[str, float] = field(default_factory=dict)
@@ -38,6 +38,7 @@ class Fate:
     cached: bool = False
     seconds: float = 0.0
     lineage: str = ""
+    fresh: int | None = None
 
     @classmethod
     def again(cls, record: TrialRecord) -> Fate:

@@ -38,11 +38,18 @@ class Probe:
 
     `limit`: on the first so many records of the search split only. Such a number is an answer to the strategy and never
     an objective's value; it counts as its share of a trial, and costs that miss a constraint do not stop it.
+    `measures`: the labels that are read of such an answer (None: all), so that no pass is made and no time is taken
+    for others; an answer then says nothing of constraints on what was left out.
     """
 
     values: Mapping[str, Any] | None = None
     document: Mapping[str, Any] | None = None
     limit: int | None = None
+    measures: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.measures is not None and self.limit is None:
+            raise ValueError("a policy that is measured in full is measured by everything")
 
 
 @dataclass(frozen=True)

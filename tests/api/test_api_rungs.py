@@ -67,4 +67,7 @@ def test_a_search_climbs(spec: Path) -> None:
     assert all(set(t.values) == {"information_flow", "prefill_flops", "kv_bytes"} for t in screened)
     assert all("information_flow" not in member["search"] for member in result.front["members"])
     spent = sum(t.share for t in trials if t.origin != "baseline" and not t.cached and t.state != "infeasible")
-    assert 5 <= spent < 7
+    assert 4 < spent <= 5
+    for digest in {t.digest for t in trials if t.state == "complete" and t.origin != "baseline"}:
+        paid = [t.share for t in trials if t.digest == digest and not t.cached]
+        assert sum(paid) == 1, "the screen, the rung and the rest are one evaluation"

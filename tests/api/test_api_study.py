@@ -122,3 +122,18 @@ def test_a_holdout_that_is_too_small_says_how_many_images_it_takes(case: Path) -
     assert f"needs about {needed}" in same, "of a baseline of 1, three points are three per cent"
     spec.write_text(spec.read_text().replace("exact_match >= baseline - 3 points", "budget <= 0.5"))
     assert Prepared(check.check(spec)).holdout_remark() is None, "costs are exact on any holdout"
+
+
+def test_what_measures_take_is_known_to_the_plan(case: Path) -> None:
+    """So that a look at part of the records makes no pass that nobody reads, and times nothing."""
+    spec = case / "spec.yaml"
+    goals = "maximize exact_match, minimize prefill_latency, maximize loyalty"
+    spec.write_text(spec.read_text().replace("maximize exact_match, minimize prefill_flops", goals))
+    plan = Prepared(check.check(spec)).plan(None, None)
+    assert plan.passes["exact_match"] == "answers"
+    assert len(set(plan.passes.values())) == 3
+    left_out = set(plan.measures) - set(plan.beside(("exact_match",)))
+    assert left_out == {"loyalty", "prefill_latency"}
+    assert set(plan.beside(("loyalty",))) >= {"loyalty", "prefill_flops", "budget"}
+    assert "exact_match" not in plan.beside(("loyalty",))
+    assert plan.beside(None) == plan.measures

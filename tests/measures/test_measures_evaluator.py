@@ -128,12 +128,21 @@ def test_numbers_do_not_depend_on_batches(tiny: Any, evaluator: ModelEvaluator, 
         assert single.samples[label] == pytest.approx(many.samples[label], rel=1e-4, abs=1e-5)
 
 
+def references(made: ModelEvaluator) -> list[Any]:
+    """What the unpruned model makes of batches, as far as it is kept."""
+    cache = made._data["search"].references._cache
+    assert cache is not None
+    return [cache.get(key) for key in list(cache._entries) if cache.label(key) == "reference"]
+
+
 def test_reference_logits_are_kept_only_where_a_measure_reads_them(tiny: Any) -> None:
     made = tiny.build("information_flow", "logit_kl")
     alone = measure(made, HARSH, "information_flow", limit=6)
-    assert not made._data["search"]._logits
+    assert not any(found.logits is not None for found in references(made))
     both = measure(made, HARSH, "information_flow", "logit_kl", limit=6)
-    assert len(made._data["search"]._logits) == 6
+    (kept,) = references(made)
+    assert kept.logits is not None
+    assert len(kept.logits) == sum(len(r.answer) for r in made._data["search"].rows(6))
     assert both.samples["information_flow"] == pytest.approx(alone.samples["information_flow"], abs=1e-6)
 
 

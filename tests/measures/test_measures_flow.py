@@ -198,12 +198,13 @@ def test_batches_measure_what_singles_do(evaluator: ModelEvaluator) -> None:
 def test_only_what_is_asked_for_is_kept(spec: WorkerSpec, evaluator: ModelEvaluator) -> None:
     one = ModelEvaluator(evaluator.loaded, dict(build(spec)._data), {"text cka": evaluator._measures["text cka"]}, 8)
     one.evaluate(EvalRequest(None, "search", ("text cka",), 3))
-    kept = one._data["search"]._states
-    assert set(kept) == {("text", layer) for layer in COUNTS}
-    rows = one._data["search"].rows(3)
-    for row, state in zip(rows, (kept["text", 1][i] for i in range(3)), strict=True):
-        assert state.shape[0] == row.length - row.visual
-        assert state.untyped_storage().nbytes() == state.nbytes  # not a view of the whole batch
+    cache = one._data["search"].references._cache
+    assert cache is not None
+    (kept,) = (cache.get(key) for key in list(cache._entries) if cache.label(key) == "reference")
+    assert set(kept.states) == {("text", layer) for layer in COUNTS}
+    state = kept.states["text", 1]
+    assert state.shape[0] == sum(row.length - row.visual for row in one._data["search"].rows(3))
+    assert state.untyped_storage().nbytes() == state.nbytes  # not a view of all columns
 
 
 def test_cka_of_one_word_answers_is_refused(

@@ -73,7 +73,7 @@ def plan_in(storage, **changes):
 
 def described(front, log):
     """Everything that must not depend on interruptions (Optuna's own numbers may)."""
-    trials = [(r.number, r.origin, r.state, r.digest, r.values, r.constraints, r.cached) for r in log.settled]
+    trials = [(r.number, r.origin, r.state, r.digest, r.values, r.constraints, r.cached, r.share) for r in log.settled]
     return json.dumps([front.to_json(), trials], sort_keys=True)
 
 

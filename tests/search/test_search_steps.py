@@ -8,6 +8,8 @@ from typing import Any
 import optuna
 import pytest
 from search_support import (
+    ACCURATE,
+    LABELS,
     RECORDS,
     FakeExecutor,
     FakeLog,
@@ -18,11 +20,13 @@ from search_support import (
     fresh,
     lost,
     make_plan,
+    measure,
     oom,
     run,
 )
 
 from autoprune.errors import BadInput
+from autoprune.ports import EvalRequest
 from autoprune.search import strategy
 from autoprune.search.strategy import Answer, Options, Probe, Probes, Sample, Task, Tell
 
@@ -123,6 +127,68 @@ def test_part_of_the_records_is_part_of_a_trial_and_never_on_a_front(scripted):
     assert [m.search["cost"] for m in front.members] == [pytest.approx(0.725)]
     limits = [(r.limit, r.policy is None) for r in executor.submitted if r.split == "search"]
     assert limits.count((HALF, True)) == 1, "the unpruned model is measured on the same part, once"
+
+
+def test_a_full_evaluation_pays_for_what_its_probe_left(scripted):
+    answers = scripted(Probes("rung", [point(0.9, limit=HALF)]), Probes("full", [point(0.9), point(0.8)]))
+    log, executor = FakeLog(), FakeExecutor()
+    run(plan(trials=4), executor, log)
+    assert [(r.phase, r.share) for r in log.settled[1:]] == [("rung", 0.5), ("full", 0.5), ("full", 1.0)]
+    known = [None if r.known is None else len(r.known.images) for r in executor.submitted if r.split == "search"]
+    assert known == [None, RECORDS["search"], None, HALF, None], "baseline, its half, the probe, the rest, another one"
+    whole = measure(EvalRequest(answers[1][0].candidate.canonical, "search", LABELS))
+    assert answers[1][0].values == whole.values
+    assert log.evaluations[log.settled[1].evaluation_key].fresh == HALF, "the store keeps the look"
+
+
+def test_a_probe_after_a_full_evaluation_costs_nothing(scripted):
+    scripted(Probes("full", [point(0.9)]), Probes("rung", [point(0.9, limit=HALF)]))
+    log = FakeLog()
+    run(plan(trials=4), log=log)
+    assert [(r.state, r.share, r.cached) for r in log.settled[1:]] == [
+        ("complete", 1.0, False),
+        ("partial", 0.0, False),
+    ]
+
+
+PASSES = {"nll": "answers", "acc": "own answers of acc"}
+
+
+def test_a_probe_measures_what_is_read_and_what_comes_with_it(scripted):
+    """The second pass is not made; nothing is said of the constraint on what it would have measured."""
+    probes = [point(0.9, limit=HALF, measures=("nll",))]
+    answers = scripted(Probes("rung", probes), Probes("full", [point(0.9)]))
+    log, executor = FakeLog(), FakeExecutor()
+    run(plan(trials=4, passes=PASSES), executor, log)
+    look = next(r for r in executor.submitted if r.limit == HALF and r.policy is not None)
+    assert look.measures == ("nll", "cost")
+    assert set(answers[0][0].values) == {"nll", "cost"}
+    assert (answers[0][0].slacks, answers[0][0].feasible) == ({}, True)
+    assert set(answers[1][0].slacks) == {ACCURATE.text}
+    assert set(answers[1][0].values) == set(LABELS)
+
+
+def test_a_probe_that_reads_more_than_an_earlier_one_is_measured(scripted):
+    looks = [point(0.9, limit=HALF, measures=(label,)) for label in ("nll", "acc", "nll")]
+    answers = scripted(*(Probes("rung", [look]) for look in [*looks, point(0.9, limit=HALF)]))
+    executor = FakeExecutor()
+    run(plan(trials=4, passes=PASSES), executor)
+    assert [set(step[0].values) for step in answers] == [
+        {"nll", "cost"},
+        {"acc", "cost"},
+        {"nll", "cost"},
+        set(LABELS),
+    ]
+    assert [r.measures for r in executor.submitted if r.limit == HALF and r.policy] == [
+        ("nll", "cost"),
+        ("acc", "cost"),
+        LABELS,
+    ]
+
+
+def test_a_full_evaluation_leaves_nothing_out():
+    with pytest.raises(ValueError, match="by everything"):
+        point(0.9, measures=("nll",))
 
 
 def test_part_of_the_records_is_measured_whatever_its_costs_miss(scripted):
