@@ -186,6 +186,7 @@ def _policy() -> Json:
         "assumed": {"type": "string"},
         "criteria": {"type": "object", "additionalProperties": {"$ref": "#/$defs/score"}},
         "stages": {"type": "array", "items": {"anyOf": [stage, curved, repeated]}},
+        "guard": {"type": "array", "items": _guard_rule()},
     }
     made = _object(top, ("schema", "name", "stages"))
     return {
@@ -198,6 +199,19 @@ def _policy() -> Json:
             "count": _parts("count"),
         },
     }
+
+
+def _guard_rule() -> Json:
+    """One rule of a policy's guard."""
+    entropy = _object({"stage": {"type": "integer", "minimum": 0}, "value": NUMBER}, ("value",))
+    conditions = {
+        "tokens_below": {"type": "integer", "minimum": 1},
+        "prompt": {"type": "string", "minLength": 1, "maxLength": 200},
+        "entropy_above": {"anyOf": [*NUMBER["anyOf"], entropy]},
+    }
+    when = {"anyOf": [_object({name: value}, (name,)) for name, value in conditions.items()]}
+    use = {"anyOf": [{"const": "none"}, _object({"budget": NUMBER}, ("budget",))]}
+    return _object({"when": when, "use": use}, ("when", "use"))
 
 
 def _space() -> Json:

@@ -126,7 +126,11 @@ def as_policy(snippet: Mapping[str, Any]) -> dict[str, Any]:
     """A snippet of policy.md in the smallest policy it can stand in."""
     of_document = {key: value for key, value in snippet.items() if key in document.KEYS}
     own = {key: value for key, value in snippet.items() if key not in document.KEYS}
+    rule = {key: own.pop(key) for key in ("when", "use") if key in own}
     stages: list[dict[str, Any]] = []
+    if rule:
+        of_document["guard"] = [{"when": {"tokens_below": 9}, "use": "none", **rule}]
+        stages.append({"at": "llm:1/4", "keep": "3/4", "score": SCORE})
     if "restore" in own:
         stages.append({"at": "llm:1/4", "keep": "1/2", "score": SCORE, "merge": "park"})
     stage: dict[str, Any] = {"at": "llm:1/2", "keep": "1/2", "score": SCORE}

@@ -39,7 +39,7 @@ def answer(
     import torch
 
     inputs = ready.inputs(pictures, prompt)
-    with loaded.attach(ready.network, parity=parity) as session, torch.inference_mode():
+    with loaded.attach(ready.network, parity=parity, prompt=prompt) as session, torch.inference_mode():
         made = ready.network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         run = session.run
         if figure is not None:

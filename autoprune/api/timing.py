@@ -32,6 +32,7 @@ def time_policy(
     """
     from autoprune.measures.device import best_device, device_name
     from autoprune.measures.latency import prefill_seconds
+    from autoprune.pruning.guarding import Texts
     from autoprune.registry import timings
 
     where, uri = _fixed(policy, tracking_uri)
@@ -49,7 +50,7 @@ def time_policy(
     pairs = list(zip(whole.members, loaded.front, strict=True))
     certified = {member.digest: one for member, one in pairs if member.certified}
     plans = {UNPRUNED: None} | {digest: one.resolve(ready.network) for digest, one in certified.items()}
-    taken = prefill_seconds(ready.network, ready.inputs(pictures, prompt), plans, rounds)
+    taken = prefill_seconds(ready.network, ready.inputs(pictures, prompt), plans, rounds, texts=Texts(given=prompt))
     unpruned = taken.pop(UNPRUNED)
     timing: dict[str, Any] = {
         "device": device_name(device),

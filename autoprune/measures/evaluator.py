@@ -37,6 +37,7 @@ from autoprune.measures.views import View
 from autoprune.policy import canonical
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.ports import CalibrationSource, EvalRequest, Measurement, Split, WorkerSpec
+from autoprune.pruning.guarding import Texts
 from autoprune.pruning.session import Session
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class ModelEvaluator:
         """A session of the policy; none where nothing is pruned and nothing is kept."""
         if not resolved.stages and self._resuming is None:
             return nullcontext()
-        return Session(self.loaded.model, resolved)
+        return Session(self.loaded.model, resolved, Texts(self.loaded.processor.tokenizer))
 
     def _pass(
         self,

@@ -21,6 +21,7 @@ from autoprune.calibration.batches import batches
 from autoprune.errors import BadInput
 from autoprune.policy.budget import PARK
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy
+from autoprune.pruning.guarding import Texts
 from autoprune.pruning.session import Session
 
 if TYPE_CHECKING:
@@ -54,14 +55,15 @@ class Timing:
 
 def undecided(resolved: ResolvedPolicy, counts: Sequence[Sequence[int]] = ()) -> ResolvedPolicy:
     """The same numbers of tokens at the same places, chosen for free. `counts`: what was kept of each sample after
-    every stage; where a rule decides, all keep as many as the sample of most, to which a batch is padded."""
+    every stage; where a rule or a guard decides, all keep as many as the sample of most, to which a batch is padded."""
     free = (ResolvedPick(None, Part("stride", {}), None),)
     stages = []
     for i, stage in enumerate(resolved.stages):
-        keep = Keep("tokens", Fraction(max(counts[i]))) if stage.keep.decided else replace(stage.keep, rule=None)
+        known = not stage.keep.decided and not resolved.guard
+        keep = replace(stage.keep, rule=None) if known else Keep("tokens", Fraction(max(counts[i])))
         merge = stage.merge if stage.merge.name == PARK else Part("drop", {})  # what is parked has to come back
         stages.append(replace(stage, keep=keep, picks=free if stage.picks else (), merge=merge))
-    return replace(resolved, stages=tuple(stages))
+    return replace(resolved, stages=tuple(stages), guard=())
 
 
 def time_prefill(
@@ -70,7 +72,7 @@ def time_prefill(
     """Time one batch of prompts. Raises BadInput for fewer than two rounds: a ratio needs a spread."""
     batch = _batch(loaded, rows)
     free = undecided(resolved, _counts(loaded, batch, resolved))
-    runs = _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved, "free": free})
+    runs = _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved, "free": free}, _texts(loaded))
     taken = _in_turn(runs, rounds, seed)
     pairs = list(zip(taken["full"], taken["pruned"], taken["free"], strict=True))
     return Timing(
@@ -87,16 +89,24 @@ def prefill_ratio(
     if not resolved.stages:
         return Spread(1.0, 1.0, 1.0)
     batch = _batch(loaded, rows)
-    taken = _in_turn(_runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved}), rounds, seed)
+    taken = _in_turn(
+        _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved}, _texts(loaded)), rounds, seed
+    )
     return Spread.of([pruned / full for full, pruned in zip(taken["full"], taken["pruned"], strict=True)])
 
 
 def prefill_seconds(
-    model: Any, inputs: Mapping[str, Any], policies: Mapping[str, ResolvedPolicy | None], rounds: int, seed: int = 0
+    model: Any,
+    inputs: Mapping[str, Any],
+    policies: Mapping[str, ResolvedPolicy | None],
+    rounds: int,
+    seed: int = 0,
+    texts: Texts | None = None,
 ) -> dict[str, Spread]:
     """Seconds that a prefill of these inputs takes under each policy (None: unpruned), all in turn: good on this
-    machine, for requests like this one. Raises BadInput for fewer than two rounds."""
-    taken = _in_turn(_runners(model, inputs, policies), rounds, seed)
+    machine, for requests like this one; `texts` says their words to a guard. Raises BadInput for fewer than two rounds.
+    """
+    taken = _in_turn(_runners(model, inputs, policies, texts or Texts()), rounds, seed)
     return {name: Spread.of(seconds) for name, seconds in taken.items()}
 
 
@@ -123,18 +133,24 @@ def _counts(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy) -> Sequence[
 
     if not resolved.adaptive:
         return ()
-    with Session(loaded.model, resolved) as session, torch.inference_mode():
+    with Session(loaded.model, resolved, _texts(loaded)) as session, torch.inference_mode():
         loaded.model(**batch.inputs, use_cache=False, logits_to_keep=1)
         return session.run.counts
 
 
 def _runners(
-    model: Any, inputs: Mapping[str, Any], policies: Mapping[str, ResolvedPolicy | None]
+    model: Any, inputs: Mapping[str, Any], policies: Mapping[str, ResolvedPolicy | None], texts: Texts
 ) -> dict[str, Callable[[], float]]:
-    return {name: _runner(model, inputs, resolved) for name, resolved in policies.items()}
+    return {name: _runner(model, inputs, resolved, texts) for name, resolved in policies.items()}
 
 
-def _runner(model: Any, inputs: Mapping[str, Any], resolved: ResolvedPolicy | None) -> Callable[[], float]:
+def _texts(loaded: Loaded) -> Texts:
+    return Texts(loaded.processor.tokenizer)
+
+
+def _runner(
+    model: Any, inputs: Mapping[str, Any], resolved: ResolvedPolicy | None, texts: Texts
+) -> Callable[[], float]:
     """Runs the batch once; -> seconds of the forward alone, attaching left out."""
     import torch
 
@@ -143,7 +159,7 @@ def _runner(model: Any, inputs: Mapping[str, Any], resolved: ResolvedPolicy | No
             torch.cuda.synchronize(model.device)
 
     def run() -> float:
-        attached = nullcontext() if resolved is None else Session(model, resolved)
+        attached = nullcontext() if resolved is None else Session(model, resolved, texts)
         with attached, torch.inference_mode():
             wait()
             started = time.perf_counter()

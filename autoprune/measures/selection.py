@@ -38,13 +38,15 @@ class _Use:
 @dataclass(frozen=True)
 class _Stage:
     """A stage with its formulas looked up: per pick the criteria (of a mix: its terms; also those that groups share
-    by, and its own count rule), the selector, and whether the pick has a score."""
+    by, and its own count rule), the selector, and whether the pick has a score. `watched`: a guard looks at
+    the first pick's scores, whatever stays then."""
 
     site: Site
     stage: ResolvedStage
     picks: tuple[tuple[tuple[_Use, ...], _Use, bool], ...]
     merge: _Use
     rule: _Use | None = None
+    watched: bool = False
 
 
 class Selection:
@@ -52,13 +54,14 @@ class Selection:
 
     def __init__(self, resolved: ResolvedPolicy, geometry: Geometry) -> None:
         self.resolved, self.geometry = resolved, geometry
-        self.stages = tuple(_bound(stage, geometry) for stage in resolved.stages)
+        looked = {rule.stage for rule in resolved.guard if rule.when == "entropy_above"}
+        self.stages = tuple(_bound(stage, geometry, i in looked) for i, stage in enumerate(resolved.stages))
 
     def flops(self, sample: Sample) -> int:
         """Operations over all stages and picks.
 
-        A stage that keeps all there is costs nothing, unless a rule had to look: the engine skips it. Every use counts
-        by itself, also where the engine takes one capture for two; protected tokens count as chosen. Raises
+        A stage that keeps all there is costs nothing, unless a rule or a guard had to look: the engine skips it. Every
+        use counts by itself, also where the engine takes one capture for two; protected tokens count as chosen. Raises
         policy.budget's Infeasible.
         """
         counts = budget.counts(self.resolved, sample.n, sample.held, sample.decided)
@@ -67,7 +70,7 @@ class Selection:
         found = budget.entering(self.resolved, sample.n, sample.held, sample.decided)
         total = 0
         for bound, current, kept in zip(self.stages, found, counts, strict=True):
-            if kept != current or bound.stage.keep.decided:
+            if kept != current or bound.stage.keep.decided or bound.watched:
                 seen = (visual, sample.text, len(grids))
                 sizes = Sizes(self.geometry, bound.site, current, kept, *seen, grids=grids)
                 total += sum(_stage(bound, sizes))
@@ -82,6 +85,9 @@ def _stage(bound: _Stage, sizes: Sizes) -> Iterator[int]:
                 if number == 0 or pick.count is not None:
                     yield from (part(sizes) for part in bound.picks[number][0])
             return
+    elif sizes.kept == sizes.current:  # a guard had
+        yield from (part(sizes) for part in bound.picks[0][0])
+        return
     chosen = budget.asked(bound.stage.picks, sizes.kept)
     for i, (criteria, select, scored) in enumerate(bound.picks):
         yield from (criterion(sizes) for criterion in criteria)
@@ -99,7 +105,7 @@ def again(sizes: Sizes) -> int:
     return 2 * sizes.kept * sizes.current * wider + 2 * sizes.kept * geometry.projector_weights
 
 
-def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:
+def _bound(stage: ResolvedStage, geometry: Geometry, watched: bool = False) -> _Stage:
     site = Site(stage.site, stage.layer, geometry.depth, geometry.vision_depth, geometry.vision.has_cls)
     picks = []
     for pick in stage.picks:
@@ -108,7 +114,7 @@ def _bound(stage: ResolvedStage, geometry: Geometry) -> _Stage:
         criteria += () if pick.count is None else (_use("count", pick.count),)
         picks.append((criteria, _use("selector", pick.select), pick.score is not None))
     rule = None if stage.keep.rule is None else _use("count", stage.keep.rule)
-    return _Stage(site, stage, tuple(picks), _use("merger", stage.merge), rule)
+    return _Stage(site, stage, tuple(picks), _use("merger", stage.merge), rule, watched)
 
 
 def _terms(score: Score | None) -> tuple[Part, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoprune.document.problems import Path, Problem, meant
+from autoprune.policy.guard import guard_problems
 from autoprune.policy.order import order_problems
 from autoprune.policy.reading import CURVE_KEYS, STAGE_KEYS
 from autoprune.policy.validate import part_problems
@@ -42,6 +43,8 @@ def problems_beside(
         p for p in beside if p.code == "unknown-part" and p.message.startswith(("unknown merger", "unknown count rule"))
     ]
     beside = [*order_problems(policy, depth, wrong_keys([*found, *unknown]), placed=placed), *beside]
+    if not any(p.path[:1] == ("stages",) for p in found):
+        beside += guard_problems(policy)
     places = {p.path for p in found}
     return [p for p in dict.fromkeys(beside) if p.path not in places]
 

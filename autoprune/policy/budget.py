@@ -171,6 +171,15 @@ def counting(policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0)
     return Counting(steps_of(policy), n, policy.depth, _held(policy, n, protected))
 
 
+def _sample(policy: ResolvedPolicy, n: int, protected: int | Sequence[int], decided: Sequence[int] | None) -> Counting:
+    """The counts of a sample; those of its run, `decided`, where a guard may have changed them."""
+    made = counting(policy, n, protected)
+    if policy.guard and decided is not None:
+        kept = zip(made.steps, decided, strict=True)
+        made.steps = [(layer, replace(keep, kind="tokens", value=Fraction(count))) for (layer, keep), count in kept]
+    return made
+
+
 def counts(
     policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0, decided: Sequence[int] | None = None
 ) -> tuple[int, ...]:
@@ -180,16 +189,17 @@ def counts(
     positions on a stage's own list come on top, in that stage only (also those that are gone by then, so that numbers
     never depend on what an image shows). A `to_budget` that is already met leaves the count as it is. Raises
     `Infeasible` when it cannot be met. `decided`: the counts of a run, where rules decided some; without them a rule
-    counts with the most it may find.
+    counts with the most it may find, and no rule of a guard fires.
     """
-    return count_steps(steps_of(policy), n, policy.depth, _held(policy, n, protected), decided)
+    made = _sample(policy, n, protected, decided)
+    return tuple(made.next(None if decided is None else decided[i]) for i in range(len(policy.stages)))
 
 
 def entering(
     policy: ResolvedPolicy, n: int, protected: int | Sequence[int] = 0, decided: Sequence[int] | None = None
 ) -> tuple[int, ...]:
     """How many visual tokens each stage finds, restored ones among them, for what `counts` gives."""
-    made, found = counting(policy, n, protected), []
+    made, found = _sample(policy, n, protected, decided), []
     for i in range(len(policy.stages)):
         made.next(None if decided is None else decided[i])
         found.append(made.entering)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 from autoprune.document.numbers import exact
 from autoprune.document.problems import Problems
 from autoprune.errors import BadInput
+from autoprune.policy import guard as guards
 from autoprune.policy.beside import problems
 from autoprune.policy.budget import PARK, Counting, count_steps, fractional_budget
 from autoprune.policy.expand import Placed, expand
+from autoprune.policy.guard import bound
 from autoprune.policy.model import SCORED_SPLITS, AnyStage, MixUse, Pick, Rows, ScoreUse, Stage, Use
 from autoprune.policy.resolved import (
     Keep,
@@ -65,7 +67,10 @@ def resolve(
     _feasible(placed, geometry.depth, geometry.tokens_per_image or tokens)
     placed = tuple(replace(p, stage=_protecting(p.stage, geometry)) for p in placed)
     bind = Binder(policy, geometry, parts, policy.parity.rows if parity else None)
-    return ResolvedPolicy(tuple(bind.stage(p) for p in _Kept(placed, geometry, tokens).stages()), geometry.depth)
+    kept = _Kept(placed, geometry, tokens).stages()
+    guard = bound(policy.guard, [p.origin if p.stage.pick else -1 for p in kept])
+    watched = {rule.stage for rule in guard if rule.when == "entropy_above"}
+    return ResolvedPolicy(tuple(bind.stage(p, i in watched) for i, p in enumerate(kept)), geometry.depth, guard)
 
 
 def _feasible(placed: tuple[Placed, ...], depth: int, tokens: int | None) -> None:
@@ -166,14 +171,22 @@ class Binder:
     def __init__(self, policy: Policy, geometry: Geometry, parts: PartLookup, rows: Rows | None = None) -> None:
         self.policy, self.geometry, self.parts, self.rows = policy, geometry, parts, rows
 
-    def stage(self, placed: Placed) -> ResolvedStage:
+    def stage(self, placed: Placed, watched: bool = False) -> ResolvedStage:
+        """`watched`: a guard looks at the scores of its first pick."""
         stage = placed.stage
         merge = self.part("merger", stage.merge, placed.layer)
         last = len(stage.pick) - 1
         rule = self.rule(placed)
         counts = rule is not None and placed.keep.decided
         picks = tuple(
-            self.pick(p, placed.layer, stage.merge.name, i == last, counts and (i == 0 or p.count is not None))
+            self.pick(
+                p,
+                placed.layer,
+                stage.merge.name,
+                i == last,
+                counts and (i == 0 or p.count is not None),
+                watched and i == 0,
+            )
             for i, p in enumerate(stage.pick)
         )
         if any(pick.count is not None for pick in picks):
@@ -202,7 +215,9 @@ class Binder:
         ends = [stage.at.at(self.geometry.depth), absolute(stage.until, self.geometry.depth)]
         return Part(part.name, {**part.params, "along": ends})
 
-    def pick(self, pick: Pick, layer: int, merge: str, last: bool, counted: bool = False) -> ResolvedPick:
+    def pick(
+        self, pick: Pick, layer: int, merge: str, last: bool, counted: bool = False, watched: bool = False
+    ) -> ResolvedPick:
         by_select = self.parts.reads_score("selector", pick.select.name)
         by_merge = self.parts.reads_score("merger", merge) if last else "no"  # mergers see the last pick's scores
         group = None if pick.group is None else self.part("group", pick.group, layer)
@@ -211,7 +226,7 @@ class Binder:
         own = split in SCORED_SPLITS and pick.allocate is None
         by_group = "no" if not own else "order" if split == "overview" else "value"
         by_trim = "order" if pick.overlap or pick.dilate else "no"
-        needed = (by_select, by_merge, by_group, by_trim, "value" if counted else "no")
+        needed = (by_select, by_merge, by_group, by_trim, "value" if counted or watched else "no")
         reads = "value" if "value" in needed else "order" if "order" in needed else "no"
         score = (
             None if reads == "no" or pick.score is None else self.score(pick.score, layer, only_order=reads == "order")
@@ -279,6 +294,8 @@ class Binder:
 def to_json(resolved: ResolvedPolicy) -> str:
     """Sorted, compact JSON; equal policies give equal text."""
     content = {"schema": SCHEMA, "depth": resolved.depth, "stages": [_stage(s) for s in resolved.stages]}
+    if resolved.guard:
+        content["guard"] = guards.to_json(resolved.guard)
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -347,7 +364,8 @@ def from_json(text: str) -> ResolvedPolicy:
         content = json.loads(text)
         if content["schema"] != SCHEMA:
             raise BadInput(f"not a canonical policy: schema {content['schema']!r}, not {SCHEMA}", code="not-a-policy")
-        return ResolvedPolicy(tuple(_read_stage(s) for s in content["stages"]), int(content["depth"]))
+        guard = guards.from_json(content.get("guard", ()))
+        return ResolvedPolicy(tuple(_read_stage(s) for s in content["stages"]), int(content["depth"]), guard)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"not a canonical policy: {type(error).__name__}: {error}", code="not-a-policy") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autoprune.document.problems import Problems, shown, suggest
+from autoprune.policy.guard import Guard, read_guard
 from autoprune.policy.holes import holes, shown_hole
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, MixUse, Pick, ScoreUse, Stage, Use
 from autoprune.policy.parity import NONE, Parity, read_parity
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "CurveStage", "KeepSpec", "MixUse", "Pick", "Policy", "Stage", "Use"]
 
 SCHEMA = "autoprune/policy/1"
-KEYS = ("schema", "name", "paper", "claims", "literal", "parity", "confidence", "assumed", "criteria", "stages")
+KEYS = (
+    "schema",
+    "name",
+    "paper",
+    "claims",
+    "literal",
+    "parity",
+    "confidence",
+    "assumed",
+    "criteria",
+    "stages",
+    "guard",
+)
 CONFIDENCES = ("high", "low")
 
 
@@ -30,7 +43,8 @@ CONFIDENCES = ("high", "low")
 class Policy:
     """What is pruned where, and how. `claims` and `literal` are documentation: they never change what
     the engine does. `confidence` says how surely the document follows its paper, `assumed` what had to be guessed.
-    `criteria` are names for scores, used by the stages. `parity` is for parity runs alone."""
+    `criteria` are names for scores, used by the stages. `parity` is for parity runs alone. `guard`: which samples are
+    pruned less."""
 
     name: str
     stages: tuple[AnyStage, ...]
@@ -41,6 +55,7 @@ class Policy:
     confidence: str = "high"
     assumed: str = ""
     parity: Parity = NONE
+    guard: Guard = ()
 
     @classmethod
     def from_source(cls, source: Source, parts: PartLookup | None = None, geometry: Geometry | None = None) -> Policy:
@@ -97,7 +112,8 @@ def read_partly(data: Any, found: Problems) -> Policy | None:
     criteria = _criteria(data, own)
     stages = _stages(data, own)
     parity = read_parity(data["parity"], ("parity",), own) if "parity" in data else NONE
-    open_values = [hole for key in ("stages", "criteria") for hole in holes(data.get(key), (key,))]
+    guard = read_guard(data["guard"], ("guard",), own) if "guard" in data else ()
+    open_values = [hole for key in ("stages", "criteria", "guard") for hole in holes(data.get(key), (key,))]
     for hole in open_values:
         found.add(hole.path, "hole-in-policy", f"a hole in a fixed policy: {shown_hole(hole)}", offset=hole.offset)
     found.extend(p for p in own if not any(_related(p.path, hole.path) for hole in open_values))
@@ -111,6 +127,7 @@ def read_partly(data: Any, found: Problems) -> Policy | None:
         confidence,
         texts["assumed"],
         parity,
+        guard,
     )
 
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placed:
-    """One reduction before decoder layer `layer`; `stage` is where its parts are written."""
+    """One reduction before decoder layer `layer`; `stage` is where its parts are written, `origin` its number in
+    the document."""
 
     site: Literal["projector", "llm"]
     layer: int
     keep: Keep
     stage: AnyStage
+    origin: int = 0
 
 
 def span_of(stage: CurveStage, depth: int) -> Span:
@@ -40,18 +42,18 @@ def expand(policy: Policy, depth: int, tokens: int | None = None) -> tuple[Place
     Raises `Infeasible`.
     """
     placed: list[Placed] = []
-    for stage in policy.stages:
+    for number, stage in enumerate(policy.stages):
         if isinstance(stage, Stage):
             parks, restores = stage.merge.name == PARK, stage.restore is not None
             first = stage.at.at(depth)
             last = first if stage.until is None else absolute(stage.until, depth)
             kind = "shared" if stage.until is not None and stage.keep.kind == "to_budget" else stage.keep.kind
             keep = Keep(kind, stage.keep.value, least=stage.keep.least, parks=parks, restores=restores)
-            placed += [Placed(stage.at.kind, layer, keep, stage) for layer in range(first, last + 1)]
+            placed += [Placed(stage.at.kind, layer, keep, stage, number) for layer in range(first, last + 1)]
             continue
         before = [(p.layer, p.keep) for p in placed]
         for layer, keep in curve_steps(stage.curve, span_of(stage, depth), before, tokens):
-            placed.append(Placed("llm", layer, replace(keep, parks=stage.merge.name == PARK), stage))
+            placed.append(Placed("llm", layer, replace(keep, parks=stage.merge.name == PARK), stage, number))
     return tuple(placed)
 
 

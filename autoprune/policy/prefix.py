@@ -21,8 +21,9 @@ def prefix_key(canonical: str) -> PrefixKey:
 
 def prefix_digest(policy: ResolvedPolicy, layer: int) -> str:
     """SHA-256 of what decides a run up to the entry of `layer`: the stages at earlier layers; where one of those lets
-    the sample decide its count, the whole policy, because such counts leave room for later stages."""
+    the sample decide its count, the whole policy, because such counts leave room for later stages; so it is where a
+    guard may have changed one."""
     before = tuple(stage for stage in policy.stages if stage.layer < layer)
-    decided = any(stage.keep.decided for stage in before)
-    text = to_json(policy if decided else replace(policy, stages=before))
+    decided = any(stage.keep.decided for stage in before) or (before and policy.guard)
+    text = to_json(policy if decided else replace(policy, stages=before, guard=()))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from autoprune.policy.guard import Guard
 
 KeepKind = Literal["fraction", "of_current", "tokens", "to_budget", "rule", "shared"]
 
@@ -113,8 +116,9 @@ class ResolvedPolicy:
 
     stages: tuple[ResolvedStage, ...]
     depth: int
+    guard: Guard = ()
 
     @property
     def adaptive(self) -> bool:
         """Whether some count depends on what a sample shows, so that costs are known only after a run."""
-        return any(stage.keep.decided for stage in self.stages)
+        return bool(self.guard) or any(stage.keep.decided for stage in self.stages)

@@ -15,6 +15,7 @@ from autoprune.document.numbers import text
 from autoprune.policy.budget import count_steps, fractions
 from autoprune.policy.curves import CurveSpec
 from autoprune.policy.expand import Placed, expand
+from autoprune.policy.guard import bound
 from autoprune.policy.model import AnyStage, CurveStage, KeepSpec, Stage
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def without_stages(policy: Policy, depth: int, tokens: int | None) -> list[Polic
     fixed = fix_counts(policy, depth, tokens).stages
     idle = _idle(policy, depth, tokens)
     return [
-        replace(policy, stages=tuple(s for j, s in enumerate(fixed) if j != i and j not in idle))
+        replace(policy, stages=tuple(fixed[j] for j in left), guard=bound(policy.guard, left))
         for i in range(len(fixed))
+        for left in [[j for j in range(len(fixed)) if j != i and j not in idle]]
     ]
 
 

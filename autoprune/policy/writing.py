@@ -22,7 +22,8 @@ def dump(policy: Policy) -> dict[str, Any]:
         data |= {"confidence": policy.confidence, "assumed": policy.assumed}
     data["criteria"] = {name: dump_score(score) for name, score in policy.criteria.items()}
     kept = {key: value for key, value in data.items() if value not in ("", {})}
-    return {**kept, "stages": [dump_stage(stage) for stage in policy.stages]}
+    guard = {"guard": [rule.dump() for rule in policy.guard]} if policy.guard else {}
+    return {**kept, "stages": [dump_stage(stage) for stage in policy.stages], **guard}
 
 
 def dump_stage(stage: AnyStage) -> dict[str, Any]:

@@ -27,9 +27,10 @@ class CountConfig(PartConfig):
     """Base of the parameters of count rules."""
 
 
-def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | None]:
+def decide(planned: PlannedStage, view: StageView, scores: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """How many candidates of each sample the stage's rule keeps (below 0: nothing at all may stay), and the scores
-    [B, V] it looked at: counts [B, 1], or [B, picks] where later picks have rules of their own.
+    [B, V] it looked at (those that are given, where they are known already): counts [B, 1], or [B, picks] where later
+    picks have rules of their own.
 
     Where the first pick's groups share by the rule (`split: rule`), every group decides for itself, and they add up.
     """
@@ -42,7 +43,8 @@ def decide(planned: PlannedStage, view: StageView) -> tuple[Tensor, Tensor | Non
     if planned.rule is None:
         raise ValueError("the stage has no count rule")
     first, *others = planned.picks
-    scores = None if first.score is None else evaluate(first.score, view)
+    if first.score is not None and scores is None:
+        scores = evaluate(first.score, view)
     if first.group is not None and first.group.config.split == "rule":  # type: ignore[attr-defined]
         by = scores if first.allocate is None else evaluate(first.allocate, view)
         found = [shared_by_rule(planned.rule, first.group, view, by, view.candidates).sum(1)]
@@ -93,6 +95,9 @@ def shared_out(
     counts = []
     for height, sample, current in zip(heights, counting, now, strict=True):
         cap = min(current, rounded(most, sample.n)) if current else 0
+        if sample.steps[sample.number][1].kind != "shared":  # a guard has let it off
+            counts.append((0,) * layers)
+            continue
         left = sample.left(first, planned.stage.keep.value)
         least = min(cap, max(1, sample.protected[sample.number]))
         counts.append(retained(height, weights, left, cap, least) if cap else (0,) * layers)

@@ -55,7 +55,16 @@ class LoadedPolicy:
             raise BadInput(f"the front's member {member.name!r} is no policy: {error}", code="not-a-front") from error
         return replace(self, policy=policy, metadata={**self.metadata, **member.measured()}, source=None)
 
-    def attach(self, model: Any, *, strict: bool = False, tokens: int | None = None, parity: bool = False) -> Attached:
+    def attach(
+        self,
+        model: Any,
+        *,
+        strict: bool = False,
+        tokens: int | None = None,
+        parity: bool = False,
+        tokenizer: Any = None,
+        prompt: str | None = None,
+    ) -> Attached:
         """Prune every prefill of the model from now on, from any thread, until `.detach()` or the end of a `with`.
 
         `with policy.attach(model) as session:` gives the session. Losing the handle without detaching does not end the
@@ -63,14 +72,17 @@ class LoadedPolicy:
 
         strict: refuse instead of warn where the policy's measurements do not hold for this model. tokens: N where it is
         the same for every sample. parity: as the method's release does it (the document's `parity`), never what the
-        policy was measured with. Raises PolicyMismatch for another architecture or an untested transformers version,
-        BadInput where the policy or the model cannot work, AutoPruneError if a policy is attached already; the model is
+        policy was measured with. tokenizer (or processor), prompt: what requests say, for a guard that looks at
+        prompts: read off the model's ids, or the same wherever `autoprune.using` gives no other. Raises PolicyMismatch
+        for another architecture or an untested transformers version, BadInput where the policy or the model cannot
+        work, AutoPruneError if a policy is attached already; the model is
         then as it was.
         """
+        from autoprune.pruning.guarding import Texts
         from autoprune.pruning.session import Session
 
         resolved, reasons = self.checked(model, strict=strict, tokens=tokens, parity=parity)
-        session = Session(model, resolved)
+        session = Session(model, resolved, Texts(tokenizer, prompt))
         if reasons:  # before anything is attached: a filter may turn the warning into an error
             warnings.warn(f"policy {self.policy.name!r} is uncertified here: {'; '.join(reasons)}", stacklevel=2)
         session.__enter__()

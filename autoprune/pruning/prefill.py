@@ -1,8 +1,8 @@
 """One prefill: carries out the stages while the language model runs through its layers.
 
 All lengths are integers on the host, read from the device once at the start. After that the host waits only where a
-count depends on what a sample shows: a count rule's, or how many protected tokens earlier stages have left. What it
-hears from the attention on the way, `capture` says.
+count depends on what a sample shows: a count rule's, a guard's, or how many protected tokens earlier stages have left.
+What it hears from the attention on the way, `capture` says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.errors import AutoPruneError
-from autoprune.policy.budget import counting, counts, separators
+from autoprune.policy.budget import counting, separators
+from autoprune.policy.gentler import to_come
 from autoprune.pruning.counting import decide, shared_out
 from autoprune.pruning.decoder_signals import (
     DecoderKeys,
@@ -29,10 +30,11 @@ from autoprune.pruning.decoder_walk import raters as text_raters
 from autoprune.pruning.encoder_signals import EncoderFeatures
 from autoprune.pruning.facts import facts_of
 from autoprune.pruning.grouping import Partition, partition
+from autoprune.pruning.guarding import Guarding
 from autoprune.pruning.layout import Layout
 from autoprune.pruning.pairs import Pairs
 from autoprune.pruning.parking import Parking, Present, Restore, returned
-from autoprune.pruning.plan import Plan, PlannedStage, Use
+from autoprune.pruning.plan import Plan, PlannedStage, Use, evaluate
 from autoprune.pruning.prompt import Prompt, grid_of, per_sample
 from autoprune.pruning.record import Run
 from autoprune.pruning.signals import Signal
@@ -51,7 +53,8 @@ LEAST_MASS = 1e-6  # of a row, where attention weighs by mass
 @dataclass(eq=False)
 class Prefill:
     """State of one prefill. `images` is what get_image_features returned for all images, in order of appearance; `norm`
-    is the model's last norm, None where it has none; `projector` makes rows of the tower visual tokens."""
+    is the model's last norm, None where it has none; `projector` makes rows of the tower visual tokens. `words`:
+    the prompts, where a guard looks at them."""
 
     plan: Plan
     prompt: Prompt
@@ -62,6 +65,7 @@ class Prefill:
     rotary: Callable[[Tensor, Tensor], Any]
     norm: Callable[[Tensor], Tensor] | None
     projector: Callable[[Tensor], Tensor]
+    words: Sequence[str] | None = None
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,10 +126,14 @@ class Prefill:
         goes from stage to stage; a budget that cannot be met is found before the model runs."""
         resolved, default = self.plan.resolved, self.plan.protects_newlines
         held = [separators(resolved, count, default) for count in self.newlines]
-        for n, kept in dict.fromkeys(zip(self.prompt.n, held, strict=True)):
-            counts(resolved, n, kept)
         self.counting = [counting(resolved, n, kept) for n, kept in zip(self.prompt.n, held, strict=True)]
         self.separators = [list(stage) for stage in zip(*held, strict=True)]
+        self.guarding = Guarding(resolved.guard, self.counting)
+        self.guarding.begin(self.prompt.n, self.words)
+        self.run.guarded = self.guarding.labels()
+        alike = zip(self.prompt.n, held, self.guarding.fired, strict=True)
+        for made in dict(zip(alike, self.counting, strict=True)).values():
+            to_come(made)
 
     # ------------------------------------------------------------ the layers
     def before(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,9 +157,9 @@ class Prefill:
     def _stage(self, planned: PlannedStage, layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         if planned.stage.restore is not None and any(self.parking.counts):
             hidden = self._restore(planned.stage.restore, hidden)
-        ruled = planned.stage.keep.decided
-        keep = list(self.now) if ruled else self._counted(None)
-        if ruled or keep != self.now:
+        ruled = planned.stage.keep.decided or self.guarding.watches(planned.number)
+        keep = None if ruled else self._counted(None)
+        if keep != self.now:
             hidden = self._reduce(planned, keep, layer, hidden, kwargs)
         self.run.counts.append(list(self.now))
         if planned.stage.positions == "compact" and not self.pristine:
@@ -167,27 +175,38 @@ class Prefill:
         return [min(c.next(d), v) for c, d, v in zip(self.counting, found, self.now, strict=True)]
 
     def _reduce(
-        self, planned: PlannedStage, keep: list[int], layer: Any, hidden: Tensor, kwargs: dict[str, Any]
+        self, planned: PlannedStage, keep: list[int] | None, layer: Any, hidden: Tensor, kwargs: dict[str, Any]
     ) -> Tensor:
+        """Carry a stage out. keep: K of each sample, None where that takes a look at the scores."""
         if planned.own_signals:
             self._probe(layer, hidden, kwargs)
         where = self._where(hidden)
         view, protected = self._view(planned, hidden, where)
-        scores = counted = None
+        scores, counted = self._watched(planned, view), None
         if planned.stage.keep.kind == "shared":
             keep = self._counted(self._share_of(planned, view))
-            if keep == self.now:
-                return hidden
         elif planned.stage.keep.kind == "rule":
-            each, scores = decide(planned, view)
+            each, scores = decide(planned, view, scores)
             counted = [[int(c) for c in row] for row in each.tolist()]  # the one wait for the device that rules cost
             decided = [sum(row) + p if row[0] >= 0 else 0 for row, p in zip(counted, protected, strict=True)]
             keep = self._counted(decided)
-            if keep == self.now:
-                return hidden
+        elif keep is None:
+            keep = self._counted(None)
+        if keep == self.now:
+            return hidden
         keep = [k if k == 0 else max(k, p) for k, p in zip(keep, protected, strict=True)]
         done = reduce(planned, view, keep, self.now, protected, scores, counted)
         return self._apply(planned, done, view, where, keep, hidden)
+
+    def _watched(self, planned: PlannedStage, view: StageView) -> Tensor | None:
+        """The scores of a stage's first pick where the guard looks at them, and has."""
+        score = planned.picks[0].score if planned.picks else None
+        if score is None or not self.guarding.watches(planned.number):
+            return None
+        scores = evaluate(score, view)
+        self.guarding.scored(planned.number, scores, view.candidates)
+        self.run.guarded = self.guarding.labels()
+        return scores
 
     def _share_of(self, planned: PlannedStage, view: StageView) -> list[int]:
         """What each sample's layer gets of a budget that several stages share; the first of them decides for all."""

@@ -23,7 +23,7 @@ class Budget:
 @dataclass(eq=False)
 class Run:
     """One prefill. n: visual tokens of each sample before pruning; lengths[l]: of each sample entering layer l;
-    counts[s]: of each sample after stage s."""
+    counts[s]: of each sample after stage s; guarded: the rule of the policy's guard that fired for each, or ''."""
 
     n: list[int]
     depth: int
@@ -31,6 +31,7 @@ class Run:
     layouts: list[Layout] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     counts: list[list[int]] = field(default_factory=list)
+    guarded: list[str] = field(default_factory=list)
 
     def index(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """Logical column [B, n_l] of each physical row entering a layer, and which are real (None = all)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -36,10 +36,12 @@ ATTACHED: Final = _Attached()
 @dataclass(eq=False)
 class Using:
     """What `using` says about the requests of its context. `policy`: a LoadedPolicy, a ResolvedPolicy, None for no
-    pruning, or ATTACHED; for one `session` only, where that is set."""
+    pruning, or ATTACHED; for one `session` only, where that is set. `prompt`: what its requests say, where a guard
+    wants to know."""
 
     policy: Any
     session: Any = None
+    prompt: str | Sequence[str] | None = None
     _run: Run | None = field(default=None, repr=False)
 
     @property
@@ -61,7 +63,9 @@ _USING: ContextVar[Using | None] = ContextVar("autoprune_using", default=None)
 
 
 @contextmanager
-def using(policy: LoadedPolicy | _Attached | None = ATTACHED) -> Iterator[Using]:
+def using(
+    policy: LoadedPolicy | _Attached | None = ATTACHED, *, prompt: str | Sequence[str] | None = None
+) -> Iterator[Using]:
     """Requests that begin in this context run under `policy` (None: no pruning) instead of the attached one.
 
     It holds for the current context, as `contextvars` has it: for this thread or asyncio task and what runs in a copy
@@ -69,13 +73,16 @@ def using(policy: LoadedPolicy | _Attached | None = ATTACHED) -> Iterator[Using]
     as `Thread(target=contextvars.copy_context().run, args=(model.generate,), kwargs=…)`. Of what is given, `run` and
     `budget()` are of this context's own last request, whatever runs beside it.
 
+    prompt: the text of the requests, or of each sample of a batch, for a guard's rules about prompts; otherwise the
+    tokenizer or the prompt says it that the policy was attached with.
+
     A policy that the model cannot carry out is refused when a request begins. Raises AutoPruneError where no model of
     this process has a policy attached: nothing would be pruned, without a word.
     """
     session = sys.modules.get("autoprune.pruning.session")
     if session is None or not session.anything_attached():
         raise AutoPruneError("`using` chooses among policies of models that have one attached: attach a policy first")
-    with chosen(Using(policy)) as used:
+    with chosen(Using(policy, prompt=prompt)) as used:
         yield used
 
 

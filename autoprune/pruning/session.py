@@ -23,6 +23,7 @@ from autoprune.pruning.cache import adopt
 from autoprune.pruning.capture import listen, transitioned
 from autoprune.pruning.decode import Decode
 from autoprune.pruning.facts import SeenImages
+from autoprune.pruning.guarding import Texts, asks_for_words, refuse_wordless
 from autoprune.pruning.plan import Plan, make_plan
 from autoprune.pruning.prefill import Prefill
 from autoprune.pruning.prompt import Prompt, real_columns
@@ -67,21 +68,22 @@ class Session:
     """`with Session(model, resolved) as session:` prunes every prefill of the model, from any thread.
 
     The model is an unmodified `*ForConditionalGeneration` of a supported family; leaving the context restores it bit
-    for bit. Logits, hidden states and `logits_to_keep` are in physical columns (`run.index`); rows of different length
-    end together, so columns counted from the end stay what they were.
+    for bit. `texts`: what prompts say, for a guard that looks at them. Logits, hidden states and `logits_to_keep` are
+    in physical columns (`run.index`); rows of different length end together, so columns counted from the end stay.
 
     Raises AutoPruneError if the model already has a session, BadInput or PolicyMismatch if the policy cannot run on it.
     """
 
-    def __init__(self, model: Any, resolved: ResolvedPolicy) -> None:
+    def __init__(self, model: Any, resolved: ResolvedPolicy, texts: Texts = Texts()) -> None:  # noqa: B008 - a constant
         config = model.config.to_dict()
-        self.model, self.on = model, False
+        self.model, self.texts, self.on = model, texts, False
         self.family = family_of(config)
         self.geometry = self.family.geometry(config, None)
         self.places = self.family.places(model)
         self._language_model: Any = self.places.language_model
         refuse_model(self._language_model)
         self._image_token = self.family.image_token(config)
+        refuse_wordless(resolved, texts)
         self._plan = self._make(resolved)
         self._plans: dict[int, tuple[Any, Plan]] = {}
         self._local = threading.local()
@@ -120,6 +122,10 @@ class Session:
 
     def prepare(self, resolved: ResolvedPolicy) -> Plan:
         """Get ready to run under another policy, which `swap` then puts in force. Raises like the constructor."""
+        refuse_wordless(resolved, self.texts)
+        return self._ready(resolved)
+
+    def _ready(self, resolved: ResolvedPolicy) -> Plan:
         plan = self._make(resolved)
         self._tap(plan)  # what no plan asks for any more goes on being offered to nobody: there is one tap per layer
         return plan
@@ -243,9 +249,9 @@ class Session:
         if known is not None and known[0] is policy:
             return known[1]
         if policy is None or isinstance(policy, ResolvedPolicy):
-            plan = self.prepare(policy or ResolvedPolicy((), self.geometry.depth))
+            plan = self._ready(policy or ResolvedPolicy((), self.geometry.depth))
         else:
-            plan = self.prepare(policy.fitted(self.model))
+            plan = self._ready(policy.fitted(self.model))
         with _LOCK:
             while len(self._plans) >= _REMEMBERED:
                 del self._plans[next(iter(self._plans))]
@@ -346,11 +352,23 @@ class Session:
         implementation = language_model.config._attn_implementation
         rotary = functools.partial(_rotary, language_model)
         norm = getattr(language_model, "norm", None)
-        prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm, self.places.projector)
+        words = self._words(plan, prompt)
+        projector = self.places.projector
+        prefill = Prefill(plan, prompt, embeds, images, cache, implementation, rotary, norm, projector, words)
         if self._replay is not None and self._replay.start is not None:
             restore(prefill, self._replay.start)
         self._ran(prefill.run)
         return prefill
+
+    def _words(self, plan: Plan, prompt: Prompt) -> list[str] | None:
+        """What the samples say, where the policy's guard wants to know."""
+        request, forward = self._requests.current, self._forward
+        if not asks_for_words(plan.resolved) or forward is None or forward.ids is None:
+            return None
+        own = None if request is None or request.used is None else request.used.prompt
+        texts = self.texts if own is None else Texts(given=own)
+        refuse_wordless(plan.resolved, texts)
+        return texts.of(prompt, forward.ids)
 
     def _ran(self, run: Run) -> None:
         """A prefill begins, and `run` will be its record."""

@@ -6,6 +6,7 @@ snapshot is changed in place afterwards: the engine replaces tensors, and lists 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
     from autoprune.policy.budget import Counting
     from autoprune.pruning.prefill import Prefill
 
-Counted = tuple[int, int, int, int, int, int]
-
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """The state before layer `layer` and before the stages there. hidden [B, n, D]; the rest as in `Prefill`.
-    `counted`: how far the counts of each sample have come."""
+    `counting`: how far the counts of each sample have come; `fired`: what the guard has decided."""
 
     layer: int
     hidden: Tensor
@@ -43,7 +42,8 @@ class Snapshot:
     parking: Parking
     captured: dict[Signal, Tensor]
     shares: dict[int, list[int]]
-    counted: list[Counted]
+    counting: list[Counting]
+    fired: list[int | None]
 
     def knowing(self, captured: dict[Signal, Tensor]) -> Snapshot:
         """The same with more signals of the layers that have run."""
@@ -66,7 +66,8 @@ def snapshot(prefill: Prefill, layer: int, hidden: Tensor) -> Snapshot:
         _parking(prefill.parking),
         dict(prefill.captured),
         dict(prefill.shares),
-        [_counted(c) for c in prefill.counting],
+        [copy.copy(c) for c in prefill.counting],
+        list(prefill.guarding.fired),
     )
 
 
@@ -79,10 +80,15 @@ def restore(prefill: Prefill, state: Snapshot) -> None:
     prefill.tokens, prefill.mass = state.tokens, state.mass
     prefill.parking = _parking(state.parking)
     prefill.captured, prefill.shares = dict(state.captured), dict(state.shares)
-    for counting, counted in zip(prefill.counting, state.counted, strict=True):
-        counting.current, counting.spent, counting.reached, counting.number, counting.entering, counting.parked = (
-            counted
-        )
+    same = bool(prefill.plan.resolved.guard) and any(c.number for c in state.counting)  # then it is the same policy's
+    for own, reached in zip(prefill.counting, state.counting, strict=True):
+        for name in ("current", "spent", "reached", "number", "entering", "parked"):
+            setattr(own, name, getattr(reached, name))
+        if same:
+            own.steps = reached.steps
+    if same:
+        prefill.guarding.fired = list(state.fired)
+    prefill.run.guarded = prefill.guarding.labels()
 
 
 def lacking(plan: Plan, layer: int, known: frozenset[Signal]) -> bool:
@@ -100,13 +106,9 @@ def lacking(plan: Plan, layer: int, known: frozenset[Signal]) -> bool:
 
 
 def _run(run: Run) -> Run:
-    return Run(run.n, run.depth, list(run.lengths), list(run.layouts), list(run.tokens), list(run.counts))
+    lengths, layouts, tokens = list(run.lengths), list(run.layouts), list(run.tokens)
+    return Run(run.n, run.depth, lengths, layouts, tokens, list(run.counts), list(run.guarded))
 
 
 def _parking(parking: Parking) -> Parking:
     return Parking(parking.n, list(parking.counts), list(parking.events))
-
-
-def _counted(counting: Counting) -> Counted:
-    c = counting
-    return c.current, c.spent, c.reached, c.number, c.entering, c.parked

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,18 +15,36 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Stats:
     """prefills and the samples with images in them; `tokens`: their visual tokens; `entered`: visual positions that
-    entered decoder layers, out of `unpruned`."""
+    entered decoder layers, out of `unpruned`; `guarded`: for how many samples each rule of a guard has fired."""
 
     prefills: int = 0
     samples: int = 0
     tokens: int = 0
     entered: int = 0
     unpruned: int = 0
+    guarded: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def budget(self) -> float:
         """Of everything that ran; 1 where nothing has."""
         return self.entered / self.unpruned if self.unpruned else 1.0
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(
+            self.prefills + other.prefills,
+            self.samples + other.samples,
+            self.tokens + other.tokens,
+            self.entered + other.entered,
+            self.unpruned + other.unpruned,
+            dict(Counter(self.guarded) + Counter(other.guarded)),
+        )
+
+    @classmethod
+    def of(cls, run: Run) -> Stats:
+        """One prefill."""
+        tokens, entered = sum(run.n), sum(map(sum, run.lengths))
+        guarded = Counter(rule for rule in run.guarded if rule)
+        return cls(1, sum(n > 0 for n in run.n), tokens, entered, tokens * run.depth, dict(guarded))
 
 
 class Counted:
@@ -40,14 +60,5 @@ class Counted:
 
     def add(self, run: Run) -> None:
         """One prefill that has come to its end."""
-        tokens, entered = sum(run.n), sum(map(sum, run.lengths))
         with self._lock:
-            s = self._stats
-            self._stats = replace(
-                s,
-                prefills=s.prefills + 1,
-                samples=s.samples + sum(n > 0 for n in run.n),
-                tokens=s.tokens + tokens,
-                entered=s.entered + entered,
-                unpruned=s.unpruned + tokens * run.depth,
-            )
+            self._stats = self._stats + Stats.of(run)

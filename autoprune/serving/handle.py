@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,19 +72,21 @@ class PolicyHandle:
         """The policy in force."""
         return self._policy
 
-    def attach(self, model: Any, *, strict: bool = False) -> Attached:
+    def attach(self, model: Any, *, strict: bool = False, tokenizer: Any = None, prompt: str | None = None) -> Attached:
         """Prune the model's requests under the policy in force, until `.detach()`, the end of a `with`, or `close()`.
 
         strict: as for `LoadedPolicy.attach`, now and for every later version. Several models may be attached; a version
-        that one of them cannot run is used for none. Raises as `LoadedPolicy.attach` does.
+        that one of them cannot run is used for none. tokenizer, prompt: also as there; give a tokenizer where a later
+        version may come with a guard that looks at prompts. Raises as `LoadedPolicy.attach` does.
         """
+        from autoprune.pruning.guarding import Texts
         from autoprune.pruning.session import Session
 
         with self._refreshing:
             if self._stop.is_set():
                 raise AutoPruneError("this handle is closed; make another one")
             resolved, reasons = self._policy.checked(model, strict=strict)
-            session = Session(model, resolved)
+            session = Session(model, resolved, Texts(tokenizer, prompt))
             session.__enter__()
             self._served[session] = strict
             self._status = replace(self._status, uncertified=(*self._status.uncertified, *reasons))
@@ -208,4 +210,4 @@ class PolicyHandle:
 
 def _together(parts: list[Stats]) -> Stats:
     """Stats added up."""
-    return Stats(**{f.name: sum(getattr(part, f.name) for part in parts) for f in fields(Stats)})
+    return sum(parts, Stats())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.api.policies import load_policy
 from autoprune.api.speaking import picture, speaker
 from autoprune.errors import BadInput
+from autoprune.pruning.request import using
 from autoprune.registry.flavor import CONFIG, NEW_TOKENS
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class AnsweringPolicy:
         self.policy = load_policy(folder, budget=settings["budget"])
         self._files = bool(settings["files"])
         self._speaker = speaker(self.policy, settings["model"], str(settings["device"]), "model_config={'model': …}")
-        self._attached = self.policy.attach(self._speaker.network, strict=bool(settings["strict"]))
+        self._attached = self.policy.attach(self._speaker.network, strict=bool(settings["strict"]), prompt="")
         self._one = threading.Lock()  # MLflow's server calls from many threads; a device answers one at a time anyway
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
@@ -47,7 +48,7 @@ class AnsweringPolicy:
     def _answer(self, pictures: Sequence[Image], prompt: str, tokens: int) -> str:
         import torch
 
-        with self._one, torch.inference_mode():
+        with self._one, using(prompt=prompt), torch.inference_mode():
             inputs = self._speaker.inputs(pictures, prompt)
             made = self._speaker.network.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         return self._speaker.text(inputs, made)

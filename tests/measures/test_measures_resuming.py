@@ -14,6 +14,7 @@ from tiny_families import TINY
 from autoprune.measures.passes import run
 from autoprune.measures.resuming import Parts
 from autoprune.policy.canonical import to_json
+from autoprune.policy.guard import Rule
 from autoprune.policy.prefix import prefix_digest, prefix_key
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 from autoprune.pruning.replay import Replay
@@ -32,8 +33,8 @@ def stage(
     )
 
 
-def policy(*stages: ResolvedStage) -> ResolvedPolicy:
-    return ResolvedPolicy(stages, LAYERS)
+def policy(*stages: ResolvedStage, guard: tuple[Rule, ...] = ()) -> ResolvedPolicy:
+    return ResolvedPolicy(stages, LAYERS, guard)
 
 
 PREV = Part("llm_attention", {"layer": "prev", "from": "text"})
@@ -54,6 +55,12 @@ LIST = (
     policy(NEAREST, stage(4, "1/2", Part("feature_norm", {"space": "keys"}), "nearest", attend="mass")),
     policy(stage(1, "1/2", RANDOM, "park"), stage(3, "2/3", PREV, restore="scattered"), stage(5, "1/3", PREV)),
     policy(stage(1, "1/2", RANDOM, "park"), stage(3, "2/3", PREV, restore="scattered"), stage(5, "1/4", OWN)),
+    policy(stage(3, "1/2", PREV), stage(5, "1/4", FIRST), guard=(Rule("tokens_below", Fraction(60)),)),
+    policy(
+        stage(3, "1/2", PREV),
+        stage(5, "1/4", FIRST),
+        guard=(Rule("entropy_above", Fraction(9, 10), use=Fraction(4, 5)), Rule("tokens_below", Fraction(20))),
+    ),
 )
 
 
@@ -166,7 +173,7 @@ def test_everything_a_prefill_holds_is_either_made_anew_or_in_a_snapshot() -> No
     made = loaded("llava")
     with torch.inference_mode(), Session(made.model, LIST[8]) as session, session.replaying(Looking()):
         run(made, batch("llava"), (), session)
-    anew = {"plan", "prompt", "embeds", "images", "cache", "implementation", "rotary", "norm", "projector"}
+    anew = {"plan", "prompt", "embeds", "images", "cache", "implementation", "rotary", "norm", "projector", "words"}
     anew |= {"columns", "facts", "ordinal", "place", "newline", "pictures", "newlines", "grid", "separators"}
     anew |= {
         "_partitions",
@@ -176,7 +183,7 @@ def test_everything_a_prefill_holds_is_either_made_anew_or_in_a_snapshot() -> No
         "entering",
         "translator",
     }  # per layer, or worked out again
-    stored = {field.name for field in fields(Snapshot)} - {"layer", "hidden", "counted"} | {"counting"}
+    stored = {field.name for field in fields(Snapshot)} - {"layer", "hidden", "fired"} | {"guarding"}
     assert held - anew == stored
 
 

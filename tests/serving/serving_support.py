@@ -14,8 +14,8 @@ from autoprune.models import Fingerprint
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy
 from autoprune.pruning.lookup import RegisteredParts
+from autoprune.registry import aliases, names, policies
 from autoprune.registry import client as mlflow_client
-from autoprune.registry import names, policies
 
 NAME = "pruner"
 
@@ -47,10 +47,10 @@ def difference(a: Any, b: Any) -> float:
     return max(float((p - q).abs().max()) for p, q in zip(a.logits, b.logits, strict=True))
 
 
-def made(keep: str, model_print: Fingerprint | None = None, **more: Any) -> LoadedPolicy:
+def made(keep: str, model_print: Fingerprint | None = None, guard: Any = (), **more: Any) -> LoadedPolicy:
     """A policy of one stage that keeps so much."""
     stage = {"at": "llm:2", "keep": keep, "score": {"llm_attention": {"from": "text"}}, **more}
-    document = {"schema": "autoprune/policy/1", "name": f"keep {keep}", "stages": [stage]}
+    document = {"schema": "autoprune/policy/1", "name": f"keep {keep}", "stages": [stage], "guard": [*guard]}
     return LoadedPolicy(Policy.parse(document, RegisteredParts()), model_print, {"environment": {"dtype": "float32"}})
 
 
@@ -83,7 +83,7 @@ class Registry:
         version = policies.register(self.uri, NAME, saved, run_id=self.runs[0], tags=tags)
         self.runs.append(str(version))
         if promote:
-            policies.promote(self.uri, NAME, version)
+            aliases.promote(self.uri, NAME, version)
         return version
 
     def certified(self, keep: str, **more: Any) -> LoadedPolicy:

@@ -54,6 +54,7 @@ def test_a_new_champion_is_served_from_the_next_request_on(registry: Registry, l
                 "tokens": 108,
                 "entered": 3 * 72 + (2 * 18 + 9) * 4,
                 "unpruned": 648,
+                "guarded": {},
                 "budget": (216 + 180) / 648,
             }
             assert session.stats.prefills == 3
@@ -119,7 +120,7 @@ def damaged(registry: Registry) -> str:
     registry.publish(registry.certified("1/4"))
     (stored,) = [p for p in registry.artifacts.glob("**/policy.yaml") if "1/4" in p.read_text()]
     stored.write_text("stages: [")
-    return "policy.yaml"
+    return "was changed after it was saved"
 
 
 def other_model(registry: Registry) -> str:
@@ -236,6 +237,29 @@ def test_a_version_that_one_model_cannot_run_is_used_for_none(tmp_path: Path, li
         made("1/4").save_pretrained(tmp_path / "p")
         assert handle.refresh_now()
         assert kept(live) == 9
+
+
+def test_what_a_guard_did_is_in_the_status_and_words_are_asked_for(tmp_path: Path, live: Any) -> None:
+    made("1/2").save_pretrained(tmp_path / "p")
+    rules = [
+        {"when": {"tokens_below": 36}, "use": "none"},
+        {"when": {"prompt": "read"}, "use": {"budget": 0.9}},
+    ]
+    with autoprune.PolicyHandle(tmp_path / "p", refresh=None) as handle:
+        with handle.attach(live):
+            made("1/4", guard=rules).save_pretrained(tmp_path / "p")
+            assert not handle.refresh_now()
+            assert "rule about prompts" in handle.status().error
+            assert kept(live) == 18
+        with handle.attach(live, prompt=""):
+            assert handle.refresh_now()
+            assert kept(live) == 9
+            with autoprune.using(prompt="please read it") as used:
+                generate(live, inputs(9), 2)
+            assert used.budget().mean == pytest.approx(
+                (72 + 30 * 4) / 216
+            )  # one token more in four layers is above 0.9
+            assert handle.status().served["guarded"] == {"prompt 'read': budget 0.9": 1}
 
 
 def test_closing_waits_for_requests(tmp_path: Path, live: Any) -> None:
