@@ -16,8 +16,12 @@ from autoprune.registry import aliases, names, policies
 from autoprune.registry import client as mlflow_client
 from autoprune.registry.aliases import Promotion
 from autoprune.registry.history import history
+from autoprune.search.remarks import verdict_text
+from autoprune.spec.expressions import parse_constraint
 
 pytestmark = pytest.mark.mlflow
+
+VERDICT = verdict_text(parse_constraint(CONSTRAINT), "certified", 0.91)
 
 
 @pytest.fixture
@@ -89,7 +93,7 @@ def test_history_says_where_versions_came_from_and_what_was_proven(uri, register
     version = told["versions"][0]
     assert (version["study"], version["policy"], version["budget"]) == ("s1", "strong", 0.25)
     assert version["holdout"]["exact_match"] == {"value": 0.92, "low": 0.92 - 0.02, "high": 0.92 + 0.02}
-    assert version["verdicts"] == ["certified: exact_match >= 0.91 * baseline"]
+    assert version["verdicts"] == [VERDICT]
     assert version["front"] == "4 policies, 3 certified"
     assert told["aliases"] == {"candidate": 3, "champion": 1}
     assert not told["unrecorded"]
@@ -209,6 +213,6 @@ def test_a_version_introduces_itself_in_mlflow(uri, register):
     assert sum(line.startswith("|") for line in lines) == 2 + 1 + 4
     (chosen,) = (line for line in lines if "**selected**" in line)
     assert "0.92 (0.9 to 0.94)" in chosen
-    assert "certified: exact_match >= 0.91 * baseline" in chosen
+    assert VERDICT in chosen
     assert 'policy = autoprune.load_policy("models:/pol/1")' in lines
-    assert made.tags[names.key(f"constraint.{CONSTRAINT}")] == "certified: exact_match >= 0.91 * baseline"
+    assert made.tags[names.key(f"constraint.{CONSTRAINT}")] == VERDICT
