@@ -77,13 +77,16 @@ def show_front(document: Mapping[str, Any]) -> None:
     members = document["members"]
     measured = members[0]["holdout"] if members else document["baseline"]["holdout"]
     labels = [label for label in measured if label != "budget"]
-    rows = [("", "unpruned", "1", "", *(interval(document["baseline"]["holdout"].get(label)) for label in labels))]
+    arms = ("arm",) if any(member.get("arm") for member in members) else ()
+    unpruned = (interval(document["baseline"]["holdout"].get(label)) for label in labels)
+    rows = [("", "unpruned", *("" for _ in arms), "1", "", *unpruned)]
     for member in members:
         mark = "*" if member["selected"] else ""
         shown = (interval(member["holdout"].get(label)) for label in labels)
-        rows.append((mark, member["policy"], number(member["budget"]), _verdicts(member), *shown))
+        arm = (member.get("arm", "") for _ in arms)
+        rows.append((mark, member["policy"], *arm, number(member["budget"]), _verdicts(member), *shown))
     if members:
-        out.print(table(f"{document['study']}: holdout", ("", "policy", "budget", "state", *labels), rows))
+        out.print(table(f"{document['study']}: holdout", ("", "policy", *arms, "budget", "state", *labels), rows))
     else:
         out.print(f"{document['study']}: the front is empty")
     trials = document["trials"]

@@ -28,7 +28,7 @@ class Member:
     """One policy of the front. `policy` is its document, `search` its measures on the search split, `holdout` those on
     the holdout; `constraints` says by each constraint's text certified, met (a timing without an interval), undecided
     or violated; `certifiable` has the tightest bounds known, a front's all true at once (docs/certification.md);
-    `published` names the registered version, if any."""
+    `published` names the registered version, `arm` the one of the space that it was proposed in, if any."""
 
     name: str
     policy: Mapping[str, Any] | None
@@ -40,6 +40,7 @@ class Member:
     certifiable: Mapping[str, Any] = field(default_factory=dict)
     selected: bool = False
     published: str | None = None
+    arm: str = ""
 
     @property
     def certified(self) -> bool:
@@ -68,6 +69,7 @@ class Member:
             "document": None if self.policy is None else dict(self.policy),
             "digest": self.digest,
             "certifiable": dict(self.certifiable),
+            "arm": self.arm,
         }
 
     @classmethod
@@ -83,6 +85,7 @@ class Member:
             certifiable=dict(data.get("certifiable", {})),
             selected=data["selected"],
             published=data["published"],
+            arm=data.get("arm", ""),
         )
 
 

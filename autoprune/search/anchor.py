@@ -24,7 +24,7 @@ def anchor(task: Task) -> dict[str, Any]:
         return record.state == "complete" and all(slack <= 0 for slack in record.constraints.values())
 
     names = {p.name for p in task.proposals.parameters}
-    known = [r for r in task.known("references") if set(r.params) == names and feasible(r)]
+    known = [r for r in task.known("references") if r.arm == task.arm and set(r.params) == names and feasible(r)]
     if known:
         return dict(min(known, key=lambda r: sign * r.values[first.label]).params)
     return middle(task.proposals.parameters)

@@ -65,4 +65,5 @@ def _member(finalist: Finalist, selected: bool, plan: StudyPlan) -> Member:
         constraints={text: v.state for text, v in finalist.verdicts.items()},
         certifiable={text: v.certifiable for text, v in finalist.verdicts.items()},
         selected=selected,
+        arm=record.arm,
     )

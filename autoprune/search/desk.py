@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Point:
     """A candidate on its way to being settled. `limit`: measured on the first so many records only, by these `measures`
     (None: all). `climbs`: it goes through the rungs first, `rung` is the index of the one it is at. `known`: on how
-    many records it was measured before. `followers` were proposed with the same effect while it was running."""
+    many records it was measured before. `arm`: the strategy made it for this one, without the sampler. `followers` were
+    proposed with the same effect while it was running."""
 
     phase: str
     origin: Origin
@@ -49,6 +50,7 @@ class Point:
     rung: int | None = None
     key: str = ""
     known: int = 0
+    arm: str = ""
     followers: list[Point] = field(default_factory=list)
 
     @property
@@ -347,7 +349,7 @@ class Desk:
                 phase=point.phase,
                 limit=point.limit,
                 share=self.share(point.limit if fate.fresh is None else fate.fresh),
-                arm="" if source is None else source.arm,
+                arm=point.arm if source is None else source.arm,
                 lineage=fate.lineage,
             )
         )

@@ -14,6 +14,7 @@ from autoprune.policy.prefix import prefix_key
 from autoprune.ports import Progress
 from autoprune.search import strategy
 from autoprune.search.bandit import Bandit
+from autoprune.search.by_arm import by_arm
 from autoprune.search.desk import Desk, Point
 from autoprune.search.dispatch import never
 from autoprune.search.errors import Interrupted
@@ -124,13 +125,22 @@ class _Search:
         """Serve references and then the strategy. A study that goes on first asks again what was in flight."""
         try:
             self._drive(self._upcoming_reference)
-            steps = strategy.start(self.plan.strategy, self.plan.options, self._task())
+            steps = self._steps()
             step = next(steps, None)
             while step is not None:
                 step = _sent(steps, self._serve(step))
             return "exhausted" if self.exhausted else "finished"
         except _Enough as enough:
             return enough.reason
+
+    def _steps(self) -> strategy.Steps:
+        """The strategy's, by itself or in the arms."""
+
+        def begin(task: Task) -> strategy.Steps:
+            return strategy.start(self.plan.strategy, self.plan.options, task)
+
+        arms = self.plan.arms
+        return begin(self._task()) if len(arms) == 1 else by_arm(self._task(), arms, begin)
 
     def _task(self) -> Task:
         plan, ledger = self.plan, self.desk.ledger
@@ -148,6 +158,7 @@ class _Search:
             seed=plan.seed,
             width=max(1, self.executor.capacity),
             known=known,
+            arm=plan.first_arm,
         )
 
     def _serve(self, step: Step) -> Sequence[Answer]:
@@ -216,7 +227,8 @@ class _Search:
     # ---------------------------------------------------------------------------------------------------------- probes
     def _probe(self, step: Probes) -> Sequence[Answer]:
         """Every probe's answer, in order. What is known already costs nothing and is not settled again."""
-        candidates = [self._made(probe) for probe in step.probes]
+        arm = step.arm or self.plan.first_arm
+        candidates = [self._made(probe, arm) for probe in step.probes]
         self._prepare({p.limit for p in step.probes})
         asked = [(p, c) for p, c in zip(step.probes, candidates, strict=True) if not isinstance(c, str)]
         waiting = self._ordered([(p, c) for p, c in asked if self._known(p, c) is None])
@@ -227,7 +239,7 @@ class _Search:
             if not waiting:
                 return None
             return Offer(
-                self.desk.share(waiting[0][0].limit), lambda: self._offer_probe(step.phase, *waiting.popleft())
+                self.desk.share(waiting[0][0].limit), lambda: self._offer_probe(step.phase, arm, *waiting.popleft())
             )
 
         self._drive(upcoming)
@@ -248,9 +260,9 @@ class _Search:
         for limit in limits - self.desk.baselines.keys():
             self.desk.baselines[limit] = self.bench.baseline("search", limit)
 
-    def _made(self, probe: Probe) -> Candidate | str:
+    def _made(self, probe: Probe, arm: str) -> Candidate | str:
         """The probe's candidate, or why there is none."""
-        proposals = self.plan.proposals
+        proposals = self.plan.arms[arm]
         try:
             return (
                 proposals.candidate(probe.values) if probe.values is not None else proposals.free(probe.document or {})
@@ -264,17 +276,17 @@ class _Search:
         known = ledger.measured(candidate.digest, probe.limit, labels) or ledger.failure(candidate.digest)
         return known or (ledger.ruled_out(candidate.digest) if probe.limit is None else None)
 
-    def _offer_probe(self, phase: str, probe: Probe, candidate: Candidate) -> None:
+    def _offer_probe(self, phase: str, arm: str, probe: Probe, candidate: Candidate) -> None:
         """As a proposal of the sampler's where the space has it: then it learns from it."""
         values = None
         if probe.limit is None:
-            values = probe.values if probe.values is not None else self.plan.proposals.express(probe.document or {})
-        memory, arm = self.desk.memory, self.plan.first_arm
+            values = probe.values if probe.values is not None else self.plan.arms[arm].express(probe.document or {})
+        memory = self.desk.memory
         if values is not None and memory.waiting() is None and self._makes(values, candidate, arm):
             memory.of[arm].enqueue(values)
             self.desk.ask("random", phase, arm)
         else:
-            self.desk.offer(Point(phase, "trial", candidate, None, probe.limit, probe.measures))
+            self.desk.offer(Point(phase, "trial", candidate, None, probe.limit, probe.measures, arm=arm))
 
     def _answer(self, probe: Probe, candidate: Candidate | str) -> Answer:
         if isinstance(candidate, str):

@@ -129,8 +129,8 @@ class StudyPlan:
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
     `passes` names what a label is taken from (a pass over the records, a stopwatch); labels without one are computed.
     `rungs` are climbed, in this order, by what a sampler proposes. `more_arms` are spaces beside `proposals`, by name;
-    that one is then the `first_arm`: a strategy that makes policies by itself makes those of the first, samplers
-    propose in all. `profiling`: what narrows the layers before anything is proposed.
+    that one is then the `first_arm` (`by_arm.py`: what a strategy does in them). `profiling`: what narrows the layers
+    before anything is proposed.
     """
 
     study_id: str

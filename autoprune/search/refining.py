@@ -28,19 +28,20 @@ FUTILE = 60  # schedules in a row that could not be measured, before it is given
 
 @dataclass(frozen=True)
 class Spot:
-    """A measured policy, and where it lies (minimised); only feasible ones are refined."""
+    """A measured policy, and where it lies (minimised); only feasible ones are refined. `arm` it was proposed in."""
 
     document: Mapping[str, Any]
     canonical: str
     digest: str
     point: Point
     feasible: bool = True
+    arm: str = ""
 
 
 @dataclass
 class Refining:
     """One refinement. `start`: the points known before it, none of which is asked for again; `table`: of the layers'
-    damages, if there is one."""
+    damages in the task's arm, if there is one. Members of arms that are another task's are only in the way."""
 
     task: Task
     start: Sequence[Spot]
@@ -56,32 +57,34 @@ class Refining:
         self.known |= {spot.digest for spot in self.start}
         left, futile = int(trials), 0
         while left > 0 and futile < FUTILE:
-            probes = self._around(list(spots.values()), min(left, max(ROUND, self.task.width)))
+            arm, probes = self._around(list(spots.values()), min(left, max(ROUND, self.task.width)))
             if not probes:
                 return
-            answers = yield Probes(PHASE, probes)
+            answers = yield Probes(PHASE, probes, arm)
             measured = sum(answer.measured for answer in answers)
             left, futile = left - measured, 0 if measured else futile + len(answers)
             for answer in answers:
-                if (spot := self._spot(answer)) is not None:
+                if (spot := self._spot(answer, arm)) is not None:
                     spots.setdefault(spot.digest, spot)
 
-    def _spot(self, answer: Answer) -> Spot | None:
+    def _spot(self, answer: Answer, arm: str) -> Spot | None:
         made = answer.candidate
         if made is None or not answer.feasible:
             return None
-        return Spot(made.document, made.canonical, made.digest, pareto.signed(answer.values, self.task.objectives))
+        point = pareto.signed(answer.values, self.task.objectives)
+        return Spot(made.document, made.canonical, made.digest, point, arm=arm)
 
-    def _around(self, spots: Sequence[Spot], count: int) -> list[Probe]:
-        """New schedules near the member that has had the fewest turns, of those the one with most volume to itself."""
+    def _around(self, spots: Sequence[Spot], count: int) -> tuple[str, list[Probe]]:
+        """New schedules near the member that has had the fewest turns, of those the one with most volume to itself, and
+        its arm."""
         members = [spots[i] for i in pareto.non_dominated([spot.point for spot in spots])]
         alone = _alone([spot.point for spot in members])
         turns = sorted(range(len(members)), key=lambda i: (self.turns[members[i].digest], -alone[i], i))
-        for i in turns:
-            self.turns[members[i].digest] += 1
-            if made := list(islice(self._near(members[i]), count)):
-                return made
-        return []
+        for member in (members[i] for i in turns):
+            self.turns[member.digest] += 1
+            if made := list(islice(self._near(member), count)):
+                return member.arm or self.task.arm, made
+        return "", []
 
     def _near(self, spot: Spot) -> Iterator[Probe]:
         """The neighbours of a member that are left, the most promising first; each is taken once."""
@@ -91,11 +94,14 @@ class Refining:
 
     def _neighbours(self, spot: Spot) -> Iterator[Probe]:
         """Policies that are not known yet; none where the member's layers are not free."""
-        proposals = self.task.proposals
+        proposals = self.task.refines.get(spot.arm)
+        if proposals is None:
+            return
+        table = self.table if spot.arm == self.task.arm else None
         try:
             form = Form.of(spot.document, proposals.depth, proposals.sites, proposals.tokens)
             schedule = schedule_of(spot.canonical, proposals.tokens)
-            near = refine(schedule, form, proposals.tokens, self.table, self.task.seed)
+            near = refine(schedule, form, proposals.tokens, table, self.task.seed)
         except (BadInput, ValueError):
             return
         for made in near:
@@ -123,6 +129,7 @@ def known_spots(task: Task, *phases: str) -> list[Spot]:
             record.digest,
             pareto.signed(record.values, task.objectives),
             pareto.feasible(record),
+            record.arm,
         )
         for record in task.known(*phases)
         if record.policy is not None and record.canonical is not None and record.state == "complete"

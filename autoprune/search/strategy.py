@@ -76,10 +76,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Probes:
-    """Policies that are measured side by side; the strategy goes on when all have their answers."""
+    """Policies that are measured side by side; the strategy goes on when all have their answers. `arm` whose they are;
+    empty: the task's."""
 
     phase: str
     probes: Sequence[Probe]
+    arm: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ Steps = Generator[Step, Sequence[Answer], None]
 class Task:
     """What a strategy knows of its study. `baseline`: the unpruned model on the search split. `records` of the search
     split make a full evaluation. `width`: how many evaluations can run at once. `known(*phases)`: the settled trials of
-    these phases so far, references included; asking for a later phase than one's own breaks resuming."""
+    these phases so far, references included; asking for a later phase than one's own breaks resuming. In a space with
+    arms, `proposals` are those of `arm`; members of the front of `others` (by the name that their records carry) are
+    this task's to refine as well."""
 
     proposals: Proposals
     objectives: tuple[Objective, ...]
@@ -118,6 +122,12 @@ class Task:
     seed: int
     width: int
     known: Callable[..., Sequence[TrialRecord]]
+    arm: str = ""
+    others: Mapping[str, Proposals] = field(default_factory=dict)
+
+    @property
+    def refines(self) -> Mapping[str, Proposals]:
+        return {self.arm: self.proposals, **self.others}
 
     @property
     def records(self) -> int:

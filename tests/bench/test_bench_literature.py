@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from autoprune.errors import BadInput
+from benchmarks import literature
 from benchmarks.literature import chosen, compare, figure, markdown, summary
 from benchmarks.outcomes import Part, Pool
 
@@ -54,3 +57,11 @@ def test_the_member_is_chosen_by_the_search_alone() -> None:
     assert [picked[target]["policy"] for target in ("0.33", "0.22", "0.11")] == ["a", "b", "c"]
     with pytest.raises(BadInput, match=r"at or below a budget of 0\.05"):
         chosen(front, ("0.05",), 144)
+
+
+def test_the_expected_time_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(literature, "IMAGES", 4)
+    monkeypatch.setattr(literature, "TRIED", 2)
+    spec = literature.prepare(tmp_path)
+    few, many = literature.expected(spec, 0), literature.expected(spec, 10**6)
+    assert 0 < few < many

@@ -149,3 +149,17 @@ def test_what_differs_is_shown_as_a_document_has_it(tmp_path: Path) -> None:
         "stages[0].score: random -> {random: {seed: 3}}",
         "stages[0].merge: (absent) -> soft",
     ]
+
+
+def test_a_front_of_arms_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {
+        "study": "s-1",
+        "baseline": {"holdout": {"exact_match": estimate(0.95)}},
+        "members": [{**member("one", "certified", 0.9), "arm": "inside"}, member("two", "undecided", 0.9)],
+        "trials": {"complete": 2, "failed": 0, "running": 0},
+    }
+    studies.show_front(document)
+    assert "inside" in capsys.readouterr().out
+    document["members"][0].pop("arm")
+    studies.show_front(document)
+    assert " arm " not in capsys.readouterr().out
