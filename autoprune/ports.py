@@ -268,6 +268,10 @@ class TrialLog(Protocol):
         """Add one to this holdout's uses and return the new count."""
         ...
 
+    def times_looked(self) -> int:
+        """This holdout's uses so far, by every study."""
+        ...
+
 
 class Publisher(Protocol):
     """Projects the log elsewhere (MLflow). May be slow or down; must never fail a search."""

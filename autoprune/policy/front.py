@@ -107,7 +107,7 @@ class Front:
     """A study's result. `baseline` are the unpruned model's holdout measures, `trials` counts by state, `explanation`
     says in lines why the front is as it is, `explanations` what was found by question (docs/explanations.md),
     `hypervolume` is its size after each completed trial, `agreement` says which of the search-split measures order the
-    finalists as held-out accuracy does."""
+    finalists as held-out accuracy does, `holdout_uses` how often this holdout was looked at, over all studies."""
 
     study: str
     baseline: Mapping[str, Estimate]
@@ -117,6 +117,7 @@ class Front:
     explanations: Mapping[str, Any] = field(default_factory=dict)
     hypervolume: tuple[float, ...] = ()
     agreement: tuple[Agreement, ...] = ()
+    holdout_uses: int = 0
 
     @property
     def selected(self) -> Member | None:
@@ -147,6 +148,7 @@ class Front:
             "explanations": dict(self.explanations),
             "hypervolume": list(self.hypervolume),
             "agreement": [asdict(one) for one in self.agreement],
+            "holdout_uses": self.holdout_uses,
         }
 
     @classmethod
@@ -162,6 +164,7 @@ class Front:
                 explanations=dict(data.get("explanations", {})),
                 hypervolume=tuple(data.get("hypervolume", ())),
                 agreement=tuple(Agreement(**one) for one in data.get("agreement", ())),
+                holdout_uses=int(data.get("holdout_uses", 0)),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BadInput(f"not a front document: {type(error).__name__}: {error}", code="not-a-front") from error

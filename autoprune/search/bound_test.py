@@ -54,8 +54,16 @@ class BoundTest:
 
     def lower(self, scale: float, shift: float) -> float:
         """Lower bound of the mean margin. For 0/1 data the pseudo-image fails where the baseline succeeds."""
+        return lower_bound(self._data(scale, shift), self.confidence, self._worst(scale, shift))
+
+    def _worst(self, scale: float, shift: float) -> float | None:
         worst = -scale - shift if self.sign > 0 else shift - 1.0
-        return lower_bound(self._data(scale, shift), self.confidence, worst if self.binary else None)
+        return worst if self.binary else None
+
+    def margin(self) -> tuple[Clusters, float | None]:
+        """How far each image is on the right side of the declared bound, and the worst there is for 0/1 data."""
+        goal = self.constraint
+        return self._data(goal.scale, goal.shift), self._worst(goal.scale, goal.shift)
 
     def upper(self, scale: float, shift: float) -> float:
         best = 1.0 - shift if self.sign > 0 else scale + shift

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autoprune.ports import Measurement, Progress
@@ -12,7 +12,7 @@ from autoprune.search.assemble import assemble
 from autoprune.search.certify import Finalist, certify, sequence
 from autoprune.search.explanations import explain
 from autoprune.search.explanations.evidence import Evidence
-from autoprune.search.remarks import remarks
+from autoprune.search.remarks import looks, remarks
 from autoprune.search.settle import Unusable
 from autoprune.search.sizing import observed_need
 
@@ -44,7 +44,7 @@ def finish(
     on_holdout: Measurement | None = None
     if ordered:
         observer.update(Progress("certify", 0, counts.failed, 0, len(ordered)))
-        notes += _size_holdout(plan, bench, log, ordered, baseline)
+        sized = _size_holdout(plan, bench, log, ordered, baseline)
         if any(not bench.is_stored(_canonical(r), "holdout") for r in ordered):
             log.count_holdout_use()  # before looking: a kill between the two must not hide a use
         on_holdout = bench.baseline("holdout")
@@ -56,11 +56,15 @@ def finish(
         )
         finalists, trouble = _judge(plan, ordered, results, on_holdout)
         notes += trouble
+        if plan.holdout_auto or any(f.rank == 1 for f in finalists):
+            notes.append(sized)
+        notes += looks(log.times_looked(), plan.confidence)
     members = drop_dominated(finalists, plan.objectives)
     notes += remarks(plan.constraints, finalists, len(members))
     found, lines = explain(Evidence(plan, records, baseline, [m.record for m in members], reason))
     chosen = select(members, plan)
     front = assemble(plan, records, on_holdout, members, chosen, [*notes, *lines], found, finalists)
+    front = replace(front, holdout_uses=log.times_looked())
     log.save_front(front.to_json())
     publisher.flush()
     return front
@@ -68,19 +72,22 @@ def finish(
 
 def _size_holdout(
     plan: StudyPlan, bench: Bench, log: TrialLog, ordered: Sequence[TrialRecord], baseline: Measurement
-) -> list[str]:
-    """With `holdout: auto`, say how many records certify. Decided on the search split alone."""
-    if not plan.holdout_auto:
-        return []
+) -> str:
+    """How many records certify, in a line; with `holdout: auto` no more are used. Decided on the search split alone."""
     measured = [m for r in ordered if r.evaluation_key and (m := log.find(r.evaluation_key)) is not None]
-    need = observed_need(plan.constraints, measured, baseline, plan.confidence)
+    need, there = observed_need(plan.constraints, measured, baseline, plan.confidence), plan.holdout_records
     if need is None:
-        return ["holdout: all records (no constraint tells how many are needed)"]
-    there, needed = plan.holdout_records, f"{need[0]} records are needed at the observed discordance of {need[1]:.3f}"
-    if there is not None and need[0] >= there:  # no limit: a study that goes on must not measure the same again
-        return [f"holdout: {needed}; there are {there}, and all are used"]
-    bench.holdout_limit = need[0]
-    return [f"holdout: {needed}" + ("" if there is None else f", of {there}")]
+        return "holdout: all records (no constraint tells how many are needed)"
+    many = f"all {need.tests} tests" if need.tests > 1 else "the one test"
+    if need.records is None:
+        said = f"no number of records is likely to pass {many}: a finalist is hardly above its bound in the search"
+    else:
+        said = f"{need.records} records pass {many} four times in five, at the margins seen in the search"
+    # No limit where all are needed: a study that goes on must not measure the same again.
+    if plan.holdout_auto and need.records is not None and (there is None or need.records < there):
+        bench.holdout_limit = need.records
+    used = "" if there is None else f"; {bench.holdout_limit or 'all'} of {there} are used"
+    return f"holdout: {said}{used}"
 
 
 def _judge(

@@ -124,7 +124,7 @@ class StudyPlan:
     `costs` are labels in the order that decides which finalist is dearest; the first is the predicted cost.
     `max_failures` ends the search once more than max(this, 30 % of the settled points) failed in one run.
     `max_retries`: how often an evaluation whose worker died or hung is tried again. `holdout_auto`: certify on as many
-    of the `holdout_records` (None = unknown) as the constraints need at the discordance seen in the search, instead of
+    of the `holdout_records` (None = unknown) as the finalists need at the margins seen in the search, instead of
     on all. `options` are the strategy's.
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
     `passes` names what a label is taken from (a pass over the records, a stopwatch); labels without one are computed.

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from autoprune.calibration.holdout import holdout_size
 from autoprune.errors import BadInput
-from autoprune.search.statistics import is_binary
+from autoprune.search.bound_test import BoundTest
+from autoprune.search.statistics import Clusters, padded, pseudo_weight, with_skewness
 
 if TYPE_CHECKING:
     from autoprune.ports import Measurement
     from autoprune.spec.goals import Constraint
+
+POWER = 0.8
+MOST = 10_000_000  # images nobody has
 
 
 def required_images(
@@ -40,25 +47,45 @@ def images_for(constraint: Constraint, accuracy: float, discordance: float, conf
         return None
 
 
+@dataclass(frozen=True)
+class Need:
+    """`records` with which every test of the sequence is passed with a probability of `POWER`; None where no number is
+    enough, because a finalist is hardly above its bound in the search."""
+
+    tests: int
+    records: int | None
+
+
 def observed_need(
     constraints: Sequence[Constraint], finalists: Sequence[Measurement], baseline: Measurement, confidence: float
-) -> tuple[int, float] | None:
-    """-> (records, discordance): how many holdout records the hardest constraint needs at the largest share of records
-    on which a finalist and the baseline differ. None where no constraint bounds a 0/1 measure by the baseline, or where
-    there are no finalists.
+) -> Need | None:
+    """How many holdout records the finalists need together, if each has the margin, spread and skewness that it has on
+    the search split. None where no constraint is tested over images, or where there are no finalists.
 
-    The formula counts images of one record each; with several per image it is on the safe side.
+    Tests are taken as independent; they share images, so that more of them pass together.
     """
-    needs = []
-    for constraint in constraints if finalists else ():
-        base = baseline.samples.get(constraint.label)
-        if base is None or not is_binary(base):
-            continue
-        shares = [
-            sum(a != b for a, b in zip(f.samples[constraint.label], base, strict=True)) / len(base) for f in finalists
-        ]
-        images = images_for(constraint, baseline.values[constraint.label], max(shares), confidence)
-        if images is not None:
-            per_image = len(baseline.images) / len(set(baseline.images))
-            needs.append((math.ceil(images * per_image), max(shares)))
-    return max(needs, default=None)
+    tests = [BoundTest.of(c, f, baseline, confidence) for f in finalists for c in constraints]
+    margins = [test.margin() for test in tests if test is not None and test.images > 1]
+    if not margins:
+        return None
+
+    def enough(images: int) -> bool:
+        return math.prod(_power(*margin, images, confidence) for margin in margins) >= POWER
+
+    if not enough(MOST):
+        return Need(len(margins), None)
+    images = bisect_left(range(MOST), True, lo=2, key=enough)
+    return Need(len(margins), math.ceil(images * len(baseline.images) / len(set(baseline.images))))
+
+
+def _power(data: Clusters, worst: float | None, images: int, confidence: float) -> float:
+    """How likely so many images like these pass the test. Their spread is taken with rare failures allowed for."""
+    normal, seen = NormalDist(), padded(data, confidence, worst)
+    error, skewness = seen.shape
+    if error == 0.0:
+        return float(seen.mean >= 0)
+    spread = error * math.sqrt(len(seen) / images)
+    weight = 0.0 if worst is None else pseudo_weight(confidence)
+    lost = weight * (data.mean - (worst or 0.0)) / (images + weight)
+    quantile = with_skewness(normal.inv_cdf(confidence), skewness, images)
+    return normal.cdf((data.mean - lost - quantile * math.hypot(spread, lost)) / spread)

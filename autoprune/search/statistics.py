@@ -86,17 +86,25 @@ def pseudo_weight(confidence: float) -> float:
     return -math.log(1 - confidence) / (1 + z + (2 * z**2 + 1) / 6)
 
 
+def padded(data: Clusters, confidence: float, pessimum: float | None) -> Clusters:
+    """The images a lower bound is taken from. `pessimum` = the lowest outcome, where data are 0/1."""
+    return data if pessimum is None else data.with_pseudo_image(pessimum, pseudo_weight(confidence))
+
+
+def with_skewness(quantile: float, skewness: float, images: float) -> float:
+    """The quantile of a studentised mean of that many images."""
+    return quantile - min(0.0, skewness) * (2 * quantile**2 + 1) / (6 * math.sqrt(images))
+
+
 def lower_bound(data: Clusters, confidence: float, pessimum: float | None = None) -> float:
     """One-sided lower confidence bound of the mean. `pessimum` = the lowest outcome, where data are 0/1."""
     if len(data) < 2:
         return -math.inf
-    shifted = data if pessimum is None else data.with_pseudo_image(pessimum, pseudo_weight(confidence))
+    shifted = padded(data, confidence, pessimum)
     error, skewness = shifted.shape
     if error == 0.0:
         return shifted.mean
-    quantile = student(confidence, len(shifted))
-    quantile -= min(0.0, skewness) * (2 * quantile**2 + 1) / (6 * math.sqrt(len(shifted)))
-    return shifted.mean - quantile * error
+    return shifted.mean - with_skewness(student(confidence, len(shifted)), skewness, len(shifted)) * error
 
 
 def upper_bound(data: Clusters, confidence: float, optimum: float | None = None) -> float:

@@ -52,5 +52,11 @@ def count_use(session: Session, holdout: str) -> int:
     return int(session.execute(upsert.returning(HoldoutRow.uses)).scalar_one())
 
 
+def uses_of(session: Session, holdout: str) -> int:
+    """A holdout's uses so far."""
+    row = session.get(HoldoutRow, holdout)
+    return 0 if row is None else row.uses
+
+
 def _postgres(session: Session) -> bool:
     return session.get_bind().dialect.name == "postgresql"

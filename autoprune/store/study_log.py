@@ -15,7 +15,7 @@ from autoprune.ports import EvalRequest, Measurement, TrialRecord
 from autoprune.store.engine import shown, to_json, writing
 from autoprune.store.faults import translated
 from autoprune.store.lease import Lease
-from autoprune.store.rows import count_use, insert_once, outbox_row, trial_columns, trial_record
+from autoprune.store.rows import count_use, insert_once, outbox_row, trial_columns, trial_record, uses_of
 from autoprune.store.tables import EvaluationRow, FrontRow, OutboxEntry, StudyRow, TrialRow, now
 from autoprune.store.values import OutboxKind, OutboxRow, StudyState
 
@@ -77,6 +77,10 @@ class StudyLog:
     def count_holdout_use(self) -> int:
         with self._writing("counting the holdout's use") as session:
             return count_use(session, session.get_one(StudyRow, self.study_id).holdout)
+
+    def times_looked(self) -> int:
+        with self._reading("reading the holdout's uses") as session:
+            return uses_of(session, session.get_one(StudyRow, self.study_id).holdout)
 
     # ------------------------------------------------------------------------------------------------------ the study
     def spec(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def measure(request: EvalRequest) -> Measurement:
     records per image."""
     policy = BASE if request.policy is None else json.loads(request.policy)
     whole = RECORDS[request.split]
-    count = whole if request.limit is None else request.limit
+    count = whole if request.limit is None else min(whole, request.limit)
     rng = np.random.default_rng(1 if request.split == "search" else 2)
     luck, noise = rng.random(whole)[:count], rng.normal(0, 0.05, whole)[:count]
     quality = 1 - 0.5 * (1 - policy["x"]) ** 2 - 0.1 * (1 - policy["y"]) ** 2 - (0.05 if policy["mode"] == "b" else 0)
@@ -226,6 +226,9 @@ class FakeLog:
 
     def count_holdout_use(self) -> int:
         self.holdout_uses += 1
+        return self.holdout_uses
+
+    def times_looked(self) -> int:
         return self.holdout_uses
 
 

@@ -92,6 +92,17 @@ def test_a_look_that_was_cut_short_is_counted():
     assert log.holdout_uses == 2
 
 
+def test_a_holdout_looked_at_again_says_so():
+    """More trials until something certifies is optional stopping; the same front again is no other look."""
+    log = FakeLog()
+    fronts = [run(make_plan(trials=trials), FakeExecutor(), log) for trials in (8, 8, 24)]
+    assert [front.holdout_uses for front in fronts] == [1, 1, 2]
+    lines = [[line for line in front.explanation if "looked at" in line] for front in fronts]
+    assert lines[:2] == [[], []]
+    assert lines[2][0].startswith("this holdout was looked at 2 times, over all studies: each")
+    assert fronts[2].to_json()["holdout_uses"] == 2
+
+
 # ----------------------------------------------------------------------------------------------------- the sequence
 def test_one_that_fails_leaves_the_cheaper_ones_undecided():
     """The dearest finalist is wrong about everything on the holdout; those behind it are as good as ever."""

@@ -177,7 +177,9 @@ def test_holdout_uses_are_counted_over_studies_by_content_and_split(store: Store
     moved = new_study(store, "two", calibration=source(records="/b/records.jsonl"))
     other_split = new_study(store, "three", calibration=source(seed=8))
     other_data = new_study(store, "four", calibration=source(digest="c2"))
+    assert here.times_looked() == 0
     assert [here.count_holdout_use(), moved.count_holdout_use(), here.count_holdout_use()] == [1, 2, 3]
+    assert [log.times_looked() for log in (here, moved, other_split)] == [3, 3, 0]
     assert other_split.count_holdout_use() == 1
     assert other_data.count_holdout_use() == 1
     assert new_study(store, "own").count_holdout_use() == 1
