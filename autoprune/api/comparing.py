@@ -23,11 +23,12 @@ from autoprune.document.yaml import read
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.measures import registry as measures
 from autoprune.measures.context import evaluation_context
+from autoprune.measures.requests import with_defaults
 from autoprune.policy import catalog
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.document import Policy
 from autoprune.policy.scale import at_budget
-from autoprune.ports import EvalRequest, Failed, Measurement, MeasureRequest, Observer, Progress, SilentObserver
+from autoprune.ports import EvalRequest, Failed, Measurement, Observer, Progress, SilentObserver
 
 if TYPE_CHECKING:
     from autoprune.measures.evaluator import ModelEvaluator
@@ -277,13 +278,7 @@ def _agreement(rows: Sequence[Mapping[str, Any]], score: str) -> list[Agreement]
 
 def _with_measures(worker: WorkerSpec, names: Sequence[str]) -> WorkerSpec:
     """The worker with exactly these measures, at their default options: comparisons stay comparable."""
-    filled = []
-    for name in names:
-        info = measures.find(name)
-        if info is None:
-            raise AssertionError(f"{name} is a registered measure")
-        filled.append(MeasureRequest(name, info.config().model_dump(mode="json")))
-    return replace(worker, measures=tuple(filled))
+    return replace(worker, measures=tuple(with_defaults(name) for name in names))
 
 
 def _saved(study: Prepared, document: dict[str, Any], digest: str) -> Comparison:

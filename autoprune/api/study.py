@@ -24,7 +24,7 @@ from autoprune.errors import BadInput
 from autoprune.measures import registry as measures
 from autoprune.measures.context import evaluation_context
 from autoprune.measures.prefix_cache import default_size
-from autoprune.measures.requests import requested
+from autoprune.measures.requests import requested, with_defaults
 from autoprune.models import fingerprint, read_geometry
 from autoprune.models.fingerprint import Fingerprint
 from autoprune.policy import catalog
@@ -154,11 +154,19 @@ class Prepared:
 
     @property
     def _measured(self) -> tuple[MeasureRequest, ...]:
-        """The study's measures, and what only its screen or its profile looks at."""
+        """The study's measures, and what only its holdout, screen or profile looks at."""
         screen = self.checked.screen
-        more = [] if screen is None else [screen.measure]
+        more = [*self.held_out, *([] if screen is None else [screen.measure])]
         more += [request for signal in profiled(self.checked, self.geometry.depth).values() for request in signal]
         return tuple({m.label: m for m in (*self.checked.measures, *more)}.values())
+
+    @cached_property
+    def held_out(self) -> tuple[MeasureRequest, ...]:
+        """An accuracy for the holdout where no goal is one, so that every report can say what the others are worth."""
+        if any(measures.is_accuracy(one.name) for one in self.checked.measures):
+            return ()
+        answered = all(record.answer is not None for record in self.records)
+        return (with_defaults("exact_match" if answered else "loyalty"),)
 
     @cached_property
     def context(self) -> EvaluationContext:
@@ -266,7 +274,8 @@ class Prepared:
             passes={label: one.taken for label, one in requested(self._measured).items() if one.taken is not None},
             rungs=rungs(checked),
             profiling=profiling(checked, self.geometry.depth),
-            accuracies=tuple(m.label for m in checked.measures if measures.is_accuracy(m.name)),
+            accuracies=tuple(m.label for m in (*checked.measures, *self.held_out) if measures.is_accuracy(m.name)),
+            held_out=tuple(m.label for m in self.held_out),
         )
 
     def holdout_remark(self) -> str | None:

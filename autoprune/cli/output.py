@@ -90,7 +90,7 @@ def agreement(found: Sequence[Mapping[str, Any]], of: str) -> list[str]:
     from autoprune.search.agreement import FEWEST
 
     groups: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
-    for one in (one for one in found if one["n"]):
+    for one in found:
         groups.setdefault((one["accuracy"], one["target"]), []).append(one)
     lines = []
     for (accuracy, target), ones in groups.items():

@@ -68,6 +68,11 @@ def parse(request: MeasureRequest) -> Requested:
     return Requested(request.label, info, config)
 
 
+def with_defaults(name: str) -> MeasureRequest:
+    """A registered measure, its options filled in with their defaults."""
+    return MeasureRequest(name, parse(MeasureRequest(name)).config.model_dump(mode="json"))
+
+
 def requested(requests: Sequence[MeasureRequest]) -> dict[str, Requested]:
     """Requests by label. Raises BadInput with every mistake among them."""
     found: dict[str, Requested] = {}

@@ -49,7 +49,7 @@ def assemble(
 
 def estimates(measurement: Measurement, plan: StudyPlan) -> dict[str, Estimate]:
     """Value and two-sided interval by label."""
-    shown = {label: interval(measurement, label, plan.confidence) for label in plan.measures}
+    shown = {label: interval(measurement, label, plan.confidence) for label in (*plan.measures, *plan.held_out)}
     return {label: Estimate(i.value, i.low, i.high) for label, i in shown.items()}
 
 

@@ -128,6 +128,7 @@ class StudyPlan:
     on all. `options` are the strategy's.
     `better` says which way a label gets better, `accuracies` which are accuracies: what the front says of agreement.
     `passes` names what a label is taken from (a pass over the records, a stopwatch); labels without one are computed.
+    `held_out` is measured on the holdout beside `measures`: an accuracy, where they have none.
     `rungs` are climbed, in this order, by what a sampler proposes. `more_arms` are spaces beside `proposals`, by name;
     that one is then the `first_arm` (`by_arm.py`: what a strategy does in them). `profiling`: what narrows the layers
     before anything is proposed.
@@ -157,6 +158,7 @@ class StudyPlan:
     better: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
     accuracies: tuple[str, ...] = ()
     passes: Mapping[str, str] = field(default_factory=dict)
+    held_out: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
     first_arm: str = ""
     more_arms: Mapping[str, Proposals] = field(default_factory=dict)
@@ -198,4 +200,5 @@ class StudyPlan:
     ) -> EvalRequest:
         """The evaluation of one policy (None = the unpruned baseline) under this plan, with its measures unless
         given."""
-        return EvalRequest(policy=canonical, split=split, measures=measures or self.measures, limit=limit, tag=tag)
+        labels = measures or (*self.measures, *(self.held_out if split == "holdout" else ()))
+        return EvalRequest(policy=canonical, split=split, measures=labels, limit=limit, tag=tag)
