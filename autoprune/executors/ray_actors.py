@@ -14,6 +14,7 @@ from autoprune.executors.classify import failed
 from autoprune.executors.mailbox import NOTICE_SECONDS, STILLBORN
 from autoprune.executors.ray_cluster import Room, connect, import_ray
 from autoprune.executors.ray_worker import Worker
+from autoprune.policy.prefix import shared
 from autoprune.ports import EvalRequest, Failed, Lost, Outcome, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -21,12 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Actor:
-    """One actor and the one call it works on: first `start` (request None), then requests."""
+    """One actor and the one call it works on: first `start` (request None), then requests. `last`: the policy it was
+    given last."""
 
     handle: Any
     call: Any
     request: EvalRequest | None = None
     deadline: float | None = None
+    last: str | None = None
 
 
 class RayExecutor:
@@ -116,16 +119,16 @@ class RayExecutor:
 
     def _dispatch(self) -> None:
         """Fill the places of workers that went, then give queued requests to idle ones: one each, because what waits
-        here is not lost with a worker."""
+        here is not lost with a worker; to the one whose last policy begins most like it, because it has that kept."""
         while len(self._actors) < self.capacity:
             self._hire()
-        for actor in self._actors:
-            if self._queue and actor.call is None:
-                request = self._queue[0]
-                actor.call = actor.handle.evaluate.remote(request)
-                actor.request = request
-                actor.deadline = None if self._timeout is None else time.monotonic() + self._timeout
-                self._queue.popleft()
+        while self._queue and (idle := [actor for actor in self._actors if actor.call is None]):
+            request = self._queue[0]
+            actor = max(idle, key=lambda one: shared(one.last, request.policy))
+            actor.call = actor.handle.evaluate.remote(request)
+            actor.request, actor.last = request, request.policy
+            actor.deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            self._queue.popleft()
 
     # ------------------------------------------------------------------------------------------------------- answers
     def _collect(self, until: float | None) -> None:

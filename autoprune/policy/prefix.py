@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from itertools import takewhile
 
 from autoprune.policy.canonical import to_json
 from autoprune.policy.resolved import ResolvedPolicy
@@ -17,6 +18,12 @@ def prefix_key(canonical: str) -> PrefixKey:
     part the closer: layer and content of every stage in order."""
     stages = json.loads(canonical).get("stages", ())
     return tuple((int(s["layer"]), json.dumps(s, sort_keys=True)) for s in stages)
+
+
+def shared(one: str | None, other: str | None) -> int:
+    """How many first stages two policies (canonical JSON; None: unpruned) have in common."""
+    pairs = zip(prefix_key(one or "{}"), prefix_key(other or "{}"), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def prefix_digest(policy: ResolvedPolicy, layer: int) -> str:

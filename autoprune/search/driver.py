@@ -116,6 +116,9 @@ class _Search:
         standings = Standings(plan.rungs, looks, baseline)
         self.desk = Desk(plan, executor, log, publisher, baseline, standings, self._show)
         self.rule = StopRule(plan.trials, plan.time_limit, stop)
+        self.references = list(self.desk.references.items())
+        if len(self.references) <= plan.trials:  # else the first are wanted most
+            self.references.sort(key=lambda named: prefix_key(named[1].candidate.canonical))
         self.bandit = Bandit(tuple(plan.arms), plan.objectives)
         self.exhausted = False
         self.said: list[str] = []
@@ -210,7 +213,7 @@ class _Search:
     def _next_reference(self) -> Reference | None:
         desk = self.desk
         busy = {p.candidate.digest for p in [*desk.running.values(), *desk.followers] if p.candidate}
-        for digest, reference in desk.references.items():
+        for digest, reference in self.references:
             if digest not in busy and not desk.ledger.is_settled_reference(digest):
                 return reference
         return None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoprune.errors import AutoPruneError
+from autoprune.policy.prefix import prefix_key
 from autoprune.ports import Measured, Measurement
 from autoprune.search.dispatch import run_all
 from autoprune.search.errors import Interrupted
@@ -60,7 +61,8 @@ class Bench:
     def policies(
         self, canonicals: Sequence[str], split: Split, baseline: Measurement, done: Callable[[int], None]
     ) -> list[Result]:
-        """Measure policies; `done(count)` reports progress. A failing one has its reason instead of numbers."""
+        """Measure policies, those that begin alike one after the other; `done(count)` reports progress. The results are
+        in the order of the policies; a failing one has its reason instead of numbers."""
         requests = [self._request(c, split) for c in canonicals]
         return self._measure(requests, baseline, done)
 
@@ -78,6 +80,7 @@ class Bench:
             if stored is not None:
                 results[index] = usable(Measured(request, stored), request.measures, baseline)
         todo = [i for i in range(len(requests)) if i not in results]
+        todo.sort(key=lambda i: prefix_key(requests[i].policy or "{}"))
 
         def receive(position: int, outcome: Outcome) -> None:
             index = todo[position]
