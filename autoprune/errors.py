@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.codes import Code
+from autoprune.redact import redacted
 
 
 class AutoPruneError(Exception):
-    """A failure the user can understand from its message alone (exit code 1)."""
+    """A failure the user can understand from its message alone (exit code 1). Passwords never are part of it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,9 @@ class Located:
     path: str
     code: Code
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redacted(self.message))
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}"

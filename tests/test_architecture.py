@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "autoprune"
 ORDER = [
-    {"codes"},
+    {"codes", "redact"},
     {"errors"},
     {"document", "outage"},
     {"policy", "ports"},

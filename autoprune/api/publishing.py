@@ -12,7 +12,7 @@ from autoprune.api.study import Prepared
 from autoprune.measures.device import device_name
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy
-from autoprune.registry.client import shown
+from autoprune.redact import redacted
 
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
@@ -38,6 +38,6 @@ def artifact(study: Prepared, front: Front) -> LoadedPolicy:
         "environment": asdict(study.context),
         "device": device_name(study.worker.device),
         "software": {"autoprune": __version__, **study.context.libraries},
-        "spec": shown(study.checked.loaded.source.text),  # an address in it may carry a password
+        "spec": redacted(study.checked.loaded.source.text),  # an address in it may carry a password
     }
     return LoadedPolicy(Policy.parse(chosen.policy, PARTS), study.fingerprint, metadata, whole=front.measured_only())

@@ -23,6 +23,7 @@ from autoprune.document.problems import suggest
 from autoprune.errors import AutoPruneError, BadInput, Located
 from autoprune.outage import Away
 from autoprune.ports import Executor, Observer, Progress, SilentObserver
+from autoprune.redact import plain, redacted
 from autoprune.spec.models import EXECUTORS
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ def search(
             study.study_id,
             name=checked.loaded.spec.name,
             digest=study.identity,
-            spec=checked.loaded.source.data,
+            spec=plain(checked.loaded.source.data),
             resolved=study.resolved(),
             calibration=study.calibration,
-            spec_text=checked.loaded.source.text,
+            spec_text=redacted(checked.loaded.source.text),
         )
         with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
             result = _Run(study, log, uri, observer, (executor, address), stop).run(plan)
@@ -269,7 +270,7 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- results
     def _write(self, document: Mapping[str, Any]) -> None:
         (self.folder / "front.json").write_text(json.dumps(document, indent=2, ensure_ascii=False))
-        (self.folder / "spec.yaml").write_text(self.loaded.source.text)
+        (self.folder / "spec.yaml").write_text(redacted(self.loaded.source.text))
         from autoprune.api.reading import save_curve_figure, save_front_figure
 
         if document["members"]:

@@ -34,6 +34,7 @@ from autoprune.policy.geometry import Geometry
 from autoprune.policy.scale import at_budget
 from autoprune.policy.space import BoundSpace
 from autoprune.ports import CalibrationSource, EvaluationContext, MeasureRequest, WorkerSpec
+from autoprune.redact import plain
 from autoprune.search.plan import Reference, StudyPlan
 from autoprune.search.sizing import images_for
 
@@ -206,6 +207,7 @@ class Prepared:
                 "objectives": [[o.direction, asdict(o.measure)] for o in self.checked.objectives],
                 "constraints": [asdict(c) for c in self.checked.constraints],
                 "context": {**asdict(self.context), "libraries": None},
+                **({"trust_remote_code": True} if spec.model.trust_remote_code else {}),
             }
         )
 
@@ -303,7 +305,7 @@ class Prepared:
         """The spec with everything filled in, as MLflow and the store keep it."""
         spec = self.checked.loaded.spec.model_dump(mode="json", by_alias=True)
         return {
-            **spec,
+            **plain(spec),
             "search_space": self.checked.loaded.space_source.data,
             "objectives": [asdict(o) for o in self.checked.objectives],
             "constraints": [asdict(c) for c in self.checked.constraints],

@@ -160,7 +160,12 @@ class Encoder:
                 "the model's processor has no chat template: give records 'prompt_raw' instead of 'prompt'",
                 code="unusable-record",
             )
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=generate, tokenize=False)
+        from jinja2 import TemplateError
+
+        try:
+            text = self.processor.apply_chat_template(conversation, add_generation_prompt=generate, tokenize=False)
+        except TemplateError as error:  # wrong, or stopped by the sandbox it runs in
+            raise BadInput(f"the model's chat template cannot be used: {error}", code="unusable-record") from error
         return str(text)
 
     def _special(self, text: str) -> bool:

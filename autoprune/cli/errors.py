@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from autoprune.cli.output import emit
 from autoprune.codes import Code
 from autoprune.errors import AutoPruneError, BadInput, Located
+from autoprune.redact import redacted
 
 
 def located(problem: Located) -> dict[str, Any]:
@@ -79,13 +80,13 @@ def log_folder() -> Path:
 def report_unexpected(error: BaseException, *, as_json: bool) -> int:
     """A bug or a failing machine: keep the whole traceback in a file and name it; -> exit code 1."""
     path = log_folder() / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     try:
-        path.write_text(f"{' '.join(sys.argv)}\n\n{text}")
+        path.write_text(f"{redacted(' '.join(sys.argv))}\n\n{text}")
         where = f"traceback in {path}"
     except OSError:
         where = text
-    message = f"unexpected {type(error).__name__}: {error} ({where})"
+    message = f"unexpected {type(error).__name__}: {redacted(str(error))} ({where})"
     if as_json:
         _emit([_unplaced(message)])
     else:
@@ -95,7 +96,7 @@ def report_unexpected(error: BaseException, *, as_json: bool) -> int:
 
 def report_usage(error: TyperException, *, as_json: bool) -> int:
     """A wrong command line (unknown option, missing argument); -> exit code 2."""
-    message = error.format_message()
+    message = redacted(error.format_message())
     if as_json:
         _emit([_unplaced(message)])
     else:

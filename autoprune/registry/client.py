@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autoprune.errors import AutoPruneError, BadInput
+from autoprune.redact import redacted
 
 # MLflow reads its settings from the environment only. These are defaults: what the user has set stays.
 _SETTINGS = {
@@ -115,13 +116,13 @@ def is_missing(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """The reason in one readable line."""
-    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    text = redacted(re.sub(r"\s+", " ", str(error)).strip()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 
 def shown(uri: str) -> str:
     """The URI without a password, for messages."""
-    return re.sub(r"(://[^:/@\s]+):[^@/\s]*@", r"\1:***@", uri)
+    return redacted(uri)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def parse(uri: str) -> ModelReference | RunReference:
     if match := _MODEL.fullmatch(uri):
         version = match["version"]
         return ModelReference(match["name"], match["alias"], None if version is None else int(version))
-    if match := _RUN.fullmatch(uri):
+    if (match := _RUN.fullmatch(uri)) and ".." not in match["path"].split("/"):
         return RunReference(match["run"], match["path"].strip("/"))
     raise BadInput(
         f"{uri!r} is not a policy URI; it must be models:/<name>@<alias>, models:/<name>/<version> "

@@ -15,6 +15,7 @@ from sqlalchemy.schema import CreateSchema
 
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.outage import Patience
+from autoprune.redact import redacted
 from autoprune.store.faults import UnstorableError, translated
 
 BUSY_SECONDS = 30
@@ -65,7 +66,7 @@ def in_schema(url: str, schema: str) -> str:
 
 def shown(url: URL) -> str:
     """A URL for messages, its password hidden."""
-    return url.render_as_string(hide_password=True)
+    return redacted(url.render_as_string(hide_password=True))
 
 
 def _parse(url: str) -> URL:
@@ -75,7 +76,7 @@ def _parse(url: str) -> URL:
         parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError) as error:
         raise BadInput(
-            f"store '{url}' is not a database URL; allowed: sqlite:///path/autoprune.db, postgresql+psycopg://user@host/name"
+            "the store is not named by a database URL; allowed: sqlite:///path/autoprune.db, postgresql+psycopg://user@host/name"
         ) from error
     if backend not in ("sqlite", "postgresql"):
         raise BadInput(f"store {shown(parsed)}: '{backend}' is not supported; allowed: sqlite, postgresql")

@@ -93,3 +93,13 @@ def test_a_strategy_that_makes_no_sense_is_refused_at_its_place(case: Path, chan
     (problem,) = caught.value.problems
     assert problem.message.startswith(says)
     assert (problem.line, problem.column) == (7, SPEC.splitlines()[6].index("auto") + 1)
+
+
+def test_code_from_the_models_repository_makes_another_study(case: Path) -> None:
+    trusting = {"calibration:": "  trust_remote_code: true\ncalibration:", "model: {path: ": "model:\n  path: "}
+    without = {"calibration:": "calibration:", "model: {path: ": "model:\n  path: ", "checkpoint}": "checkpoint"}
+    plain = Prepared(checked(case, **without))
+    remote = Prepared(checked(case, **{"checkpoint}": "checkpoint", **trusting}))
+    assert plain.worker.trust_remote_code is False
+    assert remote.worker.trust_remote_code is True
+    assert plain.identity != remote.identity

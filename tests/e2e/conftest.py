@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "examples" / "reference_vlm"
 
 SPEC = """\
+# the store was postgresql://tuner:pl4nted-s3cret@db/autoprune
 schema: autoprune/spec/1
 name: small
 model: {{path: {model}}}
