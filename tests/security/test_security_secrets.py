@@ -77,6 +77,7 @@ COMMANDS = {
     "a registry that is away": ("search", "{spec}", f"{{tracking_uri: '{TRACKING}'}}"),
     "a misspelt key": ("validate", "{spec}", f"{{stoer: '{STORE}'}}"),
     "a wrong type": ("validate", "{spec}", f"{{store: ['{STORE}']}}"),
+    "a doctor": ("doctor", "{spec}", f"{{store: '{STORE}', tracking_uri: '{TRACKING}'}}"),
     "a listing": ("studies", "--store", STORE),
     "a policy": ("policy", "show", "models:/x@champion", "--tracking-uri", TRACKING),
     "an option that does not exist": ("policy", "show", "fastv", f"--tracking={TRACKING}"),
