@@ -3,10 +3,13 @@
     python -m benchmarks.certified --pool runs/pool
 
 Thousands of searches are replayed from the pool: policies, search split and holdout are drawn, the front is certified
-by AutoPrune's own functions, and every certificate is held against the pool's truth. A search counts as false if *any*
-of its certificates is (fixed-sequence testing promises that for the whole front). Drawn with replacement, the pool is
-a distribution and the promise is tested as it is made; without, holdouts are parts of a finite pool and the intervals a
-little too wide: both are shown. Resumable: finished blocks are kept in `--work`.
+by AutoPrune's own functions, and every certificate, and every number shown beside a verdict, is held against the pool's
+truth. A search counts as false if *any* of its certificates is, and as falsely shown if any of its numbers is: the
+promise is for the whole front. Drawn with replacement, the pool is a distribution and the promise is tested as it is
+made; so it is with images of several alike questions (made from the pool's, which has one for each image); without,
+holdouts are parts of a finite pool and the intervals a little too wide. Searches stay far from their bounds most of the
+time: beside them stands the least favourable bound, just above what a policy is truly worth. Resumable: finished blocks
+are kept in `--work`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import numpy as np
 
 from benchmarks import output
 from benchmarks.outcomes import Pool
-from benchmarks.replay import Drawing, at_the_edge, draw, replay, retained
+from benchmarks.replay import ALIKE, MOST_QUESTIONS, Drawing, at_the_edge, draw, replay, retained
 from benchmarks.statistics import clopper_pearson
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ MADE_BY = (
 )
 ALLOWANCE = 0.01
 """How far above 1 - confidence the upper bound of the rate of false certificates may lie."""
+EDGES = 5
+"""Least favourable bounds for each search: their rate may be 1 - confidence, so that many are needed to tell."""
+COUNTED = ("any", "false", "misshown", "certified", "finalists")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def run_block(folder: Path, design: Design, how: Drawing, block: int, size: int)
     pool = Pool.load(folder)
     truth = retained(pool)
     rng = np.random.default_rng([design.seed, get_args(Drawing).index(how), block])
-    cells = {(b, n): dict.fromkeys(("any", "false", "certified", "finalists"), 0) for b, n in _cells(design)}
+    cells = {(b, n): dict.fromkeys(COUNTED, 0) for b, n in _cells(design)}
     edge = dict.fromkeys(design.holdouts, 0)
     for _ in range(size):
         drawn = draw(pool, rng, design.trials, design.search, max(design.holdouts), how)
@@ -76,10 +82,12 @@ def run_block(folder: Path, design: Design, how: Drawing, block: int, size: int)
             cell = cells[bound, holdout]
             cell["any"] += bool(found.certified)
             cell["false"] += any(truth[row] < bound for row in found.certified)
+            cell["misshown"] += any(truth[row] < number for row, number in found.shown.items())
             cell["certified"] += len(found.certified)
             cell["finalists"] += len(found.finalists)
-        for holdout, wrong in at_the_edge(pool, drawn, design.holdouts, design.confidence).items():
-            edge[holdout] += wrong
+        for _ in range(EDGES):
+            for holdout, wrong in at_the_edge(pool, rng, design.holdouts, design.confidence, how).items():
+                edge[holdout] += wrong
     return {
         "searches": size,
         "cells": [{"bound": b, "holdout": n, **counts} for (b, n), counts in cells.items()],
@@ -121,15 +129,17 @@ def summary(blocks: Sequence[dict[str, Any]], confidence: float) -> dict[str, An
     promise = 1 - confidence + ALLOWANCE
     cells = []
     for same in zip(*(block["cells"] for block in blocks), strict=True):
-        counts = {key: sum(cell[key] for cell in same) for key in ("any", "false", "certified", "finalists")}
-        upper = clopper_pearson(counts["false"], searches, 0.95)[1]
+        counts = {key: sum(cell[key] for cell in same) for key in COUNTED}
+        upper, shown = (clopper_pearson(counts[key], searches, 0.95)[1] for key in ("false", "misshown"))
         cells.append(
             {
                 "bound": same[0]["bound"],
                 "holdout": same[0]["holdout"],
                 "false_rate": counts["false"] / searches,
                 "false_upper": upper,
-                "holds": upper <= promise,
+                "shown_false_rate": counts["misshown"] / searches,
+                "shown_false_upper": shown,
+                "holds": upper <= promise and shown <= promise,
                 "certified_anything": counts["any"] / searches,
                 "certified_per_search": counts["certified"] / searches,
                 "finalists_per_search": counts["finalists"] / searches,
@@ -138,9 +148,18 @@ def summary(blocks: Sequence[dict[str, Any]], confidence: float) -> dict[str, An
     edge = []
     for same in zip(*(block["edge"] for block in blocks), strict=True):
         hits = sum(cell["false"] for cell in same)
-        low, high = clopper_pearson(hits, searches, 0.95)
-        edge.append({"holdout": same[0]["holdout"], "rate": hits / searches, "low": low, "high": high})
+        bounds = searches * EDGES
+        low, high = clopper_pearson(hits, bounds, 0.95)
+        holds = high <= promise
+        edge.append({"holdout": same[0]["holdout"], "rate": hits / bounds, "low": low, "high": high, "holds": holds})
     return {"searches": searches, "promise": promise, "cells": cells, "edge": edge}
+
+
+DRAWN: dict[str, str] = {
+    "without": "Images drawn without replacement",
+    "with": "Images drawn with replacement",
+    "clusters": f"Images of 1 to {MOST_QUESTIONS} questions, {ALIKE:.0%} of them alike, drawn with replacement",
+}
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -148,9 +167,11 @@ def markdown(document: dict[str, Any]) -> str:
         f"# Is what is called certified true? {document['searches']} searches for each line\n",
         f"Replayed from {document['policies']} policies on {document['images']} images; each search tried "
         f"{document['design']['trials']} policies on {document['design']['search']} images. A search is false if any "
-        f"of its certificates is; the bound (95 %, Clopper-Pearson) may not exceed {document['promise']:.2f}.\n",
+        f"of its certificates is, falsely shown if any number beside a verdict is; each rate's bound (95 %, "
+        f"Clopper-Pearson) may not exceed {document['promise']:.2f}.\n",
     ]
-    header = ["bound", "holdout images", "false", "at most", "holds", "certified anything", "certified per search"]
+    names = ("false", "at most", "falsely shown", "at most", "holds", "certified anything", "certified per search")
+    header = ["bound", "holdout images", *names]
     for how, found in document["drawing"].items():
         rows = [
             [
@@ -158,17 +179,22 @@ def markdown(document: dict[str, Any]) -> str:
                 c["holdout"],
                 f"{c['false_rate']:.4f}",
                 f"{c['false_upper']:.4f}",
+                f"{c['shown_false_rate']:.4f}",
+                f"{c['shown_false_upper']:.4f}",
                 "yes" if c["holds"] else "NO",
                 f"{c['certified_anything']:.3f}",
                 f"{c['certified_per_search']:.2f} of {c['finalists_per_search']:.2f}",
             ]
             for c in found["cells"]
         ]
-        lines += [f"## Images drawn {how} replacement\n", output.table(header, rows)]
-        edge = [[e["holdout"], f"{e['rate']:.4f}", f"{e['low']:.4f} to {e['high']:.4f}"] for e in found["edge"]]
+        lines += [f"## {DRAWN[how]}\n", output.table(header, rows)]
+        edge = [
+            [e["holdout"], f"{e['rate']:.4f}", f"{e['low']:.4f} to {e['high']:.4f}", "yes" if e["holds"] else "NO"]
+            for e in found["edge"]
+        ]
         lines += [
             "The least favourable bound, just above what one policy is truly worth, is certified (wrongly) in:\n",
-            output.table(["holdout images", "rate", "95 % bounds"], edge),
+            output.table(["holdout images", "rate", "95 % bounds", "holds"], edge),
         ]
     return "\n".join(lines)
 
@@ -228,8 +254,9 @@ def main() -> None:
     began = time.monotonic()
     run_block(options.pool, design, "with", 0, 3)
     each = (time.monotonic() - began) / 3
-    expected = 2 * options.searches * each / options.workers
-    print(f"{2 * options.searches} draws of {len(design.bounds) * len(design.holdouts)} searches each: ", end="")
+    ways = len(get_args(Drawing))
+    expected = ways * options.searches * each / options.workers
+    print(f"{ways * options.searches} draws of {len(design.bounds) * len(design.holdouts)} searches each: ", end="")
     print(f"about {output.duration(expected)} with {options.workers} workers", flush=True)
     blocks = run(options.pool, options.work, design, options.searches, options.workers)
     drawing = {how: summary(found, design.confidence) for how, found in blocks.items()}

@@ -7,7 +7,7 @@ policy is worth is its mean over all images of the pool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ from autoprune.spec.goals import Constraint, Objective
 from benchmarks.outcomes import COSTS, Pool
 
 Indices = NDArray[np.intp]
-Drawing = Literal["without", "with"]
+Drawing = Literal["without", "with", "clusters"]
 SCORE = "exact_match"
 OBJECTIVES = (
     Objective(MeasureRequest("answer_nll"), "minimize"),
@@ -37,36 +37,67 @@ def at_least(scale: float) -> Constraint:
 
 
 @dataclass(frozen=True)
+class Split:
+    """Records as columns of the pool [R], and the number of the image each belongs to [R], ascending."""
+
+    records: Indices
+    images: Indices
+
+    def first(self, images: int) -> Split:
+        """What belongs to the first so many images."""
+        count = int(np.searchsorted(self.images, images))
+        return Split(self.records[:count], self.images[:count])
+
+
+@dataclass(frozen=True)
 class Draw:
-    """One search's data: which policies it tried (rows of the pool), on which images it searched and certified.
+    """One search's data: which policies it tried (rows of the pool), on which records it searched and certified.
 
     `with` replacement the pool is a distribution and every image drawn is one of its own, so that search and holdout
     are independent samples of what the pool's means are the truth of. `without`, both are parts of a finite pool: the
     variance of a mean is smaller by 1 - n/N there, and certification (which cannot know) a little too careful.
+
+    The pool has one question per image. `clusters` makes images of one to four questions, drawn with replacement: each
+    question after the first is the first one once more with probability `ALIKE`, else another of the pool's. So the
+    outcomes within an image are correlated by that much, and the pool's means stay the truth.
     """
 
     tried: Indices
-    search: Indices
-    holdout: Indices
+    search: Split
+    holdout: Split
+
+
+ALIKE = 0.6
+MOST_QUESTIONS = 4
 
 
 def draw(pool: Pool, rng: np.random.Generator, trials: int, search: int, holdout: int, how: Drawing) -> Draw:
-    """Raises ValueError where the pool has too few policies or images."""
+    """`search` and `holdout` are images. Raises ValueError where the pool has too few policies or images."""
     policies = len(pool.policies) - 1
     if trials > policies or (how == "without" and search + holdout > pool.images):
         raise ValueError(f"a pool of {policies} policies on {pool.images} images is too small")
     tried = 1 + rng.choice(policies, trials, replace=False)
+    if how == "clusters":
+        return Draw(tried, _clustered(pool, rng, search), _clustered(pool, rng, holdout))
     images = rng.choice(pool.images, search + holdout, replace=how == "with")
-    return Draw(tried, images[:search], images[search:])
+    return Draw(tried, *(Split(some, np.arange(len(some))) for some in (images[:search], images[search:])))
 
 
-def measurement(pool: Pool, row: int, images: Indices) -> Measurement:
-    """What an evaluation of this row on these images would have found. Each image drawn is a cluster of its own; costs
-    are the pool's means (they hang on the texts' lengths alone, and no bound looks at them)."""
-    right = pool.right[row, images]
-    values = {SCORE: float(right.mean()), "answer_nll": float(pool.nll[row, images].mean())}
+def _clustered(pool: Pool, rng: np.random.Generator, images: int) -> Split:
+    sizes = rng.integers(1, MOST_QUESTIONS + 1, images)
+    numbers = np.repeat(np.arange(images), sizes)
+    drawn = rng.choice(pool.images, len(numbers))
+    first = drawn[np.cumsum(sizes) - sizes][numbers]
+    return Split(np.where(rng.random(len(numbers)) < ALIKE, first, drawn), numbers)
+
+
+def measurement(pool: Pool, row: int, split: Split) -> Measurement:
+    """What an evaluation of this row on these records would have found. Costs are the pool's means (they hang on the
+    texts' lengths alone, and no bound looks at them)."""
+    right = pool.right[row, split.records]
+    values = {SCORE: float(right.mean()), "answer_nll": float(pool.nll[row, split.records].mean())}
     values.update(zip(COSTS, map(float, pool.costs[row]), strict=True))
-    return Measurement(values, {SCORE: tuple(right.tolist())}, tuple(range(len(images))))
+    return Measurement(values, {SCORE: tuple(right.tolist())}, tuple(split.images.tolist()))
 
 
 def trial(number: int, row: int, found: Measurement, baseline: Measurement, constraint: Constraint) -> TrialRecord:
@@ -86,10 +117,12 @@ def trial(number: int, row: int, found: Measurement, baseline: Measurement, cons
 
 @dataclass(frozen=True)
 class Certified:
-    """What became of one replayed search: rows of its finalists in the order of testing, and of the certified ones."""
+    """What became of one replayed search: rows of its finalists in the order of testing, of the certified ones, and the
+    numbers that stand beside verdicts, by row."""
 
     finalists: tuple[int, ...]
     certified: tuple[int, ...]
+    shown: Mapping[int, float]
 
 
 def replay(
@@ -104,15 +137,16 @@ def replay(
         records = [trial(i, row, one, baseline, constraint) for i, (row, one) in enumerate(found.items())]
         ordered = [int(r.digest) for r in sequence(pareto.search_front(records, OBJECTIVES), COSTS)]
         for size in holdouts:
-            results[scale, size] = _certify(pool, ordered, constraint, drawn.holdout[:size], confidence)
+            results[scale, size] = _certify(pool, ordered, constraint, drawn.holdout.first(size), confidence)
     return results
 
 
-def _certify(pool: Pool, ordered: Sequence[int], constraint: Constraint, images: Indices, level: float) -> Certified:
-    measured = [measurement(pool, row, images) for row in ordered]
-    verdicts = certify((constraint,), measured, measurement(pool, 0, images), level)
+def _certify(pool: Pool, ordered: Sequence[int], constraint: Constraint, split: Split, level: float) -> Certified:
+    measured = [measurement(pool, row, split) for row in ordered]
+    verdicts = certify((constraint,), measured, measurement(pool, 0, split), level)
     proven = [row for row, verdict in zip(ordered, verdicts, strict=True) if standing(verdict) == "certified"]
-    return Certified(tuple(ordered), tuple(proven))
+    numbers = {row: v[constraint.text].certifiable for row, v in zip(ordered, verdicts, strict=True)}
+    return Certified(tuple(ordered), tuple(proven), {row: n for row, n in numbers.items() if n is not None})
 
 
 def retained(pool: Pool) -> NDArray[np.float64]:
@@ -121,11 +155,15 @@ def retained(pool: Pool) -> NDArray[np.float64]:
     return means / means[0]
 
 
-def at_the_edge(pool: Pool, drawn: Draw, holdouts: Sequence[int], confidence: float) -> dict[int, bool]:
-    """The least favourable bound: just above what the first policy of the draw is truly worth. Whether it is certified
-    all the same, by size of the holdout; a test that keeps its level says so with at most 1 - confidence."""
+def at_the_edge(
+    pool: Pool, rng: np.random.Generator, holdouts: Sequence[int], confidence: float, how: Drawing
+) -> dict[int, bool]:
+    """The least favourable bound: just above what a drawn policy is truly worth. Whether it is certified all the same
+    on a drawn holdout, by its size; a test that keeps its level says so with at most 1 - confidence."""
+    drawn = draw(pool, rng, 1, 0, max(holdouts), how)
     row = int(drawn.tried[0])
     constraint = at_least(float(retained(pool)[row]) * (1 + 1e-9))
     return {
-        size: bool(_certify(pool, (row,), constraint, drawn.holdout[:size], confidence).certified) for size in holdouts
+        size: bool(_certify(pool, (row,), constraint, drawn.holdout.first(size), confidence).certified)
+        for size in holdouts
     }
