@@ -59,6 +59,7 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
     for logger in ("alembic", "mlflow.store.db", "mlflow.tracking", "mlflow.store.model_registry"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what we say in one line
 
 
 def require() -> None:
