@@ -3,7 +3,7 @@ sampler learns from them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from autoprune.errors import BadInput
 from autoprune.policy.budget import Infeasible
 from autoprune.search.schedule import schedule_of
-from autoprune.search.strategy import Answer, Probe, Probes, Step
+from autoprune.search.strategy import Probe, Probes, Steps
+from autoprune.search.tabulate import Tabled, records_per_entry, yardstick
 from autoprune.search.verifying import halved
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from autoprune.search.plan import Proposals
     from autoprune.search.schedule import Schedule
     from autoprune.search.strategy import Task
-    from autoprune.search.tabulate import Tabled
 
-PHASE = "foreseen"
+PHASE, LOOK = "foreseen", "look"
 DRAWN = 512
+LOOKS = 4  # points of a budget that are looked at
 NEAR = 0.92  # a point stands for a budget if it has at least so much of it, and no more than it
 
 
@@ -36,21 +37,35 @@ class Point:
     damage: float
 
 
-def foreseen(points: Sequence[Point], count: int) -> Generator[Step, Sequence[Answer], None]:
-    """Measure `count` of the points in full, those of least foreseen damage at budgets that are halved towards where a
-    constraint begins to fail, then between feasible ones. One after the other, since each says where the next should
-    be."""
+def foreseen(task: Task, points: Sequence[Point], trials: float) -> Steps:
+    """Measure points for at most so many full evaluations, at budgets that are halved towards where a constraint begins
+    to fail, then between feasible ones; one budget after the other, since each says where the next should be.
+
+    At a budget the `LOOKS` points of least foreseen damage are looked at, on as many records as a table's entries, and
+    the best of them is measured in full.
+    """
+    limit = records_per_entry(task)
+    stick, labels = yardstick(task, None, limit), tuple(task.baseline.samples)
     left = list(points)
-    ends = {min(p.budget for p in left): False, max(p.budget for p in left): True}
-    known: dict[float, bool] = {}
-    while left and len(known) < count:
-        middle = halved({**ends, **known}, 1)
-        if not middle:
+    known = {min(p.budget for p in left): False, max(p.budget for p in left): True, **_feasible(task)}
+    each = 1 + (LOOKS - 1) * limit / task.records
+    for _ in range(int(trials / each + 1e-9)):
+        middle = halved(known, 1)
+        if not middle or len(left) < LOOKS:
             return
-        best = _nearest(left, middle[0])
-        left.remove(best)
+        chosen = _nearest(left, middle[0])
+        left = [p for p in left if p not in chosen]
+        looks = yield Probes(LOOK, [Probe(values=p.values, limit=limit, measures=labels) for p in chosen])
+        best = min(zip(chosen, looks, strict=True), key=lambda pair: stick.loss(pair[1]))[0]
         (answer,) = yield Probes(PHASE, [Probe(values=best.values)])
         known[middle[0]] = answer.feasible
+
+
+def _feasible(task: Task) -> dict[float, bool]:
+    """The budgets of references that meet the constraints. What those that do not would need, better points may not."""
+    met = [r for r in task.known("references") if all(slack <= 0 for slack in r.constraints.values())]
+    kept = [schedule_of(r.canonical, task.proposals.tokens) for r in met if r.state == "complete" and r.canonical]
+    return {float(schedule.budget(task.proposals.tokens)): True for schedule in kept}
 
 
 def drawn(task: Task, tables: Sequence[Tabled]) -> list[Point]:
@@ -92,9 +107,9 @@ def _made(proposals: Proposals, values: Mapping[str, Any]) -> tuple[str, Schedul
         return None
 
 
-def _nearest(points: Sequence[Point], budget: float) -> Point:
-    """Of those that have about this budget the one of least damage; of none, the one whose budget is nearest."""
+def _nearest(points: Sequence[Point], budget: float) -> list[Point]:
+    """`LOOKS` points of about this budget, the least damage first; where there are fewer, those of the next budgets."""
     about = [p for p in points if NEAR * budget <= p.budget <= budget]
-    if about:
-        return min(about, key=lambda p: p.damage)
-    return min(points, key=lambda p: abs(p.budget - budget))
+    if len(about) >= LOOKS:
+        return sorted(about, key=lambda p: p.damage)[:LOOKS]
+    return sorted(points, key=lambda p: abs(p.budget - budget))[:LOOKS]

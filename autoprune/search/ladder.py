@@ -106,7 +106,9 @@ class Ladder:
         limit = records(self.task, self.options)
 
         def probe(index: int) -> Probe:
-            return Probe(document=self.form.document(cuts[index]), limit=limit)
+            return Probe(
+                document=self.form.document(cuts[index]), limit=limit, measures=tuple(self.task.baseline.samples)
+            )
 
         def good(answer: Answer) -> bool:
             return self.damage.of(answer) <= most

@@ -105,7 +105,8 @@ class _Bench:
         layers, keeps = grid
         cuts = [{layer: keep} for layer in layers for keep in keeps[1:]]
         for cut in [{}, *cuts] if form.front else cuts:
-            yield Probe(document=form.document(Schedule.of(form.depth, cut)), limit=self.limit)
+            schedule = Schedule.of(form.depth, cut)
+            yield Probe(document=form.document(schedule), limit=self.limit, measures=(self.stick.label,))
 
     def _table(self, form: Form, grid: Grid, answers: Iterator[Answer]) -> Table:
         """A form's share of the answers. What stands before the language model anyway is part of every entry, so its

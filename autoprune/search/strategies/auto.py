@@ -20,8 +20,8 @@ from autoprune.search.table import Table
 from autoprune.search.tabulate import PREFERRED, tabulate
 from autoprune.search.verifying import verify
 
-PREPARED = 7.5  # evaluations for a table and its points, a third and two thirds; more only in long searches
-MOST = 0.7  # … but no larger part of what the references leave
+PREPARED = 10  # evaluations for a table (a quarter) and the points it chooses; more only in long searches
+MOST = 0.95  # … but no larger part of what the references leave
 CLIMBED = 5  # evaluations that pay for a rung of a ladder; where its part is less, it goes to sampling
 REFINED = 24  # trials beside the references, before some are kept for refining
 CRITERIA = 4
@@ -112,13 +112,12 @@ def _said(task: Task, split: Split) -> str:
 
 
 def _tabled(task: Task, trials: float) -> Generator[Step, Sequence[Answer], Table | None]:
-    """A third for the table, the rest for what it chooses: points of the space, or its best schedules where points
+    """A quarter for the table, the rest for what it chooses: points of the space, or its best schedules where points
     leave nothing open."""
     within = reach(task.proposals)
-    tables = yield from tabulate(task, forms(task, CRITERIA), within.keep, trials / 3)
+    tables = yield from tabulate(task, forms(task, CRITERIA), within.keep, trials / 4)
     if not tables:
         return None
-    count = max(2, int(2 * trials / 3))
-    points = drawn(task, tables)
-    yield from foreseen(points, count) if points else verify(task, tables, within, count)
+    left, points = 3 * trials / 4, drawn(task, tables)
+    yield from foreseen(task, points, left) if points else verify(task, tables, within, max(2, int(left)))
     return tables[0].table
