@@ -73,6 +73,8 @@ def sync(
 
 def show_front(document: Mapping[str, Any]) -> None:
     """The front for people: one row a policy, dearest first, with what the holdout proves; then how it came about."""
+    from autoprune.search.remarks import looks
+
     out = console()
     members = document["members"]
     measured = members[0]["holdout"] if members else document["baseline"]["holdout"]
@@ -91,7 +93,8 @@ def show_front(document: Mapping[str, Any]) -> None:
         out.print(f"{document['study']}: the front is empty")
     trials = document["trials"]
     out.print(f"{trials['complete']} trials complete, {trials['failed']} failed, {trials['running']} running")
-    for line in (*document.get("explanation", ()), *agreement(document.get("agreement", ()), "finalists")):
+    told = [*document.get("explanation", ()), *looks(document.get("holdout_uses", 0))]
+    for line in (*told, *agreement(document.get("agreement", ()), "finalists")):
         out.print(line)
 
 

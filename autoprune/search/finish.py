@@ -12,7 +12,7 @@ from autoprune.search.assemble import assemble
 from autoprune.search.certify import Finalist, certify, sequence
 from autoprune.search.explanations import explain
 from autoprune.search.explanations.evidence import Evidence
-from autoprune.search.remarks import looks, remarks
+from autoprune.search.remarks import remarks
 from autoprune.search.settle import Unusable
 from autoprune.search.sizing import observed_need
 
@@ -58,7 +58,6 @@ def finish(
         notes += trouble
         if plan.holdout_auto or any(f.rank == 1 for f in finalists):
             notes.append(sized)
-        notes += looks(log.times_looked(), plan.confidence)
     members = drop_dominated(finalists, plan.objectives)
     notes += remarks(plan.constraints, finalists, len(members))
     found, lines = explain(Evidence(plan, records, baseline, [m.record for m in members], reason))

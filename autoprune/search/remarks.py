@@ -25,13 +25,13 @@ def remarks(constraints: Sequence[Constraint], finalists: Sequence[Finalist], me
     return lines
 
 
-def looks(times: int, confidence: float) -> list[str]:
+def looks(times: int) -> list[str]:
     """From the second look at a holdout on: searching on until it certifies something is optional stopping."""
     if times < 2:
         return []
     return [
-        f"this holdout was looked at {times} times, over all studies: each look at other policies has its own risk of "
-        f"{1 - confidence:.2g} of a false certificate; only records that nobody has looked at start anew"
+        f"this holdout was looked at {times} times, over all studies: each look at other policies has a risk of its "
+        "own of a false certificate; only records that nobody has looked at start anew"
     ]
 
 

@@ -134,6 +134,9 @@ def test_the_front_shows_the_bounds_that_hold_at_once(capsys: pytest.CaptureFixt
         (row,) = (line for line in said.splitlines() if f" {name} " in line)
         assert verdict in row
     assert "[/remark] is no markup" in said
+    assert "looked at" not in said
+    studies.show_front({**document, "holdout_uses": 2})
+    assert "this holdout was looked at 2 times, over all studies" in capsys.readouterr().out
     assert "order of held-out exact_match (Spearman, n = 7): nll +0.88\n" in said
     assert "order of held-out loyalty at 0.1 (Spearman, n = 3): too few finalists\n" in said
 

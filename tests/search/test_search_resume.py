@@ -72,9 +72,10 @@ def plan_in(storage, **changes):
 
 
 def described(front, log):
-    """Everything that must not depend on interruptions (Optuna's own numbers may)."""
+    """Everything that must not depend on interruptions (Optuna's own numbers may, and one more look at the holdout is
+    rather counted than hidden)."""
     trials = [(r.number, r.origin, r.state, r.digest, r.values, r.constraints, r.cached, r.share) for r in log.settled]
-    return json.dumps([front.to_json(), trials], sort_keys=True)
+    return json.dumps([{**front.to_json(), "holdout_uses": None}, trials], sort_keys=True)
 
 
 @cache
