@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Split = Literal["search", "holdout"]
 FailureKind = Literal["oom", "non_finite", "timeout", "error"]
@@ -183,6 +183,13 @@ class Evaluator(Protocol):
     """Holds one model and its calibration batches; built once per worker from a WorkerSpec."""
 
     def evaluate(self, request: EvalRequest) -> Measurement: ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An evaluator, or an executor, that says at the end what it has kept in memory: a line for each worker."""
+
+    def report(self) -> Sequence[str]: ...
 
 
 class Executor(Protocol):

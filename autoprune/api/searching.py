@@ -21,8 +21,9 @@ from autoprune.api.publishing import artifact
 from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import AutoPruneError, BadInput, Located
+from autoprune.measures.prefix_cache import foretold
 from autoprune.outage import Away
-from autoprune.ports import Executor, Observer, Progress, SilentObserver
+from autoprune.ports import Executor, Observer, Progress, Reporting, SilentObserver
 from autoprune.redact import plain, redacted
 from autoprune.spec.models import EXECUTORS
 
@@ -87,6 +88,7 @@ def search(
     _preflight(checked.loaded, uri)
     if (remark := study.holdout_remark()) is not None:
         observer.update(Progress("loading", message=remark))
+    observer.update(Progress("loading", message=foretold(study.worker.cache)))
 
     from autoprune.search.quick import remarks
     from autoprune.store import open_store
@@ -181,8 +183,10 @@ class _Run:
             return front
 
         outcome: StudyState = "failed"
+        took: list[str] = []
         try:
             front = self._persevere(searched)
+            took = _took(workers)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
@@ -194,7 +198,7 @@ class _Run:
         with written(self.folder):
             self._write(document)
         self.observer.update(Progress("done"))
-        return SearchResult(self.study.study_id, document, self.folder, tuple(self._notes(document)))
+        return SearchResult(self.study.study_id, document, self.folder, (*self._notes(document), *took))
 
     def _persevere(self, work: Callable[[], T]) -> T:
         """Do it again after a database was away: that leaves what a kill leaves, and every step may be repeated."""
@@ -304,6 +308,13 @@ def written(folder: Path) -> Iterator[None]:
         raise AutoPruneError(
             f"{folder} cannot be written: {error.strerror}; the same command continues once it can"
         ) from error
+
+
+def _took(workers: Executor) -> list[str]:
+    """What a worker has kept, in a line."""
+    said = list(workers.report()) if isinstance(workers, Reporting) else []
+    which = f"the first of {len(said)} workers" if len(said) > 1 else "the worker"
+    return [f"memory of {which}: {said[0]}"] if said else []
 
 
 def _publisher(log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:

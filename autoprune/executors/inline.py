@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from autoprune.executors.build import EVALUATOR, build_evaluator
 from autoprune.executors.classify import attempt, free_device_memory
 from autoprune.executors.quiet import demand_quiet
-from autoprune.ports import EvalRequest, Evaluator, Failed, Outcome, WorkerSpec
+from autoprune.ports import EvalRequest, Evaluator, Failed, Outcome, Reporting, WorkerSpec
 
 
 class InlineExecutor:
@@ -41,6 +42,9 @@ class InlineExecutor:
         if isinstance(outcome, Failed) and outcome.kind == "oom":
             free_device_memory()
         return [outcome]
+
+    def report(self) -> Sequence[str]:
+        return self._evaluator.report() if isinstance(self._evaluator, Reporting) else ()
 
     def close(self) -> None:
         self._queue.clear()

@@ -19,6 +19,9 @@ from autoprune.ports import EvalRequest, Failed, Lost, Outcome, WorkerSpec
 
 log = logging.getLogger(__name__)
 
+REPORT_SECONDS = 5.0
+"""How long the search's end waits for what workers say of their memory."""
+
 
 @dataclass(eq=False)
 class _Actor:
@@ -96,6 +99,16 @@ class RayExecutor:
             self._dispatch()
         answers, self._answers = self._answers, []
         return answers
+
+    def report(self) -> list[str]:
+        """Of the idle workers; one that vanished has nothing to say."""
+        ray = import_ray()
+        calls = [actor.handle.report.remote() for actor in self._actors if actor.call is None]
+        ended, _ = ray.wait(calls, num_returns=len(calls), timeout=REPORT_SECONDS) if calls else ([], [])
+        try:
+            return [line for lines in ray.get(ended) for line in lines]
+        except ray.exceptions.RayError:
+            return []
 
     def close(self) -> None:
         if self._closed:

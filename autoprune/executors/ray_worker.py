@@ -6,7 +6,7 @@ from autoprune.errors import AutoPruneError, BadInput
 from autoprune.executors.build import build_evaluator
 from autoprune.executors.classify import attempt
 from autoprune.executors.quiet import demand_quiet
-from autoprune.ports import EvalRequest, Evaluator, Failed, Measured, WorkerSpec
+from autoprune.ports import EvalRequest, Evaluator, Failed, Measured, Reporting, WorkerSpec
 
 
 class Worker:
@@ -27,6 +27,9 @@ class Worker:
             raise
         except Exception as error:  # not every library's exception survives the trip to the driver: its text does
             raise AutoPruneError(f"a worker could not load the model: {type(error).__name__}: {error}") from error
+
+    def report(self) -> list[str]:
+        return list(self._evaluator.report()) if isinstance(self._evaluator, Reporting) else []
 
     def evaluate(self, request: EvalRequest) -> Measured | Failed:
         if self._evaluator is None:

@@ -50,6 +50,12 @@ class SplitData:
         device, ends = str(self._loaded.model.device), halves(len(self.records), size)
         return batches(rows, answers, size, self._loaded.pad, device, first, ends)
 
+    @property
+    def pixels(self) -> int:
+        """Bytes of the image tensors of all records that were asked for so far."""
+        tensors = {id(tensor): tensor for row in self._rows for tensor in row.vision.values()}
+        return sum(tensor.nbytes for tensor in tensors.values())
+
     def positions(self, count: int) -> int:
         """Columns of the first `count` records, answers included."""
         for row in self.rows(count)[len(self._lengths) :]:

@@ -106,6 +106,12 @@ class ModelEvaluator:
         """What the cache has saved so far; None without one."""
         return None if self._resuming is None else self._resuming.cache.stats
 
+    def report(self) -> list[str]:
+        """What is kept, in a line."""
+        beside = sum(data.pixels + data.references.beside for data in self._data.values())
+        kept = "no cache" if self.stats is None else f"cache: {self.stats}"
+        return [f"{kept}; pixels and what else no cache bounds: {beside / 2**20:.1f} MiB"]
+
     def evaluate(self, request: EvalRequest) -> Measurement:
         """The request's measures of its policy on the first `limit` records of its split.
 

@@ -41,10 +41,27 @@ def prefix_cache(size: int | None, device: torch.device) -> PrefixCache | None:
     stays = device.type == "cpu"
     if device.type == "cuda":
         stays = bound <= torch.cuda.mem_get_info(device)[0] // 4
-    files = min(4 * bound, shutil.disk_usage(tempfile.gettempdir()).free // 4)
-    place = device if stays else "the host"
-    log.info("prefix cache: %.1f GiB on %s, then %.1f GiB in files", bound / 2**30, place, files / 2**30)
-    return PrefixCache(bound, files, None if stays else "cpu")
+    return PrefixCache(bound, _files(bound), None if stays else "cpu")
+
+
+def foretold(size: int | None) -> str:
+    """What a worker will keep with a cache of this size, in a line."""
+    bound = default_size() if size is None else size
+    if bound <= 0:
+        return "memory: trials share nothing (model.cache); the unpruned model's states stay, where measures need them"
+    most, files = f"{'about ' if size is None else ''}{_size(bound)}", _size(_files(bound))
+    return (
+        f"memory: a worker keeps at most {most} of what trials share and of the unpruned model's states, "
+        f"then {files} in files; the pixels of its records come on top"
+    )
+
+
+def _files(bound: int) -> int:
+    return min(4 * bound, shutil.disk_usage(tempfile.gettempdir()).free // 4)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def default_size(workers: int = 1) -> int:
@@ -77,8 +94,7 @@ class Stats:
     def __str__(self) -> str:
         return (
             f"{self.hits} resumed, {self.misses} from the start, {self.layers} of {self.of_layers} layers saved; "
-            f"{self.bytes / 2**20:.0f} MiB in memory, {self.spilled / 2**20:.0f} MiB in files, "
-            f"{self.forgotten} forgotten"
+            f"{_size(self.bytes)} in memory, {_size(self.spilled)} in files, {self.forgotten} forgotten"
         )
 
 

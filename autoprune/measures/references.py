@@ -50,6 +50,11 @@ class References:
         self._put(key, found)
         return found
 
+    @property
+    def beside(self) -> int:
+        """Bytes that no cache bounds."""
+        return sum(packed.bytes for packed in self._here.values())
+
     def _get(self, key: Hashable) -> Reference | None:
         if self._cache is not None:
             found: Reference | None = self._cache.get(key)

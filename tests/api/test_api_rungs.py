@@ -11,6 +11,7 @@ from autoprune import check
 from autoprune.api import search, state
 from autoprune.api.rungs import rungs
 from autoprune.api.study import Prepared
+from autoprune.ports import Progress
 from autoprune.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,8 +57,23 @@ def test_it_is_another_study(spec: Path, tmp_path: Path) -> None:
     assert Prepared(check.check(plain)).study_id != Prepared(check.check(spec)).study_id
 
 
+class Messages:
+    """What is said while it runs."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def update(self, progress: Progress) -> None:
+        self.lines.append(progress.message)
+
+
 def test_a_search_climbs(spec: Path) -> None:
-    result = search(spec)
+    seen = Messages()
+    result = search(spec, observer=seen)
+    assert any(line.startswith("memory: a worker keeps at most") for line in seen.lines)
+    (took,) = (note for note in result.notes if note.startswith("memory of the worker"))
+    assert " resumed" in took
+    assert "pixels" in took
     with open_store(state.store_url(check.check(spec).loaded)) as store:
         trials = store.study(result.study_id).trials()
     states = [(t.state, t.reason.split()[0] if t.reason else "") for t in trials]

@@ -12,10 +12,11 @@ from torch.utils.hooks import RemovableHandle
 
 from autoprune.calibration.batches import batches, halves, plan
 from autoprune.measures.evaluator import ModelEvaluator
+from autoprune.measures.prefix_cache import foretold
 from autoprune.measures.registry import find, names
 from autoprune.policy import canonical
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
-from autoprune.ports import EvalRequest, Measurement, MeasureRequest
+from autoprune.ports import EvalRequest, Measurement, MeasureRequest, Reporting
 
 DEPTH, RECORDS = 4, 64
 OPTIONS: dict[str, dict[str, Any]] = {"prefill_latency": {"records": 2, "rounds": 2}}
@@ -153,3 +154,42 @@ def test_a_full_pass_goes_on_where_a_look_was(tiny: Any) -> None:
     ask(made, FIXED, None, labels=("answer_nll",))  # without being told: the prefixes of the first 16 are there
     assert made.stats.hits - before == 2
     assert len(list(batches(made._data["search"].rows(16), [()] * 16, 8, 0))) == 2
+
+
+# ----------------------------------------------------------------------------------------------- the unpruned model's
+def test_what_the_unpruned_model_does_is_kept_within_the_caches_bound(tiny: Any) -> None:
+    """Where there is no room it is computed again, batch by batch, beside the policy that is measured."""
+    labels = ("information_flow", "logit_kl")
+    whole = ask(tiny.build(*labels, batch_size=8), FIXED, 20, labels=labels)
+    for bound in (0, 1, 20_000):
+        made = tiny.build(*labels, batch_size=8, cache=bound)
+        for _ in range(2):
+            found = ask(made, FIXED, 20, labels=labels)
+            for label in labels:
+                assert found.samples[label] == pytest.approx(whole.samples[label], rel=1e-5, abs=1e-5)
+        beside = sum(data.references.beside for data in made._data.values())
+        assert (beside > 0) == (bound == 0)
+        assert made.stats is None or made.stats.bytes <= bound
+
+
+def test_a_worker_says_what_it_kept(tiny: Any) -> None:
+    made = tiny.build("logit_kl", batch_size=8)
+    ask(made, FIXED, 8, labels=("logit_kl",))
+    (line,) = made.report()
+    assert isinstance(made, Reporting)
+    pixels = sum(row.vision["pixel_values"].nbytes for row in {id(r.vision): r for r in rows(made)}.values())
+    assert line == f"cache: {made.stats}; pixels and what else no cache bounds: {pixels / 2**20:.1f} MiB"
+    (line,) = made.beside(None).report()
+    assert line.startswith("no cache; ")
+
+
+def rows(made: ModelEvaluator) -> list[Any]:
+    return made._data["search"].rows(8)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "trials share nothing"), (3 * 2**29, "at most 1.5 GiB of"), (2**20, "1.0 MiB of"), (None, "at most about ")],
+)
+def test_how_much_it_may_be_is_said_before(size: int | None, said: str) -> None:
+    assert said in foretold(size)
