@@ -27,9 +27,10 @@ _BREATH = 0.02
 
 @dataclass
 class Flight:
-    """A request that became a trial of Tune, on the worker of that number. `answer` may be what ends the run."""
+    """A trial of Tune on the worker of that number: for a request, or (None) for its model to be loaded. `answer` may
+    be what ends the run."""
 
-    request: EvalRequest
+    request: EvalRequest | None
     slot: int
     began: bool = False
     deadline: float | None = None
@@ -42,7 +43,8 @@ class Mailbox:
     Ray needs to `kill` one is kept from when it has begun until it is gone.
 
     The rules are those of `RayExecutor`: who dies answers `Lost`, who runs longer than `timeout` seconds is killed and
-    answers `Failed(timeout)`, a request whose worker never began is given to another one.
+    answers `Failed(timeout)`. A request is only given to a worker that has its model: where there is no room any more,
+    because a machine is gone, none waits for it.
     """
 
     def __init__(self, workers: int, timeout: float | None, kill: Callable[[Any], None]) -> None:
@@ -54,7 +56,7 @@ class Mailbox:
         self._answers: list[Outcome] = []
         self._error: Exception | None = None
         self._stillborn = 0
-        self._notice = 0.0
+        self._notice = time.monotonic() + NOTICE_SECONDS
         self.closed = False
 
     def __reduce__(self) -> tuple[Callable[[], Mailbox], tuple[()]]:
@@ -67,8 +69,6 @@ class Mailbox:
     # ---------------------------------------------------------------------------------------------- the search's thread
     def put(self, request: EvalRequest) -> None:
         with self._changed:
-            if not self._queue and not self._waiting():
-                self._notice = time.monotonic() + NOTICE_SECONDS
             self._queue.append(request)
             self._changed.notify_all()
 
@@ -76,7 +76,7 @@ class Mailbox:
         """Wait for an outcome; raise what ended the run."""
         until = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while not self._answers and self._error is None and (self._queue or self._flights):
+            while not self._answers and self._error is None and (self._queue or self._working()):
                 deadlines = [f.deadline for f in self._flights.values() if not f.stopped]
                 limits = [limit for limit in (until, self._notice, *deadlines) if limit is not None]
                 self._changed.wait(max(0.0, min(limits) - time.monotonic()))
@@ -106,11 +106,11 @@ class Mailbox:
                 self._stop(flight)
         if now >= self._notice:
             self._notice = now + NOTICE_SECONDS
-            if waiting := self._waiting():
+            if waiting := len(self._flights) - self._working():
                 log.warning("%d workers have not loaded the model yet; is the Ray cluster busy otherwise?", waiting)
 
-    def _waiting(self) -> int:
-        return sum(not flight.began for flight in self._flights.values())
+    def _working(self) -> int:
+        return sum(flight.request is not None for flight in self._flights.values())
 
     def _stop(self, flight: Flight) -> None:
         if not flight.stopped:
@@ -119,20 +119,21 @@ class Mailbox:
 
     # --------------------------------------------------------------------------------------------------- Tune's thread
     def next(self, trial: str) -> Flight | None:
-        """What this new trial is for, on a worker that has its model where one is idle. Without a request: waits where
-        nothing else is going on, else None soon."""
+        """What this new trial is for: loading a model where one is missing, else the next request. Without one: waits
+        where nothing else is going on, else None soon."""
         with self._changed:
-            if not self._flights:
-                self._changed.wait_for(lambda: self._queue or self.closed)
-            elif not self._queue:
-                self._changed.wait(_BREATH)
             taken = {flight.slot for flight in self._flights.values()}
             idle = [slot for slot in range(len(self._workers)) if slot not in taken]
-            if self.closed or not self._queue or not idle:
+            missing = [slot for slot in idle if self._workers[slot] is None]
+            if not missing and not self._flights:
+                self._changed.wait_for(lambda: self._queue or self.closed)
+            elif not missing and not self._queue:
+                self._changed.wait(_BREATH)
+            if self.closed or not idle or not (missing or self._queue):
                 return None
-            slot = min(idle, key=lambda slot: self._workers[slot] is None)
-            self._flights[trial] = Flight(self._queue.popleft(), slot)
-            return self._flights[trial]
+            flight = Flight(None, missing[0]) if missing else Flight(self._queue.popleft(), idle[0])
+            self._flights[trial] = flight
+            return flight
 
     def began(self, trial: str, worker: Any) -> None:
         """The trial's worker has its model and starts on the request."""
@@ -140,10 +141,12 @@ class Mailbox:
             flight = self._flights[trial]
             flight.began, self._stillborn = True, 0
             self._workers[flight.slot] = worker
-            flight.deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            if self._timeout is not None and flight.request is not None:
+                flight.deadline = time.monotonic() + self._timeout
             self._changed.notify_all()
 
-    def answered(self, trial: str, answer: Measured | Failed | Exception) -> None:
+    def answered(self, trial: str, answer: Measured | Failed | Exception | None) -> None:
+        """None: the model is loaded."""
         with self._changed:
             self._flights[trial].answer = answer
 
@@ -151,30 +154,30 @@ class Mailbox:
         """The trial is over: with its answer, or because its worker is `gone`, for the reason given, or both."""
         with self._changed:
             flight = self._flights.pop(trial)
-            had_begun = self._workers[flight.slot] is not None
             if gone:
                 self._workers[flight.slot] = None
             if isinstance(flight.answer, Exception):
                 self._error = flight.answer
             elif flight.answer is not None:
                 self._answers.append(flight.answer)
-            elif not self.closed:
+            elif gone and not self.closed:
                 log.warning("a worker is gone: %s", gone)
-                self._gone(flight, gone, had_begun)
+                self._gone(flight, gone)
             self._changed.notify_all()
 
-    def _gone(self, flight: Flight, why: str, had_begun: bool) -> None:
-        if flight.stopped:
-            message = f"no answer after {self._timeout:g} s; the worker was stopped"
-            self._answers.append(Failed(flight.request, "timeout", message))
-        elif flight.began:
-            oom = "OutOfMemoryError" in why  # the class that Ray's memory monitor kills with
-            self._answers.append(Failed(flight.request, "oom", why) if oom else Lost(flight.request, why))
-        else:
-            self._stillborn += not had_begun  # one that had died of idleness, unnoticed, was not loading
-            self._queue.appendleft(flight.request)
+    def _gone(self, flight: Flight, why: str) -> None:
+        if flight.request is None:
+            self._stillborn += 1
             if self._stillborn >= STILLBORN:
                 self.fail(AutoPruneError(f"{STILLBORN} workers in a row died while loading the model; the last: {why}"))
+        elif flight.stopped:
+            message = f"no answer after {self._timeout:g} s; the worker was stopped"
+            self._answers.append(Failed(flight.request, "timeout", message))
+        elif not flight.began:  # it had died idle, and nobody noticed
+            self._queue.appendleft(flight.request)
+        else:
+            oom = "OutOfMemoryError" in why  # the class that Ray's memory monitor kills with
+            self._answers.append(Failed(flight.request, "oom", why) if oom else Lost(flight.request, why))
 
     def fail(self, error: Exception) -> None:
         """Nothing more will come."""

@@ -27,7 +27,7 @@ class RayTuneExecutor:
     workers. Every request is a trial of Tune; processes and their models go from one trial to the next.
 
     The rules are those of `RayExecutor`, the timeout included, which the driver's side enforces. Tune retries nothing:
-    a lost request comes back as `Lost`. Workers start with the first request. `results`: where Tune's own folder of the
+    a lost request comes back as `Lost`. `results`: where Tune's own folder of the
     experiment is kept (on a shared file system, where there are several machines); None = nowhere.
 
     Raises BadInput if the workers do not fit into the cluster, or for a `ray://` address: Tune would then run over

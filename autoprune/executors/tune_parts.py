@@ -47,7 +47,8 @@ def trial_id(trial: Any) -> str:
 
 
 class Evaluation(tune.Trainable):  # type: ignore[misc]
-    """One trial = one request. The process and its model are those of the trial before, where there was one."""
+    """One trial = one request, or none: then the model is loaded and that is all. The process and its model are those
+    of the trial before, where there was one."""
 
     def setup(self, config: Mapping[str, Any], arguments: tuple[WorkerSpec, str, float]) -> None:
         """A failure to load is kept and said by the first step: of a constructor's, Tune passes on no type."""
@@ -60,8 +61,8 @@ class Evaluation(tune.Trainable):  # type: ignore[misc]
         self.reset_config(config)
 
     def reset_config(self, config: Mapping[str, Any]) -> bool:
-        request = config["request"]
-        self._request = EvalRequest(**{**request, "measures": tuple(request["measures"])})
+        given = config["request"]
+        self._request = None if given is None else EvalRequest(**{**given, "measures": tuple(given["measures"])})
         return True
 
     def step(self) -> dict[str, Any]:
@@ -72,9 +73,9 @@ class Evaluation(tune.Trainable):  # type: ignore[misc]
         values = answer.measurement.values if isinstance(answer, Measured) else {}
         return {OUTCOME: answer, **values, "done": not self._over}
 
-    def _evaluate(self) -> Measured | Failed | Exception:
+    def _evaluate(self) -> Measured | Failed | Exception | None:
         try:
-            return self._worker.evaluate(self._request)
+            return None if self._request is None else self._worker.evaluate(self._request)
         except Exception as error:  # noqa: BLE001 - only what ends the run comes through; see `attempt`
             return error
 
@@ -99,7 +100,7 @@ class Feed(Searcher):  # type: ignore[misc]
         if self._mailbox.closed:
             return Searcher.FINISHED
         flight = self._mailbox.next(trial_id)
-        return None if flight is None else {"slot": flight.slot, "request": asdict(flight.request)}
+        return None if flight is None else {"slot": flight.slot, "request": flight.request and asdict(flight.request)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if not error:

@@ -123,7 +123,11 @@ def test_an_untested_transformers_version_is_refused_before_the_search(
 def test_an_executor_that_cannot_start_leaves_no_running_study(case: Path) -> None:
     pytest.importorskip("ray")
     edit(case, "spec.yaml", "name: case", "name: case\nsearch: {trials: 2, executor: {ray: {workers: 4000}}}")
-    assert cli("search", str(case / "spec.yaml"), "--json").code == 2
+    done = cli("search", str(case / "spec.yaml"), "--json")
+    assert done.code == 2
+    (error,) = done.json["errors"]
+    assert error["path"] == "search.executor"
+    assert "4000 workers with 0 GPUs and 1 CPUs each do not fit, only" in error["message"]
     listed = cli("studies", "--store", f"sqlite:///{case / '.autoprune' / 'autoprune.db'}", "--json")
     assert [study["state"] for study in listed.json["studies"]] == ["created"]
 
@@ -159,6 +163,13 @@ def test_an_executor_that_does_not_exist_is_found_before_the_model_is_loaded(
     done = cli("search", str(case / "spec.yaml"), "--executor", "rya", "--json")
     assert done.code == 2, done.out
     assert "did you mean 'ray'" in done.json["errors"][0]["message"]
+
+
+def test_a_cluster_is_nothing_to_the_executor_here(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.api.searching.Prepared", None)
+    done = cli("search", str(case / "spec.yaml"), "--executor", "inline", "--address", "head:6379", "--json")
+    assert done.code == 2, done.out
+    assert "inline runs here, not on the cluster at 'head:6379'" in done.json["errors"][0]["message"]
 
 
 def test_only_what_goes_on_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from executors_fakes import patient_ray
 from executors_support import KINDS, ON_RAY, Make, create
 
 from autoprune.ports import Executor
@@ -15,7 +16,7 @@ from autoprune.ports import Executor
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """One small Ray for the whole session."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    patient_ray()
     import ray
 
     here = str(Path(__file__).parent)  # workers import `executors_fakes` too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -9,6 +10,14 @@ from pathlib import Path
 
 from autoprune.errors import BadInput
 from autoprune.ports import CalibrationSource, EvalRequest, Measurement, WorkerSpec
+
+
+def patient_ray() -> None:
+    """Before ray is imported: no token in the home folder, and time for Ray's own processes to start on a machine that
+    does other things (the defaults give them some 15 seconds)."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "90")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "90000")
 
 
 class NonFinite(Exception):
@@ -28,8 +37,14 @@ def worker_spec(folder: Path, **changes: object) -> WorkerSpec:
     return WorkerSpec(model_path=str(folder), **given)  # type: ignore[arg-type]
 
 
-def ask(policy: str | None, tag: str = "") -> EvalRequest:
+def ask(word: str | None, tag: str = "") -> EvalRequest:
+    """A request whose policy says what is to happen (None: the baseline); canonical JSON, as executors may read it."""
+    policy = None if word is None else json.dumps({"word": word})
     return EvalRequest(policy=policy, split="search", measures=("m",), tag=tag)
+
+
+def word_of(request: EvalRequest) -> str | None:
+    return None if request.policy is None else str(json.loads(request.policy)["word"])
 
 
 class Obedient:
@@ -38,7 +53,7 @@ class Obedient:
         (self.notes / f"built-{os.getpid()}-{uuid.uuid4().hex}").touch()
 
     def evaluate(self, request: EvalRequest) -> Measurement:
-        word = request.policy or "baseline"
+        word = word_of(request) or "baseline"
         (self.notes / f"run-{word}-{uuid.uuid4().hex}").touch()
         if word == "die" or (word == "die_once" and self._first(word)):
             os._exit(1)
