@@ -16,10 +16,12 @@ def policy(*keeps: int) -> str:
     return json.dumps({"stages": [{"layer": layer, "keep": keep} for layer, keep in enumerate(keeps)]})
 
 
-def test_how_much_two_policies_share() -> None:
-    assert shared(policy(1, 2, 3), policy(1, 2, 4)) == 2
-    assert shared(policy(1, 2), policy(1, 2, 4)) == 2
-    assert shared(policy(1, 2), policy(3, 2)) == shared(None, policy(1)) == shared(None, None) == 0
+def test_policies_with_more_stages_in_common_share_more() -> None:
+    one = policy(1, 2, 3)
+    amounts = [shared(one, policy(*keeps)) for keeps in ((4, 2, 3), (1, 4, 3), (1, 2, 4), (1, 2, 3))]
+    assert amounts == sorted(set(amounts))
+    assert shared(None, one) == shared(None, None) == 0
+    assert shared("no policy at all", one) == 0, "what is in it is not an executor's business"
 
 
 def test_a_request_goes_to_the_idle_worker_whose_last_one_begins_most_like_it() -> None:
