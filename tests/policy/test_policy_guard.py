@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -125,6 +126,12 @@ def test_all_mistakes_are_said_at_once_with_their_positions() -> None:
         "(?<!a)b",
         "a?" * 30,
         "(?:ab|c){40}",
+        "(?i).{0,400}x.*y",
+        "a{0,900}a*b",
+        "a*a{1000}b",
+        "(a|a|a|a){1,8}b",
+        "(){1000000}",
+        "a{0,4000000000}a*",
         "a" * (LONGEST + 1),
     ],
 )
@@ -139,9 +146,21 @@ def test_plain_patterns_are_taken(pattern: str) -> None:
     assert why_not(pattern) is None
 
 
-def test_a_pattern_comes_to_an_end_on_any_prompt() -> None:
-    assert not matches("a.*b", "a" * 100_000)
+@pytest.mark.parametrize("pattern", ["(?i)a*" + "a" * 90 + "b", "a{0,40}a*b", "(?i)[ab]*[ab]{90}c", "(a?){11}b"])
+def test_the_worst_patterns_that_are_taken_come_to_an_end(pattern: str) -> None:
+    assert why_not(pattern) is None
+    assert not matches(pattern, "a" * 100_000)
+    began = time.perf_counter()
+    sum(1 for _ in range(10_000_000))  # about as many steps of this interpreter as the pattern may take of `re`'s
+    least = time.perf_counter() - began
+    began = time.perf_counter()
+    matches(pattern, "a" * 100_000)
+    assert time.perf_counter() - began < 60 * least
+
+
+def test_only_the_beginning_of_a_prompt_is_looked_at() -> None:
     assert matches("(?i)READ", "please read this")
+    assert not matches("read", "a" * 1024 + "read")
 
 
 def geometry() -> Any:
