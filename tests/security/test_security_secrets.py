@@ -25,6 +25,24 @@ ADDRESSES = (
     f"https://mlflow.example/?access_token={SECRET}&x=1",
     f"s3://bucket/x?X-Amz-Signature={SECRET}",
     "hf_" + "a1B2" * 8,
+    f"postgresql://tuner:o'brien\"{SECRET}@db.example/x",
+    f"postgresql://tuner:with space {SECRET}@db.example/x",
+    f"postgresql://tuner:a@b{SECRET}@db.example/x",
+    *(f"postgresql://tuner:{digits}{mark}{SECRET}@db.example/x" for digits in (1, 12345) for mark in "/?#"),
+    f"https://tuner:12{SECRET}@mlflow.example",
+    f"password='se {SECRET}' host=x",
+    f"host=x password=o'{SECRET}",
+    f'{{"password": "{SECRET}", "x": 1}}',
+    f'{{\\"db_password\\": \\"{SECRET}\\"}}',
+    f"{{'token': '{SECRET}'}}",
+    f"PGPASSWORD={SECRET}",
+    f"MLFLOW_TRACKING_TOKEN={SECRET}",
+    f"GITHUB_TOKEN = {SECRET}",
+    f"AWS_SECRET_ACCESS_KEY={SECRET}",
+    f"api-key: {SECRET}",
+    f"Authorization: Bearer {SECRET}",
+    f"{{'authorization': 'Basic {SECRET}'}}",
+    f"sent Bearer {SECRET}",
 )
 PLAIN = (
     "models:/llava@champion",
@@ -33,6 +51,12 @@ PLAIN = (
     "postgresql://tuner@db.example/x",
     "exact_match >= 0.97 * baseline",
     "mail somebody: a@b.example",
+    "http://mlflow:5000 is away, ask ops@b.example",
+    "postgresql://db:5432/x is away; driven by me@host",
+    "tokens: 576, max_new_tokens=4, image_token: '<image>', per_token=0.5",
+    "the token: none",
+    "user or password is wrong",
+    "records: ../secrets.jsonl: it leads out of the project",
 )
 
 
@@ -44,6 +68,20 @@ def test_what_is_secret_in_an_address_is_hidden(address: str) -> None:
         assert "***" in redacted(text)
         assert redacted(redacted(text)) == redacted(text)
     assert SECRET not in repr(plain({"a": [address, {"b": address}], "n": 1}))
+
+
+def test_data_under_the_name_of_a_secret_is_hidden() -> None:
+    data = {"password": SECRET, "hub_token": SECRET, "token": SECRET, "tokens": "576", "secret": 1}
+    hidden = {"password": "***", "hub_token": "***", "token": "***", "tokens": "576", "secret": 1}
+    assert plain({"a": [data]}) == {"a": [hidden]}
+
+
+def test_a_saved_spec_can_still_be_read() -> None:
+    import yaml
+
+    text = f"output: {{store: 'postgresql://u:{SECRET}@h/x?password={SECRET}', tracking_uri: 'http://m:5000'}}"
+    hidden = {"store": "postgresql://u:***@h/x?password=***", "tracking_uri": "http://m:5000"}
+    assert yaml.safe_load(redacted(text)) == {"output": hidden}
 
 
 @pytest.mark.parametrize("text", PLAIN)
