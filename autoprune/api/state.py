@@ -30,7 +30,7 @@ def _beside(loaded: LoadedSpec, url: str) -> str:
     """A SQLite file is named relative to the spec, like every path in it; other URLs stay as they are."""
     scheme, mark, path = url.partition(":///")
     relative = mark and scheme.partition("+")[0] == "sqlite" and path not in ("", ":memory:")
-    return f"{scheme}:///{loaded.path(path)}" if relative and not path.startswith("file:") else url
+    return f"{scheme}:///{loaded.path(path)}" if relative else url
 
 
 def optuna_url(loaded: LoadedSpec) -> str:
