@@ -68,5 +68,9 @@ class PolicyMismatch(BadInput):
     kind = "policy-mismatch"
 
 
+class LeaseLost(AutoPruneError):
+    """Another driver took the study over while this one slept: it may write nothing more, not even to clean up."""
+
+
 class NothingPublishable(AutoPruneError):
     """A search finished without a certified policy (exit code 1); the report says why."""

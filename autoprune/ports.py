@@ -263,6 +263,10 @@ class TrialLog(Protocol):
         """Commit one settled trial together with its outbox row, in one transaction (idempotent by number)."""
         ...
 
+    def hold(self) -> None:
+        """Asked before what is written beside the log: raises LeaseLost when another driver has taken the study."""
+        ...
+
     def trials(self) -> Sequence[TrialRecord]:
         """All settled trials of this study by number."""
         ...

@@ -20,7 +20,7 @@ from autoprune.api.projecting import study_info
 from autoprune.api.publishing import artifact
 from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
-from autoprune.errors import AutoPruneError, BadInput, Located
+from autoprune.errors import AutoPruneError, BadInput, LeaseLost, Located
 from autoprune.measures.prefix_cache import foretold
 from autoprune.outage import Away
 from autoprune.ports import Executor, Observer, Progress, Reporting, SilentObserver
@@ -182,7 +182,7 @@ class _Run:
                 self.log.save_front(front.to_json())
             return front
 
-        outcome: StudyState = "failed"
+        outcome: StudyState | None = "failed"
         took: list[str] = []
         try:
             front = self._persevere(searched)
@@ -191,9 +191,13 @@ class _Run:
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except LeaseLost:
+            outcome = None  # how the study ends is its new driver's to say
+            raise
         finally:
             workers.close()
-            self._end(outcome)
+            if outcome is not None:
+                self._end(outcome)
         document = self._persevere(lambda: self._publish(front))
         with written(self.folder):
             self._write(document)

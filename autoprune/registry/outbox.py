@@ -41,6 +41,10 @@ class Outbox(Protocol):
         """Unpublished rows, oldest first."""
         ...
 
+    def hold(self) -> None:
+        """Raises LeaseLost where whoever publishes is the study's driver no longer."""
+        ...
+
     def mark_published(self, row_id: int) -> None:
         """Take the row off the list, durably."""
         ...

@@ -58,6 +58,9 @@ class WholeStory:
     def outbox(self) -> Sequence[OutboxRow]:
         return tuple(self._rows)
 
+    def hold(self) -> None:
+        self._log.hold()
+
     def mark_published(self, row_id: int) -> None:
         self._rows = [row for row in self._rows if row.id != row_id]
         self._log.mark_published(row_id)

@@ -81,6 +81,7 @@ class MlflowPublisher:
             return
         trials = 0
         for row in rows:
+            self._outbox.hold()  # two drivers would make two runs of one trial
             try:
                 self._publish(row)
             except Exception as error:

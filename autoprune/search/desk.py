@@ -72,6 +72,7 @@ class Desk:
         show: Callable[[Desk], None],
     ) -> None:
         self.plan, self.log, self.publisher, self.baseline = plan, log, publisher, baseline
+        log.hold()  # as before everything that is written to the sampler's memory: nothing else guards that
         self.ledger = Ledger(log.trials())
         self.growth = Growth(plan.objectives, self.ledger.records)
         self.memory = Memories(plan, self.ledger.records, SamplerMemory)
@@ -119,6 +120,11 @@ class Desk:
         """Bring memory and log to agree after a driver died between two writes."""
         for told in self.memory.unsettled(self.ledger.records):
             self._settle_told(told)
+        self.release()
+
+    def release(self) -> None:
+        """Give back what was in flight, so that it is asked again."""
+        self.log.hold()
         self.memory.release()
 
     def _settle_told(self, told: Told) -> None:
@@ -160,6 +166,7 @@ class Desk:
 
     def offer(self, point: Point) -> None:
         """Settle a candidate from what is known, or have it measured."""
+        self.log.hold()
         candidate = given(point.candidate)
         if point.climbs:
             point.rung = self._next_rung(candidate.digest)
@@ -324,6 +331,7 @@ class Desk:
 
     def _settle(self, point: Point, fate: Fate) -> None:
         if point.asked is not None:
+            self.log.hold()
             self.memory.of[point.asked.arm].tell(point.asked, fate, point.limit)
         self._record(point, fate)
 

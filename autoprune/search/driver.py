@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import AutoPruneError, BadInput
+from autoprune.errors import AutoPruneError, BadInput, LeaseLost
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.prefix import prefix_key
 from autoprune.ports import Progress
@@ -53,7 +53,8 @@ def run(
     """Search and certify; returns the front, whose `explanation` says why when it has no members.
 
     Raises `Interrupted` when `stop()` turned true (the study is resumable), `AutoPruneError` when the baseline cannot
-    be measured, too many evaluations fail or the sampler's database does. The executor is the caller's to close.
+    be measured, too many evaluations fail or the sampler's database does; LeaseLost, without touching anything more,
+    when another driver has taken the study over. The executor is the caller's to close.
     """
     with translated():
         return _run(plan, executor, log, publisher, observer, stop)
@@ -80,9 +81,11 @@ def _run(
         records = search.desk.ledger.records
         said = [*narrowing, *search.said, *search.bandit.told(records)]
         return finish(plan, bench, log, publisher, observer, records, baseline, reason, said)
+    except LeaseLost:
+        raise  # what is in flight is the other driver's
     except (AutoPruneError, KeyboardInterrupt) as error:
         with forgiven("giving back what was in flight"):
-            search.desk.memory.release()
+            search.desk.release()
         if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
             raise Interrupted("interrupted; the same command continues this study") from error
         raise
@@ -183,6 +186,7 @@ class _Search:
                 reason = None if offer is None else self.rule.reason(desk.ledger, desk.running_share, offer.cost)
                 if offer is None or reason is not None:
                     break
+                desk.log.hold()
                 offer.make()
             if reason == "interrupted" or self.rule.wish():
                 raise Interrupted("interrupted; the same command continues this study")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import AutoPruneError
+from autoprune.errors import AutoPruneError, LeaseLost
 from autoprune.outage import Away, in_words, is_away
 
 if TYPE_CHECKING:
@@ -39,10 +39,15 @@ def storage_of(place: Any) -> BaseStorage | None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn failures of Optuna's database into AutoPruneError, one that went away into Away."""
+    """Turn failures of Optuna's database into AutoPruneError, one that went away into Away, and a trial that somebody
+    else has ended into LeaseLost: only the study's driver ends trials."""
     try:
         yield
     except Exception as error:
+        if "optuna.UpdateFinishedTrialError" in _names(error):
+            raise LeaseLost(
+                f"another driver has ended a trial of this one; it drives the study now ({error})"
+            ) from error
         reason = _reason(error)
         if reason is None:
             raise
@@ -64,11 +69,14 @@ def forgiven(doing: str) -> Iterator[None]:
 def _reason(error: BaseException | None) -> str | None:
     """The driver's words, if this is the database's doing. Told by names: SQLAlchemy is Optuna's business here."""
     while error is not None:
-        names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-        if names & {"sqlalchemy.OperationalError", "sqlalchemy.InterfaceError"}:
+        if _names(error) & {"sqlalchemy.OperationalError", "sqlalchemy.InterfaceError"}:
             return str(getattr(error, "orig", error))
         error = error.__cause__
     return None
+
+
+def _names(error: BaseException) -> set[str]:
+    return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
 
 
 class _Quick(sqlite3.Connection):

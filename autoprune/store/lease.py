@@ -16,7 +16,7 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, Engine, delete, text, update
 from sqlalchemy.orm import Session
 
-from autoprune.errors import AutoPruneError
+from autoprune.errors import AutoPruneError, LeaseLost
 from autoprune.store.engine import shown, writing
 from autoprune.store.faults import translated
 from autoprune.store.rows import insert_once
@@ -58,14 +58,19 @@ class Lease:
         except AutoPruneError as trouble:  # it expires by itself; the block's own error matters more
             log.warning("%s", trouble)
 
+    def is_fresh(self, session: Session) -> bool:
+        """Whether it is still ours for half its ttl at least (a look that writes nothing)."""
+        row = session.get(LeaseRow, self.study)
+        return row is not None and row.token == self.token and _clock(session) - row.heartbeat < self.ttl / 2
+
     def renew(self, session: Session) -> None:
-        """Beat inside the caller's transaction; AutoPruneError if somebody else took the study over meanwhile."""
+        """Beat inside the caller's transaction; LeaseLost if somebody else took the study over meanwhile."""
         mine = update(LeaseRow).where(LeaseRow.token == self.token)
         done = session.execute(mine.values(heartbeat=_clock(session)), execution_options={"synchronize_session": False})
         if cast("CursorResult[Any]", done).rowcount == 0:
             other = session.get(LeaseRow, self.study)
             now = f"; '{other.holder}' drives it now" if other else ""
-            raise AutoPruneError(
+            raise LeaseLost(
                 f"study {self.study}: the lease of '{self.holder}' expired (no heartbeat for {self.ttl:g} s){now}"
             )
 

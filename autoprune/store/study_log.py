@@ -41,7 +41,8 @@ class StudyLog:
             return None if row is None else Measurement.from_json(row.measurement)
 
     def remember(self, key: str, request: EvalRequest, measurement: Measurement) -> None:
-        """The first measurement under a key stays. Refuses numbers that are not finite (AutoPruneError)."""
+        """The first measurement under a key stays. Refuses numbers that are not finite (AutoPruneError). Not fenced: it
+        belongs to no study, and is true whoever measured it."""
         with self._writing("storing an evaluation", fenced=False) as session:
             values = {"key": key, "request": asdict(request), "measurement": measurement.to_json()}
             insert_once(session, EvaluationRow, values)
@@ -59,6 +60,16 @@ class StudyLog:
                     f"study {self.study_id}: trial {record.number} is settled already, as another point "
                     f"('{settled.name}'); is a second driver running?"
                 )
+
+    def hold(self) -> None:
+        """LeaseLost unless the study is ours to drive. Who took no lease has none to lose."""
+        if self._lease is None:
+            return
+        with self._reading("looking at the lease") as session:
+            fresh = self._lease.is_fresh(session)
+        if not fresh:
+            with self._writing("renewing the lease"):
+                pass
 
     def trials(self) -> list[TrialRecord]:
         with self._reading("reading the trials") as session:
@@ -139,14 +150,14 @@ class StudyLog:
 
     def mark_published(self, row_id: int) -> None:
         """Idempotent: the first time counts."""
-        with self._writing("marking an outbox row as published", fenced=False) as session:
+        with self._writing("marking an outbox row as published") as session:
             row = self._entry(session, row_id)
             if row.published_at is None:
                 row.published_at, row.last_error = now(), ""
 
     def mark_failed_attempt(self, row_id: int, error: str) -> None:
         """The row stays in the outbox; its attempts grow by one."""
-        with self._writing("noting a failed attempt to publish", fenced=False) as session:
+        with self._writing("noting a failed attempt to publish") as session:
             row = self._entry(session, row_id)
             row.attempts, row.last_error = row.attempts + 1, error
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from front_support import published
 
+from autoprune.errors import LeaseLost
 from autoprune.ports import TrialRecord
 from autoprune.registry.outbox import StudyInfo
 from autoprune.spec.expressions import parse_constraint, parse_objective
@@ -51,9 +52,14 @@ class FakeOutbox:
     records: list[TrialRecord] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
     attempts: dict[int, list[str]] = field(default_factory=dict)
+    lost: bool = False
 
     def outbox(self) -> list[Row]:
         return [row for row in self.rows if row.id not in self.published]
+
+    def hold(self) -> None:
+        if self.lost:
+            raise LeaseLost("another driver has the study")
 
     def mark_published(self, row_id: int) -> None:
         self.published.append(row_id)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from autoprune.errors import BadInput
+from autoprune.errors import BadInput, LeaseLost
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names
 from autoprune.registry.tracking import MlflowPublisher, NullPublisher, check_reachable
@@ -41,6 +41,13 @@ def _text(uri: str, run: Any, path: str, folder: Path) -> str:
 
     found = download_artifacts(run_id=run.info.run_id, artifact_path=path, dst_path=str(folder), tracking_uri=uri)
     return Path(found).read_text()
+
+
+def test_a_driver_that_lost_its_study_publishes_nothing_more(uri, study, outbox):
+    outbox.lost = True
+    with pytest.raises(LeaseLost):
+        MlflowPublisher(outbox, uri, study).flush()
+    assert (outbox.published, outbox.attempts) == ([], {})
 
 
 def test_projects_a_whole_study(uri, study, outbox, tmp_path, monkeypatch):

@@ -218,6 +218,9 @@ class FakeLog:
         self.settled.append(record)
         self._pass("after settle")
 
+    def hold(self) -> None:
+        pass
+
     def trials(self) -> Sequence[TrialRecord]:
         return tuple(self.settled)
 

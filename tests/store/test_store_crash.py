@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import update
 from store_samples import new_study, record
 
-from autoprune.errors import AutoPruneError
+from autoprune.errors import AutoPruneError, LeaseLost
 from autoprune.store import open_store
 from autoprune.store.store import Store
 from autoprune.store.tables import LeaseRow
@@ -128,8 +128,12 @@ def test_an_expired_lease_is_taken_over_and_its_former_holder_cannot_write(store
         with awake.lease("second"):
             says = "the lease of 'sleeper' expired .*; 'second' drives it now"
             for write in (lambda: slept.settle(record(0)), lambda: slept.save_front({}), slept.count_holdout_use):
-                with pytest.raises(AutoPruneError, match=says):
+                with pytest.raises(LeaseLost, match=says):
                     write()
+            for beside in (slept.hold, lambda: slept.mark_published(1), lambda: slept.mark_failed_attempt(1, "away")):
+                with pytest.raises(LeaseLost, match=says):
+                    beside()
+            awake.hold()
             awake.settle(record(0, name="of the second"))
         assert [trial.name for trial in slept.trials()] == ["of the second"]
 
