@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune import __version__
 from autoprune.api.proposals import PARTS
@@ -12,14 +14,27 @@ from autoprune.api.study import Prepared
 from autoprune.measures.device import device_name
 from autoprune.policy.document import Policy
 from autoprune.pruning.loaded import LoadedPolicy
+from autoprune.pruning.saved import digest_of
 from autoprune.redact import redacted
 
 if TYPE_CHECKING:
     from autoprune.policy.front import Front
 
 
-def artifact(study: Prepared, front: Front) -> LoadedPolicy:
-    """The front's selected member (there is one), as it is saved and registered."""
+def saved(study: Prepared, front: Front, folder: Path, more: Mapping[str, Any] | None = None) -> Path:
+    """The selected policy with the whole front under `folder`, in a folder named by what is in it. `more`: metadata
+    beside the usual."""
+    waiting = folder / "policies" / ".new"
+    shutil.rmtree(waiting, ignore_errors=True)
+    artifact(study, front, more or {}).save_pretrained(waiting)
+    there = waiting.with_name(digest_of(waiting)[:16])
+    shutil.rmtree(there, ignore_errors=True)  # the same content, perhaps from a run that was cut short
+    waiting.replace(there)
+    return there
+
+
+def artifact(study: Prepared, front: Front, more: Mapping[str, Any]) -> LoadedPolicy:
+    """The front's selected member (there is one), as it is saved and registered, with `more` in its metadata."""
     chosen = front.selected
     if chosen is None or chosen.policy is None:
         raise ValueError("a front without a selected member is not published")
@@ -39,5 +54,6 @@ def artifact(study: Prepared, front: Front) -> LoadedPolicy:
         "device": device_name(study.worker.device),
         "software": {"autoprune": __version__, **study.context.libraries},
         "spec": redacted(study.checked.loaded.source.text),  # an address in it may carry a password
+        **more,
     }
     return LoadedPolicy(Policy.parse(chosen.policy, PARTS), study.fingerprint, metadata, whole=front.measured_only())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from autoprune import check
 from autoprune.api import state
 from autoprune.api.explaining import explain_stages
 from autoprune.api.projecting import study_info
-from autoprune.api.publishing import artifact
+from autoprune.api.publishing import saved
 from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import AutoPruneError, BadInput, LeaseLost, Located
@@ -29,9 +28,11 @@ from autoprune.spec.models import EXECUTORS
 
 if TYPE_CHECKING:
     from autoprune.check.specs import Checked
+    from autoprune.policy.document import Policy
     from autoprune.policy.front import Front
     from autoprune.registry.tracking import MlflowPublisher, NullPublisher
     from autoprune.spec.load import LoadedSpec
+    from autoprune.store.store import Store
     from autoprune.store.study_log import StudyLog
     from autoprune.store.values import StudyState
 
@@ -66,26 +67,29 @@ def search(
     executor: str | None = None,
     address: str | None = None,
     quick: bool = False,
+    known: Sequence[Policy] = (),
+    tags: Mapping[str, str] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
     """Search, certify and publish what a spec declares; an interrupted study continues.
 
     `trials`, `executor` and `address` (of a Ray cluster) stand in for the spec's. `quick`: only a table of
     sensitivities and the schedules that are best by it (the strategy `sensitivity` with `then: none`, a study of its
-    own). Raises BadInput before anything is written, AutoPruneError for a failure on the way, KeyboardInterrupt when
-    interrupted or when `stop()` turns true.
+    own). `known`: policies that are measured first, beside the space's warm starts (a study of its own, too). `tags`:
+    of the version that is registered, beside the usual ones. Raises BadInput before anything is written, AutoPruneError
+    for a failure on the way, KeyboardInterrupt when interrupted or when `stop()` turns true.
     """
     observer = observer or SilentObserver()
     checked = check.check(spec, quick=quick)
-    _machine(checked, executor, address)
+    check_machine(checked, executor, address)
     observer.update(Progress("loading"))
-    study = Prepared(checked)
+    study = Prepared(checked, tuple(known))
     uri = state.mlflow_uri(checked.loaded)
     if checked.geometry is None and (found := _only_known_now(study)):
         raise BadInput(problems=found)
     study.splits  # noqa: B018  (too few records is bad input: found before anything is written)
     plan = study.plan(trials, None)
-    _preflight(checked.loaded, uri)
+    preflight(checked.loaded, uri)
     if (remark := study.holdout_remark()) is not None:
         observer.update(Progress("loading", message=remark))
     observer.update(Progress("loading", message=foretold(study.worker.cache)))
@@ -96,19 +100,25 @@ def search(
     with checked.loaded.at(("output", "store")):
         opened = open_store(state.store_url(checked.loaded))
     with opened as store:
-        log = store.create_study(
-            study.study_id,
-            name=checked.loaded.spec.name,
-            digest=study.identity,
-            spec=plain(checked.loaded.source.data),
-            resolved=study.resolved(),
-            calibration=study.calibration,
-            spec_text=redacted(checked.loaded.source.text),
-        )
+        log = created(store, study)
         with log.lease(f"{socket.gethostname()}:{os.getpid()}"):
-            result = _Run(study, log, uri, observer, (executor, address), stop).run(plan)
+            result = _Run(study, log, uri, observer, (executor, address), stop, tags or {}).run(plan)
             added = remarks(plan, checked.loaded.spec.search.strategy, log.trials()) if quick else []
             return replace(result, notes=(*result.notes, *added))
+
+
+def created(store: Store, study: Prepared) -> StudyLog:
+    """The study's log; the study is made if it is not there."""
+    loaded = study.checked.loaded
+    return store.create_study(
+        study.study_id,
+        name=loaded.spec.name,
+        digest=study.identity,
+        spec=plain(loaded.source.data),
+        resolved=study.resolved(),
+        calibration=study.calibration,
+        spec_text=redacted(loaded.source.text),
+    )
 
 
 def _only_known_now(study: Prepared) -> list[Located]:
@@ -116,7 +126,7 @@ def _only_known_now(study: Prepared) -> list[Located]:
     return study.checked.misplaced(study.geometry)
 
 
-def _machine(checked: Checked, executor: str | None, address: str | None) -> None:
+def check_machine(checked: Checked, executor: str | None, address: str | None) -> None:
     """What this machine lacks to measure what is asked for, as it is asked. Raises BadInput, at its place if it can."""
     loaded = checked.loaded
     if executor not in (None, *EXECUTORS):
@@ -137,13 +147,33 @@ def _machine(checked: Checked, executor: str | None, address: str | None) -> Non
         state.check_executor(loaded.spec.search.executor.kind)
 
 
-def _preflight(loaded: LoadedSpec, uri: str | None) -> None:
+def preflight(loaded: LoadedSpec, uri: str | None) -> None:
     """Raises BadInput, at its place in the spec, for a registry that cannot be reached."""
     if uri is not None:
         from autoprune.registry.tracking import check_reachable
 
         with loaded.at(("output", "tracking_uri")):
             check_reachable(uri)
+
+
+def executor_of(study: Prepared, kind: str | None = None, address: str | None = None) -> Executor:
+    """The workers that the study's spec asks for; `kind` and `address` (of a Ray cluster) stand in for the spec's."""
+    from autoprune.executors.choose import make_executor
+
+    loaded = study.checked.loaded
+    wish = loaded.spec.search.executor
+    results = wish.ray_tune.results
+    with loaded.at(("search", "executor")):
+        return make_executor(
+            kind or wish.kind,  # type: ignore[arg-type]
+            study.worker,
+            workers=wish.pool.workers,
+            gpus_per_worker=wish.pool.gpus_per_worker,
+            cpus_per_worker=wish.pool.cpus_per_worker,
+            address=address or wish.pool.address,
+            evaluation_timeout=loaded.spec.search.evaluation_timeout,
+            results=None if results is None else loaded.path(results),
+        )
 
 
 class _Run:
@@ -157,12 +187,13 @@ class _Run:
         observer: Observer,
         instead: tuple[str | None, str | None],
         stop: Callable[[], bool],
+        tags: Mapping[str, str],
     ) -> None:
-        """`instead`: executor and address in place of the spec's."""
+        """`instead`: executor and address in place of the spec's. `tags`: of the registered version."""
         self.study, self.log, self.observer, self.stop = study, log, observer, stop
-        self.kind, self.address = instead
+        self.instead, self.tags = instead, tags
         self.loaded = study.checked.loaded
-        self.publisher = _publisher(log, uri)
+        self.publisher = publisher_of(log, uri)
         self.folder = state.study_folder(self.loaded, study.study_id)
 
     def run(self, plan: Any) -> SearchResult:
@@ -172,7 +203,7 @@ class _Run:
 
         plan = replace(plan, storage=state.optuna_url(self.loaded))
         watch = Watch(self.observer, self.log, plan)
-        workers = self._executor()
+        workers = executor_of(self.study, *self.instead)
 
         def searched() -> Front:
             self.log.set_state("running")
@@ -223,23 +254,6 @@ class _Run:
                 raise
             logger.warning("%s", error)
 
-    def _executor(self) -> Executor:
-        from autoprune.executors.choose import make_executor
-
-        wish = self.loaded.spec.search.executor
-        results = wish.ray_tune.results
-        with self.loaded.at(("search", "executor")):
-            return make_executor(
-                self.kind or wish.kind,  # type: ignore[arg-type]
-                self.study.worker,
-                workers=wish.pool.workers,
-                gpus_per_worker=wish.pool.gpus_per_worker,
-                cpus_per_worker=wish.pool.cpus_per_worker,
-                address=self.address or wish.pool.address,
-                evaluation_timeout=self.loaded.spec.search.evaluation_timeout,
-                results=None if results is None else self.loaded.path(results),
-            )
-
     # ---------------------------------------------------------------------------------------------------- publishing
     def _publish(self, front: Front) -> dict[str, Any]:
         """Register the selected policy (if the spec says so); -> the front document, with what was published."""
@@ -250,9 +264,9 @@ class _Run:
         name = self.loaded.spec.output.register_as
         if chosen is not None:
             with written(self.folder):
-                folder = self._save(front)
+                folder = saved(self.study, front, self.folder)
             if name is not None:
-                tags = {names.DIGEST_TAG: chosen["digest"], names.STUDY_TAG: self.study.study_id}
+                tags = {names.DIGEST_TAG: chosen["digest"], names.STUDY_TAG: self.study.study_id, **self.tags}
                 self.observer.update(Progress("publish"))
                 self.log.queue("publish", {"name": name, "folder": str(folder), "tags": tags})
         self.publisher.flush()
@@ -262,18 +276,6 @@ class _Run:
             self.log.save_front(document)
             self.publisher.flush()
         return document
-
-    def _save(self, front: Front) -> Path:
-        """The selected policy with the whole front as a folder, named by what is in it."""
-        from autoprune.pruning.saved import digest_of
-
-        waiting = self.folder / "policies" / ".new"
-        shutil.rmtree(waiting, ignore_errors=True)
-        artifact(self.study, front).save_pretrained(waiting)
-        folder = waiting.with_name(digest_of(waiting)[:16])
-        shutil.rmtree(folder, ignore_errors=True)  # the same content, perhaps from a run that was cut short
-        waiting.replace(folder)
-        return folder
 
     # ------------------------------------------------------------------------------------------------------- results
     def _write(self, document: Mapping[str, Any]) -> None:
@@ -321,7 +323,7 @@ def _took(workers: Executor) -> list[str]:
     return [f"memory of {which}: {said[0]}"] if said else []
 
 
-def _publisher(log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:
+def publisher_of(log: StudyLog, uri: str | None) -> MlflowPublisher | NullPublisher:
     from autoprune.registry.tracking import MlflowPublisher, NullPublisher
 
     return NullPublisher() if uri is None else MlflowPublisher(log, uri, study_info(log))

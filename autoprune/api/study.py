@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -64,9 +64,11 @@ def weights_folder(name: str, revision: str | None) -> str:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One study before it runs. Reading the records, hashing the weights: done once, on demand."""
+    """One study before it runs. Reading the records, hashing the weights: done once, on demand. `known`: policies that
+    are measured before anything is proposed, beside the space's warm starts."""
 
     checked: Checked
+    known: tuple[Policy, ...] = ()
 
     @cached_property
     def folder(self) -> str:
@@ -228,9 +230,19 @@ class Prepared:
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
-        """The space's warm starts, scaled to the middle of its (first) budget range where it has one, each in the first
-        arm that has it."""
-        made, folders = [], (self.checked.loaded.folder / "policies",)
+        """What was known before, as it is, then the space's warm starts, scaled to the middle of its (first) budget
+        range where it has one; each in the first arm that has it, and once."""
+        made: dict[str, Reference] = {}
+        for policy in (*self.known, *self._warm_starts()):
+            name = policy.name
+            expressed = ((arm, known.expressed(policy)) for arm, known in self.proposals.items())
+            arm, values = next(((arm, v) for arm, v in expressed if v is not None), ("", None))
+            reference = Reference(candidate(policy, self.geometry, self.tokens, name), values, arm)
+            made.setdefault(reference.candidate.digest, reference)
+        return tuple(made.values())
+
+    def _warm_starts(self) -> Iterator[Policy]:
+        folders = (self.checked.loaded.folder / "policies",)
         for name in self.space.warm_start:
             policy = Policy.from_source(read(catalog.find("policies", name, folders)), PARTS)
             budget = next((space.budget for space in self.spaces.values() if space.budget is not None), None)
@@ -238,10 +250,7 @@ class Prepared:
                 low, high = (Fraction(b).limit_denominator(1000) for b in budget)
                 with suppress(Infeasible):  # it cannot get there at its published places: then as published
                     policy = at_budget(policy, (low + high) / 2, self.geometry)
-            expressed = ((arm, known.expressed(policy)) for arm, known in self.proposals.items())
-            arm, values = next(((arm, v) for arm, v in expressed if v is not None), ("", None))
-            made.append(Reference(candidate(policy, self.geometry, self.tokens, name), values, arm))
-        return tuple(made)
+            yield replace(policy, name=name)
 
     def plan(self, trials: int | None, storage: str | None) -> StudyPlan:
         """What the driver is given."""

@@ -15,6 +15,7 @@ from autoprune.cli import (
     errors,
     explaining,
     policies,
+    retuning,
     run_policy,
     searching,
     studies,
@@ -35,6 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("search")(searching.search)
+app.command("retune")(retuning.retune)
 app.command("validate")(searching.validate)
 app.command("doctor")(doctor.doctor)
 app.command("init")(writing.init)

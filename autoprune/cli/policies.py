@@ -107,6 +107,11 @@ def history(policy: Name, tracking_uri: Tracking = None, json: JsonFlag = False)
     out = console()
     columns = ("version", "aliases", "cause", "parent", "policy", "budget", "verdict", "made", "study")
     out.print(table(told["name"], columns, [_version(version) for version in told["versions"]]))
+    for version in told["versions"]:
+        if version["why"]:
+            out.print(f"version {version['version']}, because: {version['why']}", soft_wrap=True)
+        if version["retune"]:
+            out.print(f"version {version['version']}, decided: {_decided(version['retune'])}", soft_wrap=True)
     if told["moves"]:
         moves = [
             (m["kind"], _arrow(m), m["at"], m["by"], "" if m["state"] == "done" else m["state"]) for m in told["moves"]
@@ -128,6 +133,10 @@ def _version(version: Mapping[str, Any]) -> tuple[str, ...]:
         version["created"],
         version["study"] or "",
     )
+
+
+def _decided(judged: Mapping[str, str]) -> str:
+    return f"{judged['decision']}: {judged['reason']}"
 
 
 def _arrow(move: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,8 +17,9 @@ _INTERVAL = re.compile(r"(\S+) \[(\S+), (\S+)\]")
 
 def history(tracking_uri: str, name: str) -> dict[str, Any]:
     """`versions` and `moves`, newest first. Each version: number, aliases, when, cause (search, recertified, retuned),
-    parent version, study, selected policy, budget, holdout measurements and verdicts. `unrecorded`: the champion was
-    moved by something else than AutoPrune. Raises BadInput for an unknown name."""
+    parent version, study, selected policy, budget, holdout measurements and verdicts; of retuning `why` it was made,
+    and what was last decided on it (`retune`). `unrecorded`: the champion was moved by something else than AutoPrune.
+    Raises BadInput for an unknown name."""
     found = policies.versions(tracking_uri, name)
     with mlflow_client.service(tracking_uri, f"reading the history of {name!r}") as client:
         moved = moves(client, name)
@@ -47,7 +49,18 @@ def _told(version: policies.PolicyVersion) -> dict[str, Any]:
         "front": tags.get("autoprune.front"),
         "holdout": {key.removeprefix("holdout."): _estimate(v) for key, v in _under(tags, "holdout.")},
         "verdicts": [value for _, value in _under(tags, "constraint.")],
+        "why": tags.get(f"{names.RETUNE_TAG}.why"),
+        "retune": _judged(tags.get(names.RETUNE_TAG)),
     }
+
+
+def _judged(text: str | None) -> dict[str, str] | None:
+    """The last decision of a retuning on this version; what is none is left out."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return None
+    return {**found} if isinstance(found, dict) and {"decision", "reason"} <= found.keys() else None
 
 
 def _under(tags: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:

@@ -92,6 +92,12 @@ def register(
     return version
 
 
+def annotate(tracking_uri: str, name: str, version: int, tag: str, value: str) -> None:
+    """Set a tag of a version; what it said before is replaced."""
+    with mlflow_client.service(tracking_uri, f"noting something of {name!r} version {version}") as client:
+        client.set_model_version_tag(name, str(version), names.key(tag), value[:_VALUE])
+
+
 # ------------------------------------------------------------------------------------------------------------- reading
 def registered(tracking_uri: str) -> list[RegisteredPolicy]:
     """All registered policies by name (other models in the same registry are left out)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from autoprune.document.numbers import exact
 from autoprune.document.problems import suggest
 from autoprune.errors import Mistake
 from autoprune.spec.durations import seconds
+from autoprune.spec.retuning import RetuneSpec
 from autoprune.spec.sizes import cache_size
 
 Whole = Annotated[int, Field(strict=True)]
@@ -196,24 +196,6 @@ class OutputSpec(Strict):
         None, description="MLflow; default: MLFLOW_TRACKING_URI, else .autoprune/mlflow.db"
     )
     store: str | None = Field(None, description="database URL of the store; default: .autoprune/autoprune.db")
-
-
-_CRON = re.compile(r"^\S+(\s+\S+){4}$")
-
-
-class RetuneSpec(Strict):
-    """When a published policy is measured again."""
-
-    every: str | None = Field(None, description="a cron line of five fields")
-    when: tuple[Literal["model", "calibration"], ...] = ()
-    margin: str | None = Field(None, pattern=r"^\d+(\.\d+)?\s*(points?|%)$", description="such as '1 point' or '2 %'")
-
-    @field_validator("every")
-    @classmethod
-    def _cron(cls, value: str | None) -> str | None:
-        if value is not None and not _CRON.match(value.strip()):
-            raise Mistake("wrong-form", f"'{value}' is not a cron line of five fields such as '0 3 * * *'")
-        return value
 
 
 class Spec(Strict):

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from autoprune.errors import AutoPruneError
-from autoprune.ports import EvalRequest, Measurement, TrialRecord
+from autoprune.ports import EvalRequest, Measurement, Split, TrialRecord
 from autoprune.store.engine import shown, to_json, writing
 from autoprune.store.faults import translated
 from autoprune.store.lease import Lease
@@ -46,6 +46,17 @@ class StudyLog:
         with self._writing("storing an evaluation", fenced=False) as session:
             values = {"key": key, "request": asdict(request), "measurement": measurement.to_json()}
             insert_once(session, EvaluationRow, values)
+
+    def measured(self, policy: str | None, split: Split) -> list[tuple[str, EvalRequest, Measurement]]:
+        """Every evaluation of a canonical policy on a split, by any study, under any context: key, request, numbers."""
+        asked = EvaluationRow.request["policy"].as_string()
+        with self._reading("looking up evaluations") as session:
+            query = select(EvaluationRow).where(
+                asked.is_(None) if policy is None else asked == policy,
+                EvaluationRow.request["split"].as_string() == split,
+            )
+            rows = session.scalars(query.order_by(EvaluationRow.created, EvaluationRow.key)).all()
+        return [(row.key, _request(row.request), Measurement.from_json(row.measurement)) for row in rows]
 
     def settle(self, record: TrialRecord) -> None:
         """Again with the same number: nothing happens if it is the same point, AutoPruneError if it is another."""
@@ -192,6 +203,11 @@ class StudyLog:
             if fenced and self._lease is not None:
                 self._lease.renew(session)
             yield session
+
+
+def _request(stored: Mapping[str, Any]) -> EvalRequest:
+    """What was asked, as its key was made from it."""
+    return EvalRequest(stored["policy"], stored["split"], tuple(stored["measures"]), stored["limit"])
 
 
 class _Held:
