@@ -20,12 +20,12 @@ from autoprune.executors.ray_worker import Worker
 from autoprune.ports import MeasureRequest
 
 TWO_GPUS = """
-import logging, os, sys
+import logging, sys
 from pathlib import Path
-from executors_fakes import ask, worker_spec
+from executors_fakes import ask, patient_ray, worker_spec
 from test_executors_conformance import drain
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+patient_ray()
 import ray
 from autoprune.errors import BadInput
 from autoprune.executors import RayExecutor

@@ -131,9 +131,10 @@ def test_what_does_not_fit_is_refused_with_numbers(make_on_ray: Make, options: d
 ON_ITS_OWN = """
 import sys, time
 from pathlib import Path
-from executors_fakes import ask, worker_spec
+from executors_fakes import ask, patient_ray, worker_spec
 from autoprune.executors import make_executor
 
+patient_ray()
 executor = make_executor(sys.argv[2], worker_spec(Path(sys.argv[1])), workers=1, build="executors_fakes:build")
 import ray
 
@@ -149,7 +150,7 @@ print(ray.is_initialized())
 def test_a_cluster_of_its_own_is_shut_down_and_nothing_else_goes_to_stdout(tmp_path: Path, kind: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", ON_ITS_OWN, str(tmp_path), kind]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.split() == ["Lost", "False"]
     assert "a worker is gone" in done.stderr
 
