@@ -122,19 +122,22 @@ def resolve(uri: str, tracking_uri: str) -> PolicyVersion:
             f"{uri!r} names a run; only models:/<name>@<alias> and models:/<name>/<version> have a version",
             code="not-a-uri",
         )
-    known = versions(tracking_uri, reference.name)
-    for version in known:
-        if version.version == reference.version or (reference.alias and reference.alias in version.aliases):
-            return version
-    if reference.alias is not None:
-        aliases = sorted(a for v in known for a in v.aliases)
-        raise BadInput(
-            f"{reference.name!r} has no alias {reference.alias!r}; it has {', '.join(aliases) or 'none'}"
-            f"{suggest(reference.alias, aliases)}",
-            code="unknown-name",
-        )
-    numbers = ", ".join(str(v.version) for v in known) or "none"
-    raise BadInput(f"{reference.name!r} has no version {reference.version}; it has {numbers}", code="unknown-name")
+    with mlflow_client.service(tracking_uri, f"resolving {uri}") as client:
+        aliases = aliases_of(_model(client, tracking_uri, reference.name))
+        number = reference.version if reference.alias is None else aliases.get(reference.alias)
+        found = None if number is None else _get_version(client, reference.name, number)
+        if found is not None:
+            return _version(found, aliases)
+        if reference.alias is not None:
+            raise BadInput(
+                f"{reference.name!r} has no alias {reference.alias!r}; it has {', '.join(sorted(aliases)) or 'none'}"
+                f"{suggest(reference.alias, sorted(aliases))}",
+                code="unknown-name",
+            )
+        numbers = ", ".join(str(n) for n in sorted(int(v.version) for v in _all_versions(client, reference.name)))
+    raise BadInput(
+        f"{reference.name!r} has no version {reference.version}; it has {numbers or 'none'}", code="unknown-name"
+    )
 
 
 def download(uri: str, tracking_uri: str, into: Path | None = None) -> Path:
@@ -203,6 +206,16 @@ def _get(client: Any, name: str) -> Any:
     """The registered model, or None."""
     try:
         return client.get_registered_model(name)
+    except Exception as error:
+        if not mlflow_client.is_missing(error):
+            raise
+        return None
+
+
+def _get_version(client: Any, name: str, number: int) -> Any:
+    """The version, or None."""
+    try:
+        return client.get_model_version(name, str(number))
     except Exception as error:
         if not mlflow_client.is_missing(error):
             raise

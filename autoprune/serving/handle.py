@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.errors import AutoPruneError, BadInput
 from autoprune.pruning.attached import Attached
 from autoprune.pruning.stats import Stats
+from autoprune.serving.backoff import Backoff
 from autoprune.serving.status import Status
 from autoprune.serving.watched import Watched
 from autoprune.spec.durations import seconds
@@ -57,6 +58,7 @@ class PolicyHandle:
             raise BadInput(f"refresh: {error}") from error
         self._watched = Watched(reference, tracking_uri, options)
         self._refreshing = threading.Lock()  # one check at a time
+        self._backoff = Backoff()
         self._served: dict[Session, bool] = {}
         self._done = Stats()  # of sessions that are closed
         self._stop = threading.Event()
@@ -132,25 +134,31 @@ class PolicyHandle:
                 return
             self._done = _together([self._done, session.stats])
             session.__exit__(None, None, None)
+            self._status = replace(self._status, rejected=None)  # it may have been this model that refused
 
     # ------------------------------------------------------------ following
     def refresh_now(self) -> bool:
         """Look at the reference now; whether another policy is in force. Never raises for what is wrong with the
         registry or a version: `status().error` says it."""
+        return self._check(patient=False)
+
+    def _check(self, *, patient: bool) -> bool:
+        """patient: leave a version alone for a while that could not be fetched (`Backoff`)."""
         with self._refreshing:
             now, before = self._status, self._policy
             self._status = replace(now, checks=now.checks + 1, last_check=datetime.now(UTC))
-            version = None
+            version, found = None, None
             try:
                 version = self._watched.version()
-                if version is not None and version == now.rejected:
+                if version is not None and (version == now.rejected or (patient and self._backoff.sits_out(version))):
                     self._status = replace(self._status, failures=now.failures + 1)
                     return False
                 if version is None or version != now.version:
-                    self._take(self._watched.load(version), version)
+                    found = self._watched.load(version)
+                    self._take(found, version)
                 self._fine(version)
             except Exception as error:  # noqa: BLE001 - the service goes on, and following it
-                self._failed(error, version)
+                self._failed(error, version, fetched=found is not None)
             return self._policy is not before
 
     def _take(self, found: LoadedPolicy, version: str | None) -> None:
@@ -183,9 +191,10 @@ class PolicyHandle:
             log.info("%s: version %s can be read again", self._watched.reference, version)
         self._status = replace(self._status, error="", rejected=None)
 
-    def _failed(self, error: Exception, version: str | None) -> None:
-        """The last good policy stays. Said once for as long as it is the same that goes wrong. A version that is bad
-        input will be so again and is not fetched again; all else is tried again."""
+    def _failed(self, error: Exception, version: str | None, *, fetched: bool) -> None:
+        """The last good policy stays. Said once for as long as it is the same that goes wrong. A version that was
+        fetched and that a model refuses will be refused again: it is not fetched again while the models are the same.
+        All else may be mended, and is tried again."""
         known = isinstance(error, AutoPruneError)
         said = str(error) if known else f"{type(error).__name__}: {error}"
         if said != self._status.error:
@@ -196,7 +205,9 @@ class PolicyHandle:
                 said,
                 exc_info=None if known else error,
             )
-        final = version if isinstance(error, BadInput) else None
+        final = version if fetched and isinstance(error, BadInput) else None
+        if version is not None and final is None:
+            self._backoff.failed(version)
         self._status = replace(self._status, error=said, rejected=final, failures=self._status.failures + 1)
 
     def _warn(self, policy: LoadedPolicy, reasons: list[str]) -> None:
@@ -205,7 +216,7 @@ class PolicyHandle:
 
     def _follow(self) -> None:
         while not self._stop.wait(self._every):
-            self.refresh_now()
+            self._check(patient=True)
 
 
 def _together(parts: list[Stats]) -> Stats:

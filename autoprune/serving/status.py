@@ -11,9 +11,10 @@ from typing import Any
 @dataclass(frozen=True)
 class Status:
     """`version` (None where the reference has none) and name of the `policy` in force, `since` when; `uncertified`: why
-    its measurements do not hold on a model it serves. `rejected`: the version that was refused last, while it is what
-    the reference means. `error`: what went wrong in the last check, empty where nothing did. `checks`, `swaps`,
-    `failures` count; `running` requests, and `served`: what has run, by the sessions' `Stats` added up."""
+    its measurements do not hold on a model it serves. `rejected`: the version that a model refused, while it is what
+    the reference means and the models are the same. `error`: what went wrong in the last check, empty where nothing
+    did. `checks`, `swaps`, `failures` count; `running` requests, and `served`: what has run, by the sessions' `Stats`
+    added up."""
 
     reference: str
     version: str | None

@@ -53,6 +53,15 @@ def test_the_same_policy_of_the_same_study_is_the_same_version(uri, run_id, save
     assert [v.aliases for v in policies.versions(uri, "pol")] == [(), (), ("candidate",)]
 
 
+def test_a_reference_is_resolved_without_listing_the_versions(uri, run_id, saved_policy, monkeypatch):
+    _register(uri, run_id, saved_policy, "a")
+    aliases.promote(uri, "pol", 1)
+    monkeypatch.setattr(policies, "_all_versions", lambda *_: pytest.fail("all versions were listed"))
+    for reference in ("models:/pol@champion", "models:/pol/1"):
+        found = policies.resolve(reference, uri)
+        assert (found.version, found.aliases) == (1, ("candidate", "champion"))
+
+
 def test_unknown_names_versions_and_aliases(uri, run_id, saved_policy):
     _register(uri, run_id, saved_policy, "a")
     aliases.promote(uri, "pol", 1)
@@ -62,6 +71,8 @@ def test_unknown_names_versions_and_aliases(uri, run_id, saved_policy):
         policies.download("models:/pol@champoin", uri)
     with pytest.raises(BadInput, match="has no version 7; it has 1"):
         aliases.promote(uri, "pol", 7)
+    with pytest.raises(BadInput, match="has no version 7; it has 1"):
+        policies.resolve("models:/pol/7", uri)
     with pytest.raises(BadInput, match="is not a policy URI"):
         policies.resolve("models:/pol", uri)
     with pytest.raises(BadInput, match=f"runs:/{'0' * 32}/policy is not at"):

@@ -19,6 +19,8 @@ import autoprune
 from autoprune.errors import AutoPruneError, BadInput, PolicyMismatch
 from autoprune.models import Fingerprint
 from autoprune.pruning.loaded import LoadedPolicy
+from autoprune.registry import aliases
+from autoprune.serving.backoff import Backoff
 
 CHAMPION = "models:/pruner@champion"
 
@@ -116,10 +118,14 @@ def test_a_running_request_ends_under_the_version_it_began_with(registry: Regist
         assert kept(live) == 9
 
 
+def stored(registry: Registry, keep: str) -> Path:
+    (found,) = [p for p in registry.artifacts.glob("**/policy.yaml") if keep in p.read_text()]
+    return found
+
+
 def damaged(registry: Registry) -> str:
     registry.publish(registry.certified("1/4"))
-    (stored,) = [p for p in registry.artifacts.glob("**/policy.yaml") if "1/4" in p.read_text()]
-    stored.write_text("stages: [")
+    stored(registry, "1/4").write_text("stages: [")
     return "was changed after it was saved"
 
 
@@ -144,7 +150,8 @@ def test_a_version_that_cannot_be_used_is_not(
         with caplog.at_level(logging.INFO, "autoprune.serving"):
             assert [handle.refresh_now() for _ in range(3)] == [False] * 3
         status = handle.status()
-        assert (status.version, status.rejected, status.failures, status.checks) == ("1", "2", 3, 3)
+        refused = None if spoil is damaged else "2"
+        assert (status.version, status.rejected, status.failures, status.checks) == ("1", refused, 3, 3)
         assert reason in status.error
         assert [r.levelname for r in caplog.records] == ["WARNING"]
         assert reason in caplog.text
@@ -155,6 +162,47 @@ def test_a_version_that_cannot_be_used_is_not(
         status = handle.status()
         assert (status.version, status.rejected, status.error, status.failures) == ("3", None, "", 3)
         assert kept(live) == 9
+
+
+@pytest.mark.mlflow
+def test_a_version_whose_files_are_mended_is_served_without_a_restart(registry: Registry, live: Any) -> None:
+    registry.publish(registry.certified("1/2"))
+    with (
+        autoprune.PolicyHandle(CHAMPION, refresh="0.05s", tracking_uri=registry.uri) as handle,
+        handle.attach(live),
+    ):
+        registry.publish(registry.certified("1/4"), promote=False)
+        file = stored(registry, "1/4")
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        aliases.promote(registry.uri, "pruner", 2)
+        until(lambda: "was changed after it was saved" in handle.status().error)
+        assert handle.status().rejected is None
+        file.write_bytes(whole)
+        until(lambda: handle.status().version == "2")
+        assert handle.status().error == ""
+
+
+def test_a_version_that_cannot_be_fetched_is_tried_ever_more_seldom() -> None:
+    backoff = Backoff()
+    tried = []
+    for check in range(40):
+        if not backoff.sits_out("2"):
+            tried.append(check)
+            backoff.failed("2")
+    assert tried == [0, 1, 3, 7, 15, 23, 31, 39]
+    assert not backoff.sits_out("3")
+
+
+@pytest.mark.mlflow
+def test_a_version_that_a_model_refused_is_looked_at_again_without_it(registry: Registry, live: Any) -> None:
+    registry.publish(registry.certified("1/2"))
+    with autoprune.PolicyHandle(CHAMPION, refresh=None, tracking_uri=registry.uri) as handle:
+        with handle.attach(live):
+            registry.publish(registry.certified("1/4", at="llm:9"))
+            assert not handle.refresh_now()
+            assert handle.status().rejected == "2"
+        assert handle.status().rejected is None
 
 
 @pytest.mark.mlflow
