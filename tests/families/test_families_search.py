@@ -106,8 +106,8 @@ class Study:
     def policy(self, member: dict[str, Any]) -> Path:
         """A member of the front: where the search saved the selected one, else its document in a file."""
         if member["selected"]:
-            saved: Path = self.folder / ".autoprune" / "studies" / self.front["study"] / "policies"
-            return saved / str(member["digest"][:16])
+            (saved,) = (self.folder / ".autoprune" / "studies" / self.front["study"] / "policies").iterdir()
+            return saved
         path = self.folder / f"{member['policy']}.yaml"
         path.write_text(json.dumps(member["document"]))
         return path

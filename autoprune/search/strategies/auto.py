@@ -22,7 +22,7 @@ from autoprune.search.verifying import verify
 
 PREPARED = 10  # evaluations for a table (a quarter) and the points it chooses; more only in long searches
 MOST = 0.95  # … but no larger part of what the references leave
-CLIMBED = 5  # evaluations that pay for a rung of a ladder; where its part is less, it goes to sampling
+LEAST = 5  # evaluations that pay for a table and some points, or a rung of a ladder; fewer go to sampling
 REFINED = 24  # trials beside the references, before some are kept for refining
 CRITERIA = 4
 EARLIER = (
@@ -58,7 +58,7 @@ class Split:
         prepare = options.prepare * left
         if by == "table" and options.prepare:
             prepare = max(prepare, min(PREPARED, MOST * left))
-        elif by == "nothing" or prepare < CLIMBED:
+        if by == "nothing" or prepare < LEAST:
             prepare = 0.0
         return cls(by, prepare, left - refine - math.ceil(prepare), refine)
 
