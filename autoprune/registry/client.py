@@ -14,6 +14,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,12 +98,18 @@ def _make(path: Path) -> None:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether MLflow, the database layer beneath it or the network failed (and not our own code).
+    """Whether MLflow, what lies beneath it (databases, S3, Azure, …) or the network failed (and not our own code).
 
-    Told by where the class comes from: SQLAlchemy and Alembic are MLflow's own business here, and not imported.
+    Told by where the class comes from, or by the call in which it was raised: stores of artifacts bring exceptions of
+    their own, whose libraries are MLflow's business and not imported here.
     """
     origins = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, OSError) or not origins.isdisjoint(_LIBRARIES)
+    return isinstance(error, OSError) or not origins.isdisjoint(_LIBRARIES) or _inside_mlflow(error)
+
+
+def _inside_mlflow(error: BaseException) -> bool:
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(str(frame.f_globals.get("__name__")).partition(".")[0] == "mlflow" for frame in frames)
 
 
 def is_final(error: BaseException) -> bool:

@@ -112,6 +112,8 @@ class MlflowPublisher:
         try:
             publish(payload)
         except (KeyError, TypeError, ValueError) as error:
+            if mlflow_client.is_failure(error) and type(error).__module__ != "builtins":
+                raise  # a library's own, which happens to be a ValueError as well
             raise BadRowError(f"outbox row {row.id} ({row.kind}) is not as expected: {error!r}") from error
 
     def _publish_study(self, payload: Mapping[str, Any]) -> None:

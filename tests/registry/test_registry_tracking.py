@@ -226,6 +226,37 @@ def test_an_outage_in_the_middle_is_taken_up_where_it_stopped(uri, study, outbox
     assert {r.info.status for r in children} == {"FINISHED"}
 
 
+@pytest.mark.parametrize("kinds", [(Exception,), (ValueError,)], ids=["of its own", "a ValueError as well"])
+def test_artifacts_that_are_away_are_an_outage_whatever_their_library_raises(
+    uri, study, outbox, monkeypatch, caplog, kinds
+):
+    """S3, Azure and the like: what botocore raises is neither an OSError nor MLflow's."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    away = type("NoCredentialsError", kinds, {"__module__": "botocore.exceptions"})
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise away("Unable to locate credentials")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalArtifactRepository, "log_artifact", broken)
+        publisher = MlflowPublisher(outbox, uri, study)
+        publisher.flush()
+        assert outbox.attempts == {1: ["Unable to locate credentials"]}
+        assert "is away (Unable to locate credentials); the search goes on" in caplog.text
+    publisher.flush()
+    assert outbox.outbox() == []
+
+
+def test_a_mistake_of_our_own_is_no_outage(uri, study, outbox, monkeypatch):
+    def broken(*args: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("autoprune.registry.projection.describe", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        MlflowPublisher(outbox, uri, study).flush()
+
+
 def test_a_row_that_cannot_be_published_does_not_stop_the_others(uri, study, outbox, caplog):
     outbox.rows, outbox.records = outbox.rows[:3], outbox.records[:2]
     reasons = {
