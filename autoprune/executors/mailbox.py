@@ -85,8 +85,7 @@ class Mailbox:
                     break
             answers, self._answers = self._answers, []
             if not answers and self._error is not None:
-                error, self._error = self._error, None
-                raise error
+                raise self._error  # whoever asks again hears it again: nothing more will come
             return answers
 
     def close(self) -> None:
