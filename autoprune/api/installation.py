@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.spec.load import LoadedSpec
 
 State = Literal["ok", "warn", "fail"]
+CONNECT_SECONDS = 3.0
 EXTRAS = {"ray": "several workers", "mlflow": "tracking and the registry", "postgres": "PostgreSQL"}
 
 
@@ -130,5 +132,22 @@ def ray(loaded: LoadedSpec | None) -> Iterator[Finding]:
     if wish.pool.address is None and needed > cores:
         said = f"{wish.pool.workers} workers want {needed:g} cores; this machine has {cores}"
         yield Finding("executor", "fail", said, "ask for fewer workers, or name a cluster (ray: {address: …})")
-    else:
-        yield Finding("executor", "ok", f"{wish.kind}, {wish.pool.workers} workers")
+        return
+    address = wish.pool.address or os.environ.get("RAY_ADDRESS")
+    yield _cluster(f"{wish.kind}, {wish.pool.workers} workers", address)
+
+
+def _cluster(said: str, address: str | None) -> Finding:
+    """Whether something answers at a cluster's address; joining it, as only a search does, would leave traces there."""
+    if address in (None, "local"):
+        return Finding("executor", "ok", f"{said}, on this machine")
+    host, _, port = str(address).rpartition("://")[2].strip("/").rpartition(":")
+    if not host or not port.isdigit():
+        said = f"{said}, on the cluster {address!r}, which was not contacted"
+        return Finding("executor", "warn", said, "give its address as host:port for doctor to try it")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        todo = "start the cluster (ray start --head), or correct search.executor's address or RAY_ADDRESS"
+        return Finding("executor", "fail", f"no Ray cluster answers at {address} ({error})", todo)
+    return Finding("executor", "ok", f"{said}, on the cluster at {address}, which answers")

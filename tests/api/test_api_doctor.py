@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,25 @@ def test_a_driver_at_work_one_that_died_and_what_waits(spec: Path, url: str) -> 
             (driven,) = looked(spec)["study"]
             assert driven["state"] == "ok"
             assert "driven by 'elsewhere:1' since 20" in driven["said"]
+
+
+@pytest.mark.ray
+def test_a_ray_cluster_is_contacted(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        port = server.getsockname()[1]
+        asked = f"executor: {{ray: {{workers: 1, address: 'ray://127.0.0.1:{port}'}}}}"
+        spec.write_text(SPEC.replace("DEVICE", "cpu").replace("executor: inline", asked))
+        (there,) = looked(spec)["executor"]
+    (gone,) = looked(spec)["executor"]
+    assert (there["state"], gone["state"]) == ("ok", "fail")
+    assert "which answers" in there["said"]
+    assert f"no Ray cluster answers at ray://127.0.0.1:{port}" in gone["said"]
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    spec.write_text(SPEC.replace("DEVICE", "cpu").replace("executor: inline", "executor: {ray: {workers: 1}}"))
+    assert looked(spec)["executor"][0]["state"] == "warn"
 
 
 @pytest.mark.parametrize(
