@@ -1,7 +1,8 @@
 """What is served, and how that changed: the aliases champion and previous, and a record of every move.
 
 MLflow moves one alias at a time. So a move is written down first, then `previous` is set, then `champion`: the move has
-happened when `champion` has. One that was cut short before that is taken back when the next one begins.
+happened when `champion` has. One that was cut short before that is taken back when the next one begins, a minute later
+at the earliest: until then it may be under way elsewhere. Two that begin at once see each other's record, and give up.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from autoprune.errors import BadInput
+from autoprune.errors import AutoPruneError, BadInput
 from autoprune.registry import client as mlflow_client
 from autoprune.registry import names, policies
 
 Kind = Literal["promote", "rollback"]
 State = Literal["done", "interrupted"]
+_UNDER_WAY = 60.0  # seconds for which a move that has begun may be at work
 _KEPT = 200  # moves that are remembered: each is a tag of the registered model
 
 
@@ -107,16 +109,34 @@ def _move(client: Any, name: str, kind: Kind, before: Places, to: int, by: str |
         "state": "begun",
     }
     client.set_registered_model_tag(name, key, json.dumps(record))
+    _undisturbed(client, name, key, record, before)
     if after.previous is not None and after.previous != before.previous:
         client.set_registered_model_alias(name, names.PREVIOUS, str(after.previous))
+        _undisturbed(client, name, key, record, Places(before.champion, after.previous))
     client.set_registered_model_alias(name, names.CHAMPION, str(to))
     client.set_registered_model_tag(name, key, json.dumps({**record, "state": "done"}))
     for old, _ in _records(client.get_registered_model(name))[:-_KEPT]:
         client.delete_registered_model_tag(name, old)
 
 
+def _undisturbed(client: Any, name: str, key: str, record: Mapping[str, Any], expected: Places) -> None:
+    """Raises AutoPruneError, and strikes out our own record, if somebody else moves the champion at the same time."""
+    model = client.get_registered_model(name)
+    others = [_read(value) for other, value in _records(model) if other != key and _age(other) < _UNDER_WAY]
+    if _places(model) == expected and all(other["state"] != "begun" for other in others):
+        return
+    client.set_registered_model_tag(name, key, json.dumps({**record, "state": "interrupted"}))
+    raise AutoPruneError(f"the champion of {name!r} is being moved by somebody else just now; look, and try again")
+
+
+def _age(key: str) -> float:
+    """Seconds since a move began, by the clock of who began it."""
+    return (time.time_ns() - int(key.rpartition(".")[2])) / 1e9
+
+
 def _settled(client: Any, name: str) -> Places:
-    """Where the aliases are, once a move that was cut short is finished or taken back."""
+    """Where the aliases are, once a move that was cut short is finished or taken back. Raises AutoPruneError where one
+    may still be under way."""
     model = client.get_registered_model(name)
     now, records = _places(model), _records(model)
     if not records:
@@ -126,6 +146,11 @@ def _settled(client: Any, name: str) -> Places:
     if record["state"] != "begun":
         return now
     judged = _judged(record, now)
+    if judged.state == "interrupted" and _age(key) < _UNDER_WAY:
+        raise AutoPruneError(
+            f"the champion of {name!r} is being moved by {judged.by} (since {judged.at}); "
+            f"if that was cut short, try again in {_UNDER_WAY - _age(key):.0f} s"
+        )
     taken_back = judged.state == "interrupted" and now == Places(judged.before.champion, judged.after.previous)
     if taken_back and now.previous != judged.before.previous:
         if judged.before.previous is None:

@@ -61,6 +61,8 @@ def register(
 ) -> int:
     """Make a version of `name` from the files in `folder` and point `alias` at it; returns the version.
 
+    `candidate` only moves forward: a finished search that runs again finds its own version and maybe a newer candidate.
+
     `tags` must hold the policy's digest and the study's id (`names.DIGEST_TAG`, `names.STUDY_TAG`): a version that has
     the same two and the same files (policy, metadata and the whole front) is that version, and no second one is made.
     `names.CAUSE_TAG` (default: a search) and `names.LINEAGE_TAG` (default: the champion, if there is one) say where it
@@ -87,7 +89,7 @@ def register(
             made = client.create_model_version(name, source=source, run_id=run_id, tags=accepted)
             version = int(made.version)
         client.update_model_version(name, str(version), page(saved, name, version))
-        if alias is not None:
+        if alias is not None and not (alias == names.CANDIDATE and aliases_of(model).get(alias, 0) > version):
             client.set_registered_model_alias(name, alias, str(version))
     return version
 

@@ -58,6 +58,17 @@ def test_promotion_moves_champion_and_keeps_the_previous_one(uri, register):
     assert policies.resolve("models:/pol@previous", uri).version == 3
 
 
+def test_the_candidate_only_moves_forward(uri, register):
+    assert [register(digest) for digest in "ab"] == [1, 2]
+    assert register("a") == 1, "the first search once more"
+    (listed,) = policies.registered(uri)
+    assert listed.aliases == {"candidate": 2}
+    mlflow_client.connect(uri).delete_registered_model_alias("pol", "candidate")
+    register("a")
+    (listed,) = policies.registered(uri)
+    assert listed.aliases == {"candidate": 1}
+
+
 def test_rolling_back_goes_to_the_previous_one_and_remembers_where_it_came_from(uri, register):
     for digest in "ab":
         register(digest)
@@ -109,6 +120,39 @@ def test_an_alias_that_was_moved_by_hand_is_the_truth_and_is_told(uri, register)
     assert not history(uri, "pol")["unrecorded"]
 
 
+def test_of_two_promotions_at_once_none_is_lost(uri, register, monkeypatch):
+    """The second begins when the first has read where the aliases are, and before it writes."""
+    for digest in "abc":
+        register(digest)
+    aliases.promote(uri, "pol", 1)
+    read = aliases._settled
+
+    def overtaken(client: Any, name: str) -> Any:
+        found = read(client, name)
+        monkeypatch.setattr(aliases, "_settled", read)
+        assert aliases.promote(uri, "pol", 2) == Promotion("pol", 2, 1)
+        return found
+
+    monkeypatch.setattr(aliases, "_settled", overtaken)
+    with pytest.raises(AutoPruneError, match="is being moved by somebody else"):
+        aliases.promote(uri, "pol", 3)
+    assert _served(uri) == {"champion": 2, "previous": 1}
+    assert aliases.promote(uri, "pol", 3) == Promotion("pol", 3, 2), "and it can be done again at once"
+
+
+def test_a_move_under_way_is_not_taken_back(uri, register, monkeypatch):
+    for digest in "abc":
+        register(digest)
+    aliases.promote(uri, "pol", 1)
+    with monkeypatch.context() as patched:
+        _cut_after(patched, 2)
+        with pytest.raises(_Cut):
+            aliases.promote(uri, "pol", 2, by="ops")
+    with pytest.raises(AutoPruneError, match=r"is being moved by ops \(since .*try again in \d+ s"):
+        aliases.promote(uri, "pol", 3)
+    assert _served(uri) == {"champion": 1, "previous": 1}
+
+
 class _Cut(BaseException):
     """The process ends here."""
 
@@ -148,6 +192,7 @@ def test_a_move_that_is_cut_short_leaves_a_champion_and_is_settled_by_the_next(
         _cut_after(patched, writes)
         with pytest.raises(_Cut):
             move()
+    monkeypatch.setattr(aliases, "_UNDER_WAY", 0)  # as if a minute had passed
     happened = writes == 3  # the record, previous, champion; only its last word is missing
     assert _served(uri)["champion"] == (target if happened else 2)
     assert (history(uri, "pol")["moves"][0]["state"] == "interrupted") == (writes in (1, 2))
@@ -164,7 +209,7 @@ def test_a_move_that_is_cut_short_leaves_a_champion_and_is_settled_by_the_next(
     assert {m["state"] for m in history(uri, "pol")["moves"]} <= {"done", "interrupted"}
 
 
-def test_a_killed_process_leaves_what_was_served(uri, register):
+def test_a_killed_process_leaves_what_was_served(uri, register, monkeypatch):
     """SIGKILL between the two alias writes."""
     for digest in "ab":
         register(digest)
@@ -183,6 +228,7 @@ MlflowClient.set_registered_model_alias = kill
 aliases.promote({uri!r}, "pol", 2)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
+    monkeypatch.setattr(aliases, "_UNDER_WAY", 0)
     assert _served(uri) == {"champion": 1, "previous": 1}
     with pytest.raises(BadInput, match="no previous champion"):
         aliases.rollback(uri, "pol")
