@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from autoprune.errors import AutoPruneError
@@ -19,6 +21,11 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 300.0
 """Seconds for which a database may be away before a search gives up. Everything it has is stored by then."""
+
+HURRY = 2.0
+"""Seconds for what is written on the way out: who stops a search does not wait for a database."""
+
+_hurry: ContextVar[float | None] = ContextVar("hurry", default=None)
 
 CAUSES = (
     ("readonly", "the database is read-only; give this user write access to the file and its folder"),
@@ -76,8 +83,24 @@ def in_words(text: str) -> str | None:
     return None
 
 
+@contextmanager
+def hurried(seconds: float = HURRY) -> Iterator[None]:
+    """In this block (and thread) no database is waited for longer."""
+    token = _hurry.set(seconds)
+    try:
+        yield
+    finally:
+        _hurry.reset(token)
+
+
+def patience() -> float:
+    """For how many seconds a database may be away here and now."""
+    hurry = _hurry.get()
+    return PATIENCE if hurry is None else hurry
+
+
 class Patience:
-    """Connects, and after the first success waits up to `PATIENCE` seconds whenever the server is away."""
+    """Connects, and after the first success waits up to `patience()` seconds whenever the server is away."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -85,7 +108,7 @@ class Patience:
 
     def connect(self, connect: Callable[[], T]) -> T:
         """What `connect` gives, as soon as it gives something. Errors that waiting does not cure are raised at once."""
-        until, said = time.monotonic() + PATIENCE, False
+        until, said = time.monotonic() + patience(), False
         while True:
             try:
                 found = connect()
@@ -93,7 +116,7 @@ class Patience:
                 if not (self._was_there and is_away(str(error)) and time.monotonic() < until):
                     raise
                 if not said:
-                    log.warning("%s is away; waiting for it up to %.0f s", self._where, PATIENCE)
+                    log.warning("%s is away; waiting for it up to %.0f s", self._where, patience())
                     said = True
                 time.sleep(0.5)
             else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import AutoPruneError, BadInput, LeaseLost
+from autoprune.outage import hurried
 from autoprune.policy.budget import Infeasible
 from autoprune.policy.prefix import prefix_key
 from autoprune.ports import Progress
@@ -84,7 +85,7 @@ def _run(
     except LeaseLost:
         raise  # what is in flight is the other driver's
     except (AutoPruneError, KeyboardInterrupt) as error:
-        with forgiven("giving back what was in flight"):
+        with forgiven("giving back what was in flight"), hurried():
             search.desk.release()
         if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
             raise Interrupted("interrupted; the same command continues this study") from error

@@ -17,12 +17,16 @@ from sqlalchemy import CursorResult, Engine, delete, text, update
 from sqlalchemy.orm import Session
 
 from autoprune.errors import AutoPruneError, LeaseLost
+from autoprune.outage import hurried
+from autoprune.redact import redacted
 from autoprune.store.engine import shown, writing
 from autoprune.store.faults import translated
 from autoprune.store.rows import insert_once
 from autoprune.store.tables import LeaseRow
 
 log = logging.getLogger(__name__)
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Lease:
@@ -52,7 +56,7 @@ class Lease:
         self._stop.set()
         self._thread.join()
         try:
-            with translated(self._where, "releasing the study's lease"), Session(self._engine) as session:
+            with hurried(), translated(self._where, "releasing the study's lease"), Session(self._engine) as session:
                 session.execute(delete(LeaseRow).where(LeaseRow.token == self.token))
                 session.commit()
         except AutoPruneError as trouble:  # it expires by itself; the block's own error matters more
@@ -101,11 +105,12 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(self.ttl / 3):
             try:
-                with translated(self._where, "the lease's heartbeat"), Session(self._engine) as session:
+                # Without patience: leaving waits for this thread, and the next beat is another try.
+                with hurried(0), translated(self._where, "the lease's heartbeat"), Session(self._engine) as session:
                     self.renew(session)
                     session.commit()
-            except AutoPruneError as trouble:  # the next write of the driver meets the same trouble and raises it
-                log.warning("%s", trouble)
+            except Exception as trouble:  # noqa: BLE001  (a heart that stops costs the study; the driver meets it itself)
+                log.warning("study %s: the lease's heartbeat failed: %s", self.study, redacted(str(trouble)))
 
 
 def describe(session: Session, row: LeaseRow) -> str:
@@ -136,9 +141,12 @@ def _clock(session: Session) -> float:
 
 
 def _machine() -> str:
-    """Host name and, on Linux, process namespace: only there does a process number mean the same process."""
+    """Host name and, on Linux, which boot of which kernel and process namespace: only there does a process number mean
+    the same process. Two hosts may have one name, and the first namespace has one number on all of them."""
     namespace = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {namespace.readlink()}" if namespace.is_symlink() else socket.gethostname()
+    if not (namespace.is_symlink() and BOOT.is_file()):
+        return socket.gethostname()
+    return f"{socket.gethostname()} {BOOT.read_text().strip()} {namespace.readlink()}"
 
 
 def _alive(pid: int) -> bool:

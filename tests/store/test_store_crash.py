@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,6 +98,34 @@ def test_the_lease_of_a_process_that_is_gone_is_free_at_once(url: str, store: St
         process.wait()
         with new_study(store).lease("second driver") as held:
             assert held is not None
+
+
+def test_a_dead_process_number_says_nothing_about_another_host_of_the_same_name(
+    url: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with another_driver(url) as process:
+        process.kill()
+        process.wait()
+        elsewhere = tmp_path / "boot_id"
+        elsewhere.write_text("another kernel\n")
+        monkeypatch.setattr("autoprune.store.lease.BOOT", elsewhere)
+        with pytest.raises(AutoPruneError, match="is being driven by"), new_study(store).lease("second driver"):
+            pytest.fail("two drivers")
+
+
+def test_the_heart_goes_on_after_a_defect(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = []
+
+    def broken(*_: object) -> None:
+        beats.append(threading.current_thread().is_alive())
+        raise RuntimeError("nobody expected this")
+
+    with new_study(store).lease("first", ttl=0.3):
+        monkeypatch.setattr("autoprune.store.lease.Lease.renew", broken)
+        until = time.monotonic() + 20
+        while len(beats) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+    assert len(beats) >= 3
 
 
 def test_exactly_one_of_two_contending_processes_wins(url: str, store: Store) -> None:
