@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from autoprune.errors import BadInput
+from autoprune.errors import AutoPruneError, BadInput
 from autoprune.policy.budget import Infeasible
 from autoprune.ports import Lost, Measured, TrialRecord
 from autoprune.search import settle
@@ -282,8 +282,16 @@ class Desk:
     # --------------------------------------------------------------------------------------------------------- settling
     def collect(self) -> None:
         """Wait for something to end, and settle it."""
-        for point, outcome in self.dispatcher.collect():
-            self._receive(point, outcome)
+        ended = self.dispatcher.collect()
+        for done, (point, outcome) in enumerate(ended, 1):
+            try:
+                self._receive(point, outcome)
+            except AutoPruneError:
+                for other, paid in ended[done:]:
+                    self._usable(other, paid)  # it is in the store then: whoever goes on does not measure it again
+                raise
+        if ended:
+            check_failures(self.ledger, self.plan.max_failures)
 
     def _receive(self, point: Point, outcome: Outcome) -> None:
         del self.running[point.key]
@@ -294,16 +302,14 @@ class Desk:
                 self._settle(follower, Fate("failed", reason=self.ledger.records[-1].reason, cached=True))
             else:
                 self.offer(follower)
-        check_failures(self.ledger, self.plan.max_failures)
 
     def _conclude(self, point: Point, outcome: Outcome, cached: bool) -> None:
         rung = None if point.rung is None else self.plan.rungs[point.rung]
-        baseline = self.baselines[point.limit] if point.rung is None else self.standings.baselines[point.rung]
-        result = settle.usable(outcome, outcome.request.measures, baseline)
+        baseline = self._baseline_of(point)
+        result = self._usable(point, outcome)
         if isinstance(result, settle.Unusable):
             self._settle(point, Fate("failed", reason=result.reason, lineage=outcome.lineage))
             return
-        self.log.remember(point.key, replace(outcome.request, known=None), result)
         bounds = [c for c in (rung or self.plan).constraints if c.label in result.values]
         slacks = settle.search_slacks(bounds, result, baseline)
         state: TrialState = rung.state if rung is not None else "complete" if point.limit is None else "partial"
@@ -315,6 +321,16 @@ class Desk:
         if point.limit is None:
             self.standings.add_complete(given(point.candidate).digest, result)
         self._settle(point, fate)
+
+    def _baseline_of(self, point: Point) -> Measurement:
+        return self.baselines[point.limit] if point.rung is None else self.standings.baselines[point.rung]
+
+    def _usable(self, point: Point, outcome: Outcome) -> Measurement | settle.Unusable:
+        """The outcome's numbers, stored; or why they are of no use."""
+        result = settle.usable(outcome, outcome.request.measures, self._baseline_of(point))
+        if not isinstance(result, settle.Unusable):
+            self.log.remember(point.key, replace(outcome.request, known=None), result)
+        return result
 
     def _judge(self, point: Point, fate: Fate) -> None:
         """Drop what came to these values at its rung, or offer it again, one step further. The look at a promoted one

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from autoprune.errors import AutoPruneError
+from autoprune.outage import Away
 from autoprune.ports import EvalRequest, Measurement, Split, TrialRecord
 from autoprune.store.engine import shown, to_json, writing
 from autoprune.store.faults import translated
@@ -42,9 +43,16 @@ class StudyLog:
 
     def remember(self, key: str, request: EvalRequest, measurement: Measurement) -> None:
         """The first measurement under a key stays. Refuses numbers that are not finite (AutoPruneError). Not fenced: it
-        belongs to no study, and is true whoever measured it."""
+        belongs to no study, and is true whoever measured it. Written once more where the database went away meanwhile:
+        nothing else holds what was paid for."""
+        values = {"key": key, "request": asdict(request), "measurement": measurement.to_json()}
+        try:
+            self._insert_evaluation(values)
+        except Away:  # in the middle; connecting again waits for it
+            self._insert_evaluation(values)
+
+    def _insert_evaluation(self, values: Mapping[str, Any]) -> None:
         with self._writing("storing an evaluation", fenced=False) as session:
-            values = {"key": key, "request": asdict(request), "measurement": measurement.to_json()}
             insert_once(session, EvaluationRow, values)
 
     def measured(self, policy: str | None, split: Split) -> list[tuple[str, EvalRequest, Measurement]]:

@@ -20,12 +20,15 @@ from search_support import (
     constraint,
     fresh,
     make_plan,
+    oom,
     reference,
     run,
     rung,
     screen,
 )
 
+from autoprune.errors import AutoPruneError
+from autoprune.outage import Away
 from autoprune.search.driver import run as search
 from autoprune.search.memory import SamplerMemory
 
@@ -260,3 +263,37 @@ def test_constraints_are_all_set_before_a_trial_is_complete(database):
         assert len(trial.user_attrs["key"]) == 64
         if trial.state == optuna.trial.TrialState.PRUNED:
             assert trial.constraints[CHEAP.text] > 0
+
+
+class Batches(FakeExecutor):
+    """All that is in flight ends at once."""
+
+    def wait(self, timeout=None):
+        return [outcome for _ in range(len(self.queue)) for outcome in super(Batches, self).wait(timeout)]
+
+
+@pytest.mark.parametrize("trouble", ["failures", "outage"])
+def test_what_ended_together_is_kept_though_the_first_of_it_ends_the_run(storage, trouble):
+    """Four end together, and the run with the first of them. What was measured is not measured again."""
+    plan, log = make_plan(storage=storage, references=(), trials=10, max_failures=0), FakeLog()
+    batches, failing = Batches(capacity=4), (1, 2) if trouble == "failures" else ()  # 0 is the baseline
+    batches.script = dict.fromkeys(failing, oom)
+    if trouble == "outage":
+        log.settle = away_after_the_baseline(log.settle)
+    with pytest.raises(AutoPruneError):
+        run(plan, batches, log)
+    log.__dict__.pop("settle", None)
+    paid = {r.policy for number, r in enumerate(batches.submitted) if number not in failing}
+    assert len(paid) == 5 - len(failing)
+    again = FakeExecutor()
+    run(plan, again, log)
+    assert paid.isdisjoint(r.policy for r in again.submitted if r.split == "search")
+
+
+def away_after_the_baseline(settle):
+    def settling(record):
+        if record.origin != "baseline":
+            raise Away("the server does not answer")
+        settle(record)
+
+    return settling
