@@ -21,7 +21,7 @@ from autoprune.api.study import Prepared
 from autoprune.document.problems import suggest
 from autoprune.errors import AutoPruneError, BadInput, LeaseLost, Located
 from autoprune.measures.prefix_cache import foretold
-from autoprune.outage import Away
+from autoprune.outage import Away, hurried
 from autoprune.ports import Executor, Observer, Progress, Reporting, SilentObserver
 from autoprune.redact import plain, redacted
 from autoprune.spec.models import EXECUTORS
@@ -216,9 +216,13 @@ class _Run:
         outcome: StudyState | None = "failed"
         took: list[str] = []
         try:
-            front = self._persevere(searched)
-            took = _took(workers)
-            outcome = "complete"
+            try:
+                front = self._persevere(searched)
+                took = _took(workers)
+            finally:
+                workers.close()
+            document = self._persevere(lambda: self._publish(front))
+            outcome = "complete"  # only now: a complete study has queued what it publishes
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -226,10 +230,8 @@ class _Run:
             outcome = None  # how the study ends is its new driver's to say
             raise
         finally:
-            workers.close()
             if outcome is not None:
                 self._end(outcome)
-        document = self._persevere(lambda: self._publish(front))
         with written(self.folder):
             self._write(document)
         self.observer.update(Progress("done"))
@@ -247,11 +249,13 @@ class _Run:
 
     def _end(self, outcome: StudyState) -> None:
         """Note how it ended. Where even that cannot be written, the reason why it ended matters more."""
-        try:
+        if outcome == "complete":
             self.log.set_state(outcome)
+            return
+        try:
+            with hurried():
+                self.log.set_state(outcome)
         except AutoPruneError as error:
-            if outcome == "complete":
-                raise
             logger.warning("%s", error)
 
     # ---------------------------------------------------------------------------------------------------- publishing
