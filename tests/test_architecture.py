@@ -37,6 +37,7 @@ HOME = {
     "alembic": {"store"},
     "ray": {"executors"},
     "optuna": {"search"},
+    "apscheduler": {"retune"},
     "rich": {"cli"},
     "typer": {"cli"},
 }

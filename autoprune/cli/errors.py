@@ -43,7 +43,12 @@ def report(error: AutoPruneError, *, as_json: bool) -> int:
     return 2 if isinstance(error, BadInput) else 1
 
 
-CONTINUED = ("search", "compare", "retune")  # commands whose work is kept: the store remembers what was measured
+CONTINUED = (
+    "search",
+    "compare",
+    "retune",
+    "watch",
+)  # commands whose work is kept: the store remembers what was measured
 
 
 def report_interrupted(command: str = "", *, as_json: bool) -> int:

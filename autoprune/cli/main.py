@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.command("search")(searching.search)
 app.command("retune")(retuning.retune)
+app.command("watch")(retuning.watch)
 app.command("validate")(searching.validate)
 app.command("doctor")(doctor.doctor)
 app.command("init")(writing.init)

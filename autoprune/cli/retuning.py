@@ -61,3 +61,12 @@ _WHAT = {
     "old self": "champion, then and now",
     "champion": "champion and what was found, now",
 }
+
+
+def watch(spec: SpecPath, executor: Executor = None, address: Address = None) -> None:
+    """Retune at the times of the spec's `retune.every`, until interrupted. Missed times are caught up with once."""
+    from autoprune.retune.once import retune as run
+    from autoprune.retune.watching import watch as keep_watching
+
+    out = notes()
+    keep_watching(spec, lambda: show(run(spec, executor=executor, address=address)), say=out.print)
