@@ -117,6 +117,7 @@ class Requests:
         self._local = threading.local()
         self._changed = threading.Condition()
         self._running = 0
+        self._closings = 0
 
     @property
     def current(self) -> Request | None:
@@ -127,16 +128,34 @@ class Requests:
     def running(self) -> int:
         return self._running
 
+    @property
+    def passing(self) -> bool:
+        """Whether the current thread's request is left alone: it began while the policy was being taken off."""
+        return getattr(self._local, "passing", False)
+
     def begin(self, begun: Callable[[], Request]) -> Callable[[], None]:
         """The current thread begins a request; what is returned ends it. Within another one of this thread it is part
         of that."""
-        if self.current is not None:
+        if self.current is not None or self.passing:
             return lambda: None
-        request = begun()
-        with self._changed:
+        with self._changed:  # either `close` sees it, or it sees `close`
+            if self._closings:
+                return self.leave_alone()
             self._running += 1
-        self._local.request = request
+        try:
+            self._local.request = begun()
+        except BaseException:
+            self._end()
+            raise
         return self._end
+
+    def leave_alone(self) -> Callable[[], None]:
+        """Nothing is done to the current thread's request until what is returned is called."""
+        self._local.passing = True
+        return self._pass
+
+    def _pass(self) -> None:
+        self._local.passing = False
 
     def _end(self) -> None:
         self._local.request = None
@@ -144,7 +163,17 @@ class Requests:
             self._running -= 1
             self._changed.notify_all()
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait until none runs, at most `timeout` seconds; whether none does."""
+    def close(self, timeout: float | None) -> bool:
+        """Leave requests alone that begin from now on, and wait for those that run, at most `timeout` seconds; whether
+        none does. If one does, all is as before."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._running == 0, timeout)
+            self._closings += 1
+            done = self._changed.wait_for(lambda: self._running == 0, timeout)
+            if not done:
+                self._closings -= 1
+            return done
+
+    def open(self) -> None:
+        """Requests count again, after `close`."""
+        with self._changed:
+            self._closings = 0

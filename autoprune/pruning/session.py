@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache
 from autoprune.errors import AutoPruneError
 from autoprune.models.family import family_of
 from autoprune.policy.resolved import ResolvedPolicy
+from autoprune.pruning.bystanders import Bystanders
 from autoprune.pruning.cache import adopt
 from autoprune.pruning.capture import listen, transitioned
 from autoprune.pruning.decode import Decode
@@ -89,6 +90,7 @@ class Session:
         self._local = threading.local()
         self._requests, self._counted = Requests(), Counted()
         self._undo: list[Callable[[], None]] = []
+        self._foreign: Bystanders | None = None
         self._taps: dict[int, Tap] = {}
         self._watches: dict[int, ModuleWatch] = {}
         self._run: Run | None = None
@@ -116,9 +118,10 @@ class Session:
         """Requests that run now."""
         return self._requests.running
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no request runs, at most `timeout` seconds; whether none does."""
-        return self._requests.wait(timeout)
+    def retire(self, timeout: float | None = None) -> bool:
+        """Before the policy is taken off: requests that begin from now on run unpruned, those that run are waited for,
+        at most `timeout` seconds; whether none runs. If one does, the policy stays and all is as before."""
+        return self._requests.close(timeout)
 
     def prepare(self, resolved: ResolvedPolicy) -> Plan:
         """Get ready to run under another policy, which `swap` then puts in force. Raises like the constructor."""
@@ -177,6 +180,7 @@ class Session:
                 raise AutoPruneError("a policy is already attached to this model; leave its context first")
             _ATTACHED.add(base)
         self.on = True
+        self._requests.open()
         try:
             self._attach(base)
         except BaseException:
@@ -189,6 +193,9 @@ class Session:
 
     def _attach(self, base: Any) -> None:
         language_model = self._language_model
+        if hasattr(self.model, "generate"):  # first: what begins after it is ours, what began before is left alone
+            self._foreign = Bystanders(self.model)
+            self._undo.append(_replaced(self.model, "generate", self._generating(self.model.generate)))
         self._vision = VisionWatch(self.family, self.places, self._vision_signals, self._got_images, self._known_images)
         self._undo.append(self._vision.remove)
         handles = [
@@ -203,8 +210,6 @@ class Session:
         if hasattr(language_model, "_deepstack_process"):
             language_model._deepstack_process = functools.partial(self._deepstack, language_model._deepstack_process)
             self._undo.append(lambda: delattr(language_model, "_deepstack_process"))
-        if hasattr(self.model, "generate"):
-            self._undo.append(_replaced(self.model, "generate", self._generating(self.model.generate)))
         self._tap(self._plan)
 
     def _detach(self) -> None:
@@ -288,7 +293,13 @@ class Session:
         return getattr(self._local, "forward", None)
 
     def _vision_signals(self) -> frozenset[Signal]:
-        return self.plan.signals
+        return frozenset() if self._leaves_alone() else self.plan.signals
+
+    def _leaves_alone(self) -> bool:
+        """Whether the current thread's request began before the policy was attached, or while it is taken off."""
+        if self._requests.current is not None:
+            return False
+        return self._requests.passing or (self._foreign is not None and self._foreign.run_here())
 
     @property
     def _replay(self) -> Replay | None:
@@ -304,17 +315,28 @@ class Session:
             self._replay.seen = SeenImages.of(output)
 
     def _base_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._leaves_alone():
+            return
         ids = kwargs.get("input_ids", args[0] if args else None)
         end = self._requests.begin(self._request)
+        if self._requests.passing:  # a forward by itself: until its end
+            self._local.passed = end
+            return
         self._local.forward = _Forward(ids, (kwargs.get("mm_encoder_outputs") or {}).get("image"), end)
 
     def _base_ends(self, *unused: object) -> None:
         forward, self._local.forward = self._forward, None
-        if forward is None:  # it was refused before it began
+        if forward is None:  # it was refused before it began, or is left alone
+            self._forget_passed()
             return
         forward.end()
         if isinstance(forward.step, Prefill) and len(forward.step.run.lengths) == forward.step.run.depth:
             self._counted.add(forward.step.run)
+
+    def _forget_passed(self) -> None:
+        end, self._local.passed = getattr(self._local, "passed", None), None
+        if end is not None:
+            end()
 
     def _language_begins(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         forward, embeds, cache = self._forward, kwargs.get("inputs_embeds"), kwargs.get("past_key_values")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,13 +109,25 @@ class PolicyHandle:
         )
 
     def close(self, timeout: float | None = 60.0) -> None:
-        """Stop following, let running requests end, and restore the models. Raises AutoPruneError, with the models
-        still attached, where a request runs longer than `timeout` seconds (None: however long). Twice does nothing."""
+        """Stop following, let running requests end, and restore the models; requests that begin meanwhile run unpruned.
+        Raises AutoPruneError where a request runs longer than `timeout` seconds (None: however long), after all other
+        models were restored; that one stays attached. Twice does nothing."""
         self._stop.set()
+        end = None if timeout is None else time.monotonic() + timeout
+
+        def left() -> float | None:
+            return None if end is None else max(0.0, end - time.monotonic())
+
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(left())
+        failed: list[AutoPruneError] = []
         for session in list(self._served):
-            self._release(session, timeout)
+            try:
+                self._release(session, left())
+            except AutoPruneError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def __enter__(self) -> PolicyHandle:
         return self
@@ -126,8 +139,8 @@ class PolicyHandle:
 
     def _release(self, session: Session, timeout: float | None) -> None:
         """Take the policy off a model once none of its requests runs: a request that has begun on a short cache cannot
-        end without it."""
-        if not session.wait(timeout):
+        end without it. Those that begin meanwhile run unpruned, so that it ends however many come."""
+        if not session.retire(timeout):
             raise AutoPruneError(f"not detached: a request still runs after {timeout:g} s, and needs its policy to end")
         with self._refreshing:
             if self._served.pop(session, None) is None:

@@ -344,6 +344,70 @@ def test_closing_waits_for_requests(tmp_path: Path, live: Any) -> None:
         handle.attach(live)
 
 
+def test_detaching_ends_while_requests_keep_coming(tmp_path: Path, live: Any) -> None:
+    made("1/2").save_pretrained(tmp_path / "p")
+    batch = inputs(9)
+    plain = generate(live, batch, 3)
+    with made("1/2").attach(live):
+        pruned = generate(live, batch, 3)
+    begun, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        go.wait(60)
+
+    with autoprune.PolicyHandle(tmp_path / "p", refresh=None) as handle:
+        attached = handle.attach(live)
+        found: list[Any] = []
+        held = LogitsProcessorList([Move(hold)])
+        first = threading.Thread(target=lambda: found.append(generate(live, batch, 3, logits_processor=held)))
+        first.start()
+        begun.wait(60)
+        detaching = threading.Thread(target=attached.detach)
+        detaching.start()
+        until(lambda: attached.session._requests._closings)
+        late: list[Any] = []
+        detach_amid = Move(lambda: (go.set(), first.join(60), detaching.join(60)))
+        amid = LogitsProcessorList([detach_amid])
+        assert difference(generate(live, batch, 3), plain) == 0.0, "begun while it is being detached: unpruned"
+        late.append(generate(live, batch, 3, logits_processor=amid))
+        assert not attached.attached
+        assert difference(found[0], pruned) == 0.0, "begun before: pruned to its end"
+        assert difference(late[0], plain) == 0.0, "detaching did not wait for it, and did not tear it"
+        assert difference(generate(live, batch, 3), plain) == 0.0
+
+
+def test_a_request_that_began_before_attach_ends_unpruned(tmp_path: Path, live: Any) -> None:
+    made("1/2").save_pretrained(tmp_path / "p")
+    batch = inputs(9)
+    plain = generate(live, batch, 3)
+    early = live.generate
+    with autoprune.PolicyHandle(tmp_path / "p", refresh=None) as handle:
+        attach = LogitsProcessorList([Move(lambda: handle.attach(live))])
+        assert difference(generate(live, batch, 3, logits_processor=attach), plain) == 0.0
+        options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+        found = early(**batch, **options, output_logits=True, return_dict_in_generate=True)
+        assert difference(found, plain) == 0.0
+        assert handle.status().served["prefills"] == 0
+        assert kept(live) == 18
+
+
+def test_closing_restores_every_model_it_can(tmp_path: Path, live: Any) -> None:
+    made("1/2").save_pretrained(tmp_path / "p")
+    handle = autoprune.PolicyHandle(tmp_path / "p", refresh=None)
+    attached, other = handle.attach(live), handle.attach(model("qwen2_vl"))
+
+    def close() -> None:
+        with pytest.raises(AutoPruneError, match="still runs"):
+            handle.close(timeout=0.01)
+
+    generate(live, inputs(9), 2, logits_processor=LogitsProcessorList([Move(close)]))
+    assert attached.attached
+    assert not other.attached
+    handle.close()
+    assert not attached.attached
+
+
 @pytest.mark.parametrize("refresh", ["soon", "0s", -1, "10 parsecs"])
 def test_a_refresh_is_a_duration(refresh: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"refresh: .*duration"):
