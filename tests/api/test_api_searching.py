@@ -33,10 +33,11 @@ def a_run(monkeypatch: pytest.MonkeyPatch, folder: Path, publish: Any, drive: An
     run = object.__new__(searching._Run)
     run.loaded = SimpleNamespace(spec=SimpleNamespace(search=SimpleNamespace(explain=False)))  # type: ignore[assignment]
     run.log, run.observer, run.folder = Log(), SilentObserver(), folder  # type: ignore[assignment]
+    run.instead = (None, None)
     run.publisher, run.stop = None, lambda: False  # type: ignore[assignment]
     run.study = SimpleNamespace(study_id="s")  # type: ignore[assignment]
     monkeypatch.setattr("autoprune.search.explanations.watch.Watch", lambda *_: None)
-    monkeypatch.setattr(searching._Run, "_executor", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(searching, "executor_of", lambda *_: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(searching._Run, "_publish", publish)
     monkeypatch.setattr(searching._Run, "_write", lambda *_: None)
     monkeypatch.setattr(searching._Run, "_notes", lambda *_: [])
