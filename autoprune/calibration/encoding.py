@@ -34,7 +34,8 @@ class Row:
     """One record as model inputs. `tokens[name]` has shape [S] (`input_ids` and whatever else goes with each token),
     `vision[name]` the processor's tensors of its images, `answer` the ids after the prompt (empty without an answer),
     `visual` how many of the S positions are image placeholders, `tiles` how many images the vision tower sees, `grids`
-    how many patches high and wide each is where they have any size."""
+    how many patches high and wide each is where they have any size. `words`: what the user says, as a guard's rules
+    about prompts are to see it, without the chat template around it; all of a `prompt_raw`."""
 
     id: str
     tokens: Mapping[str, Tensor]
@@ -43,6 +44,7 @@ class Row:
     visual: int
     tiles: int
     grids: tuple[PatchGrid, ...] = ()
+    words: str = ""
 
     @property
     def pictures(self) -> Pictures:
@@ -110,7 +112,7 @@ class Encoder:
         visual = int((ids == self.image_token_id).sum())
         answer = self.answer(record, text) if record.answer is not None else ()
         tiles, grids = _tiles(vision, len(record.images)), _grids(vision)
-        return Row(record.id, tokens, shared, answer, visual, tiles, grids)
+        return Row(record.id, tokens, shared, answer, visual, tiles, grids, record.prompt or record.prompt_raw or "")
 
     def prompt(self, record: Record) -> str:
         """The prompt's text, one placeholder per image."""

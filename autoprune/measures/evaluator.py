@@ -38,6 +38,8 @@ from autoprune.policy import canonical
 from autoprune.policy.resolved import ResolvedPolicy
 from autoprune.ports import CalibrationSource, EvalRequest, Measurement, Split, WorkerSpec
 from autoprune.pruning.guarding import Texts
+from autoprune.pruning.request import ATTACHED, Using
+from autoprune.pruning.request import chosen as saying
 from autoprune.pruning.session import Session
 
 if TYPE_CHECKING:
@@ -229,10 +231,10 @@ class ModelEvaluator:
         return found, kept, count - max(starts) if starts else None
 
     def _attached(self, resolved: ResolvedPolicy) -> AbstractContextManager[Any]:
-        """A session of the policy; none where nothing is pruned and nothing is kept."""
+        """A session of the policy; none where nothing is pruned and nothing is kept. Each batch says its words."""
         if not resolved.stages and self._resuming is None:
             return nullcontext()
-        return Session(self.loaded.model, resolved, Texts(self.loaded.processor.tokenizer))
+        return Session(self.loaded.model, resolved, Texts(given=""))
 
     def _pass(
         self,
@@ -245,9 +247,11 @@ class ModelEvaluator:
         """One teacher-forced pass over the records from `start` on, as many as there are answers. `kept`, where it has
         room, takes the counts after every stage of each."""
         numbers = {one.label: [0.0] * len(answers) for one in chosen}
-        wanted = self._states(chosen)
+        wanted, rows = self._states(chosen), self._data[at.split].rows(at.count)
         for batch in self._data[at.split].batches(start, answers, self._size):
-            view = self._view(chosen, at, batch, wanted)
+            words = [rows[i].words for i in batch.indices]
+            with saying(Using(ATTACHED, at.session, prompt=words)):
+                view = self._view(chosen, at, batch, wanted)
             if kept:
                 for place, counts in zip(batch.indices, zip(*at.session.run.counts, strict=True), strict=True):
                     kept[place] = counts

@@ -71,8 +71,8 @@ def time_prefill(
 ) -> Timing:
     """Time one batch of prompts. Raises BadInput for fewer than two rounds: a ratio needs a spread."""
     batch = _batch(loaded, rows)
-    free = undecided(resolved, _counts(loaded, batch, resolved))
-    runs = _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved, "free": free}, _texts(loaded))
+    free = undecided(resolved, _counts(loaded, batch, resolved, _texts(rows, batch)))
+    runs = _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved, "free": free}, _texts(rows, batch))
     taken = _in_turn(runs, rounds, seed)
     pairs = list(zip(taken["full"], taken["pruned"], taken["free"], strict=True))
     return Timing(
@@ -90,7 +90,7 @@ def prefill_ratio(
         return Spread(1.0, 1.0, 1.0)
     batch = _batch(loaded, rows)
     taken = _in_turn(
-        _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved}, _texts(loaded)), rounds, seed
+        _runners(loaded.model, batch.inputs, {"full": None, "pruned": resolved}, _texts(rows, batch)), rounds, seed
     )
     return Spread.of([pruned / full for full, pruned in zip(taken["full"], taken["pruned"], strict=True)])
 
@@ -127,13 +127,13 @@ def _in_turn(runs: Mapping[str, Callable[[], float]], rounds: int, seed: int) ->
     return taken
 
 
-def _counts(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy) -> Sequence[Sequence[int]]:
+def _counts(loaded: Loaded, batch: Batch, resolved: ResolvedPolicy, texts: Texts) -> Sequence[Sequence[int]]:
     """What the policy keeps of each sample after every stage, where it takes a run to know."""
     import torch
 
     if not resolved.adaptive:
         return ()
-    with Session(loaded.model, resolved, _texts(loaded)) as session, torch.inference_mode():
+    with Session(loaded.model, resolved, texts) as session, torch.inference_mode():
         loaded.model(**batch.inputs, use_cache=False, logits_to_keep=1)
         return session.run.counts
 
@@ -144,8 +144,8 @@ def _runners(
     return {name: _runner(model, inputs, resolved, texts) for name, resolved in policies.items()}
 
 
-def _texts(loaded: Loaded) -> Texts:
-    return Texts(loaded.processor.tokenizer)
+def _texts(rows: Sequence[Row], batch: Batch) -> Texts:
+    return Texts(given=[rows[i].words for i in batch.indices])
 
 
 def _runner(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -15,6 +16,7 @@ from autoprune.measures.evaluator import ModelEvaluator
 from autoprune.measures.prefix_cache import foretold
 from autoprune.measures.registry import find, names
 from autoprune.policy import canonical
+from autoprune.policy.guard import Rule
 from autoprune.policy.resolved import Keep, Part, ResolvedPick, ResolvedPolicy, ResolvedStage
 from autoprune.ports import EvalRequest, Measurement, MeasureRequest, Reporting
 
@@ -193,3 +195,15 @@ def rows(made: ModelEvaluator) -> list[Any]:
 )
 def test_how_much_it_may_be_is_said_before(size: int | None, said: str) -> None:
     assert said in foretold(size)
+
+
+def test_a_guard_is_measured_on_the_user_s_words_alone(evaluator: ModelEvaluator) -> None:
+    """The chat template adds roles, which a service that gives the user's words to `using` does not see."""
+    rows = evaluator._data["search"].rows(16)
+    assert not any("assistant" in row.words for row in rows)
+    for pattern in ("assistant|user", "^" + re.escape(rows[0].words) + "$"):
+        guarded = replace(FIXED, guard=(Rule("prompt", pattern=pattern),))
+        counts = ask(evaluator, guarded, 16, labels=("answer_nll",)).counts
+        let_off = [counted == (row.visual, row.visual) for row, counted in zip(rows, counts, strict=True)]
+        assert let_off == [re.search(pattern, row.words) is not None for row in rows]
+        assert any(let_off) == (pattern != "assistant|user")
