@@ -125,9 +125,9 @@ def test_a_store_of_a_newer_version_is_refused(store: Store, url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("autoprune.db", "not a database URL"),
-        ("oracle+nothing://x", "not a database URL"),
-        ("mysql://u:secret@h/d", "'mysql' is not supported|not a database URL"),
+        ("autoprune.db", "not named by a database URL"),
+        ("oracle+nothing://x", "not named by a database URL"),
+        ("mysql://u:secret@h/d", "'mysql' is not supported|not named by a database URL"),
         ("sqlite://", "lives in memory"),
         ("sqlite:///:memory:", "lives in memory"),
     ],
